@@ -1,0 +1,493 @@
+/* backend_cpu.c: the forward pass of Qwen3 on the CPU.
+ *
+ * Activations between the matrix products are fp32 (the residual stream h) or rounded
+ * once to bf16 (what a product reads). Formulas: transformers modeling_qwen3.py. */
+#define _GNU_SOURCE /* sched_getaffinity */
+
+#include "backend_cpu.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gemm_bf16.h"
+#include "ops.h"
+#include "threads.h"
+#include "workspace.h"
+
+/* Enough rows to read each layer's weights rarely; few enough to stay in the caches and
+ * to answer a newcomer soon. */
+#define DEFAULT_BATCH_TOKENS 2048
+#define ROWS_PER_TASK 16
+
+struct cpu_backend {
+    struct qe_backend base; /* first */
+    const struct qe_model *model; /* borrowed */
+    const struct qe_isa *isa;
+    struct qe_threads *threads; /* owned */
+    struct qe_workspace ws;     /* owned */
+};
+
+/* One forward pass in progress. */
+struct pass {
+    struct cpu_backend *cpu;
+    struct qe_workspace *ws;
+    const struct qe_config *config;
+    const struct qe_batch *batch;
+    const struct qe_layer *layer;
+    const float *norm_weight; /* (C) of the norm being applied           */
+    int n_rows;               /* rows of h: tokens, and in the last layer,
+                                 once its keys are made, last tokens only */
+    int n_blocks;
+};
+
+/* ---- steps over rows ---- */
+
+static int
+rows_end(const struct pass *p, int task)
+{
+    int end = (task + 1) * ROWS_PER_TASK;
+
+    return end < p->n_rows ? end : p->n_rows;
+}
+
+static void
+embed_rows(void *context, int task, int worker)
+{
+    struct pass *p = context;
+    const struct qe_config *c = p->config;
+    const struct qe_seq *seq = NULL;
+    (void)worker;
+
+    for (int row = task * ROWS_PER_TASK; row < rows_end(p, task); row++) {
+        int s = p->ws->row_seq[row];
+        int n_prefix = p->ws->spans[s].n_keys - p->batch->seqs[s].n_tokens;
+        seq = &p->batch->seqs[s];
+        size_t token = (size_t)seq->tokens[p->ws->row_position[row] - n_prefix];
+        p->cpu->isa->widen(p->ws->h + row * p->ws->ldh,
+                           (const unsigned char *)p->cpu->model->embed_tokens +
+                               2 * token * c->hidden_size,
+                           c->hidden_size, (int)p->ws->ldh);
+    }
+}
+
+static void
+norm_rows(void *context, int task, int worker)
+{
+    struct pass *p = context;
+    struct qe_workspace *ws = p->ws;
+    (void)worker;
+
+    for (int row = task * ROWS_PER_TASK; row < rows_end(p, task); row++) {
+        p->cpu->isa->rms_norm(ws->x + row * ws->ldx, ws->h + row * ws->ldh, p->norm_weight,
+                              p->config->hidden_size, (int)ws->ldh,
+                              p->config->rms_norm_eps);
+    }
+}
+
+static void
+store_keys(void *context, int task, int worker)
+{
+    struct pass *p = context;
+    struct qe_workspace *ws = p->ws;
+    const struct qe_config *c = p->config;
+    size_t kv_width = (size_t)c->n_kv_heads * c->head_dim;
+    qe_bf16 key[256], value[256];
+    (void)worker;
+
+    for (int row = task * ROWS_PER_TASK; row < rows_end(p, task); row++) {
+        const struct qe_kv_span *span = &ws->spans[ws->row_seq[row]];
+        int position = ws->row_position[row];
+        const float *k = ws->qkv + row * 2 * kv_width;
+        const float *v = k + kv_width;
+
+        for (int head = 0; head < c->n_kv_heads; head++) {
+            size_t offset = span->offset + (size_t)head * span->n_stored * c->head_dim;
+            p->cpu->isa->norm_rope(key, k + head * c->head_dim, p->layer->k_norm,
+                                   ws->cos_sin + (size_t)position * c->head_dim,
+                                   c->head_dim, c->rms_norm_eps);
+            p->cpu->isa->narrow(value, v + head * c->head_dim, c->head_dim);
+            qe_kv_store(ws->keys + offset, ws->values + offset, span, position, key, value,
+                        c->head_dim);
+            if (position == span->n_keys - 1) {
+                qe_kv_pad(ws->keys + offset, ws->values + offset, span, c->head_dim);
+            }
+        }
+    }
+}
+
+/* Runs once a sequence that begins inside a key tile of its prefix. */
+static void
+copy_keys(void *context, int task, int worker)
+{
+    struct pass *p = context;
+    struct qe_workspace *ws = p->ws;
+    const struct qe_seq *seq = &p->batch->seqs[task];
+    const struct qe_kv_span *span = &ws->spans[task];
+    int head_dim = p->config->head_dim;
+    (void)worker;
+
+    if (seq->prefix < 0 || span->n_copied == 0) {
+        return;
+    }
+    const struct qe_kv_span *prefix = &ws->spans[seq->prefix];
+    for (int head = 0; head < p->config->n_kv_heads; head++) {
+        size_t to = span->offset + (size_t)head * span->n_stored * head_dim;
+        size_t from = prefix->offset + (size_t)head * prefix->n_stored * head_dim;
+        qe_kv_copy(ws->keys + to, ws->values + to, span, ws->keys + from,
+                   ws->values + from, prefix, head_dim);
+    }
+}
+
+static void
+rotate_queries(void *context, int task, int worker)
+{
+    struct pass *p = context;
+    struct qe_workspace *ws = p->ws;
+    const struct qe_config *c = p->config;
+    size_t q_width = (size_t)c->n_heads * c->head_dim;
+    (void)worker;
+
+    for (int row = task * ROWS_PER_TASK; row < rows_end(p, task); row++) {
+        const float *cos_sin = ws->cos_sin + (size_t)ws->row_position[row] * c->head_dim;
+        for (int head = 0; head < c->n_heads; head++) {
+            p->cpu->isa->norm_rope(ws->q + row * ws->ldq + head * c->head_dim,
+                                   ws->qkv + row * q_width + head * c->head_dim,
+                                   p->layer->q_norm, cos_sin, c->head_dim, c->rms_norm_eps);
+        }
+    }
+}
+
+/* One block of queries, all heads of one group. The output takes the queries' place. */
+static void
+attend_block(void *context, int task, int worker)
+{
+    struct pass *p = context;
+    struct qe_workspace *ws = p->ws;
+    const struct qe_config *c = p->config;
+    const struct qe_block *block = &ws->blocks[task / c->n_kv_heads];
+    int kv_head = task % c->n_kv_heads;
+    int group = c->n_heads / c->n_kv_heads;
+    const struct qe_kv_span *span = &ws->spans[block->seq];
+    size_t offset = span->offset + (size_t)kv_head * span->n_stored * c->head_dim;
+    struct qe_attend attend = {
+        .ldq = ws->ldq,
+        .n_rows = block->n_rows,
+        .position = block->position,
+        .head_dim = c->head_dim,
+        .n_prefix = span->first,
+        .keys = ws->keys + offset,
+        .values = ws->values + offset,
+        .n_keys = span->n_keys,
+    };
+
+    if (span->first > 0) {
+        const struct qe_kv_span *prefix = &ws->spans[p->batch->seqs[block->seq].prefix];
+        size_t at = prefix->offset + (size_t)kv_head * prefix->n_stored * c->head_dim;
+        attend.prefix_keys = ws->keys + at;
+        attend.prefix_values = ws->values + at;
+    }
+    for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
+        qe_bf16 *q = ws->q + block->row * ws->ldq + (size_t)head * c->head_dim;
+        attend.q = q;
+        attend.y = q;
+        p->cpu->isa->attend(&attend, ws->attend_scratch + worker * ws->attend_floats);
+    }
+}
+
+static void
+pool_row(void *context, int row, int worker)
+{
+    struct pass *p = context;
+    const struct qe_seq *seq = &p->batch->seqs[p->ws->row_seq[row]];
+    (void)worker;
+
+    p->cpu->isa->pool(seq->out, p->ws->h + row * p->ws->ldh, p->cpu->model->norm,
+                      p->config->hidden_size, seq->n_out, p->config->rms_norm_eps,
+                      seq->kind == QE_UNIT);
+}
+
+/* ---- the pass ---- */
+
+static void
+run(struct pass *p, int n_tasks, qe_task *task)
+{
+    qe_threads_run(p->cpu->threads, n_tasks, task, p, p->batch->cancel);
+}
+
+static void
+run_rows(struct pass *p, qe_task *task)
+{
+    run(p, (p->n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, task);
+}
+
+static void
+rms_norm(struct pass *p, const float *weight)
+{
+    p->norm_weight = weight;
+    run_rows(p, norm_rows);
+}
+
+static void
+linear(struct pass *p, enum qe_epilogue epilogue, void *y, size_t ldy, const qe_bf16 *x,
+       size_t ldx, int k, const struct qe_matrix *w, int n_w)
+{
+    struct qe_gemm gemm = {.x = x,
+                           .ldx = ldx,
+                           .m = p->n_rows,
+                           .k = k,
+                           .n_w = n_w,
+                           .epilogue = epilogue,
+                           .y = y,
+                           .ldy = ldy};
+
+    memcpy(gemm.w, w, n_w * sizeof *w);
+    qe_gemm_run(&gemm, p->cpu->isa, p->cpu->threads, p->ws->gemm_scratch, p->batch->cancel);
+}
+
+/* Where each row belongs, and where each sequence's keys will be. */
+static void
+place_rows(struct pass *p)
+{
+    struct qe_workspace *ws = p->ws;
+    size_t kv_width = (size_t)p->config->n_kv_heads * p->config->head_dim;
+    size_t offset = 0;
+    int row = 0;
+
+    for (int s = 0; s < p->batch->n_seqs; s++) {
+        const struct qe_seq *seq = &p->batch->seqs[s];
+        int n_prefix = seq->prefix < 0 ? 0 : p->batch->seqs[seq->prefix].n_tokens;
+        ws->spans[s] = qe_kv_span(n_prefix, seq->n_tokens);
+        ws->spans[s].offset = offset;
+        offset += (size_t)ws->spans[s].n_stored * kv_width;
+        for (int i = 0; i < seq->n_tokens; i++, row++) {
+            ws->row_seq[row] = s;
+            ws->row_position[row] = n_prefix + i;
+        }
+    }
+    p->n_rows = row;
+}
+
+/* Cuts the rows, which lie text by text, into blocks of queries. */
+static void
+place_blocks(struct pass *p)
+{
+    struct qe_workspace *ws = p->ws;
+
+    p->n_blocks = 0;
+    for (int row = 0; row < p->n_rows;) {
+        struct qe_block block = {.seq = ws->row_seq[row],
+                                 .row = row,
+                                 .position = ws->row_position[row]};
+        while (row < p->n_rows && ws->row_seq[row] == block.seq &&
+               block.n_rows < QE_QUERY_BLOCK) {
+            block.n_rows++;
+            row++;
+        }
+        ws->blocks[p->n_blocks++] = block;
+    }
+}
+
+/* After the last layer's keys are made, only the last token of each text that has a row
+ * to write matters. */
+static void
+keep_last_rows(struct pass *p)
+{
+    struct qe_workspace *ws = p->ws;
+    int kept = 0;
+
+    for (int row = 0; row < p->n_rows; row++) {
+        int s = ws->row_seq[row];
+        if (ws->row_position[row] != ws->spans[s].n_keys - 1 ||
+            p->batch->seqs[s].out == NULL) {
+            continue;
+        }
+        memmove(ws->h + kept * ws->ldh, ws->h + row * ws->ldh, ws->ldh * sizeof *ws->h);
+        memmove(ws->x + kept * ws->ldx, ws->x + row * ws->ldx, ws->ldx * sizeof *ws->x);
+        ws->row_seq[kept] = s;
+        ws->row_position[kept] = ws->row_position[row];
+        kept++;
+    }
+    p->n_rows = kept;
+    place_blocks(p);
+}
+
+static bool
+has_copies(const struct pass *p)
+{
+    for (int s = 0; s < p->batch->n_seqs; s++) {
+        if (p->ws->spans[s].n_copied > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int
+forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_error *err)
+{
+    struct cpu_backend *cpu = (struct cpu_backend *)backend;
+    const struct qe_model *model = cpu->model;
+    const struct qe_config *c = &model->config;
+    struct qe_workspace *ws = &cpu->ws;
+    const int q_width = c->n_heads * c->head_dim;
+    const int kv_width = c->n_kv_heads * c->head_dim;
+    struct pass pass = {.cpu = cpu, .ws = ws, .config = c, .batch = batch};
+    struct pass *p = &pass;
+
+    if (batch->n_tokens > ws->max_tokens || batch->n_seqs > ws->max_seqs) {
+        return qe_fail(err, QE_EVALUE,
+                       "batch: %d tokens in %d sequences, expected at most %d in %d",
+                       batch->n_tokens, batch->n_seqs, ws->max_tokens, ws->max_seqs);
+    }
+    place_rows(p);
+    place_blocks(p);
+    bool copies = has_copies(p);
+    qe_workspace_rope(ws, c, batch->max_seqlen);
+
+    run_rows(p, embed_rows);
+    for (int l = 0; l < c->n_layers && atomic_load(batch->cancel) == 0; l++) {
+        const struct qe_layer *layer = p->layer = &model->layers[l];
+
+        /* keys, values */
+        rms_norm(p, layer->input_layernorm);
+        linear(p, QE_STORE, ws->qkv, 2 * kv_width, ws->x, ws->ldx, c->hidden_size,
+               (struct qe_matrix[]){{layer->k_proj, kv_width}, {layer->v_proj, kv_width}}, 2);
+        run_rows(p, store_keys);
+        if (copies) {
+            run(p, batch->n_seqs, copy_keys);
+        }
+        if (l == c->n_layers - 1) {
+            keep_last_rows(p);
+        }
+
+        /* attention */
+        linear(p, QE_STORE, ws->qkv, q_width, ws->x, ws->ldx, c->hidden_size,
+               (struct qe_matrix[]){{layer->q_proj, q_width}}, 1);
+        run_rows(p, rotate_queries);
+        run(p, p->n_blocks * c->n_kv_heads, attend_block);
+        linear(p, QE_ADD, ws->h, ws->ldh, ws->q, ws->ldq, q_width,
+               (struct qe_matrix[]){{layer->o_proj, c->hidden_size}}, 1);
+
+        /* MLP */
+        rms_norm(p, layer->post_attention_layernorm);
+        linear(p, QE_SWIGLU, ws->act, ws->lda, ws->x, ws->ldx, c->hidden_size,
+               (struct qe_matrix[]){{layer->gate_proj, c->intermediate_size},
+                                    {layer->up_proj, c->intermediate_size}},
+               2);
+        linear(p, QE_ADD, ws->h, ws->ldh, ws->act, ws->lda, c->intermediate_size,
+               (struct qe_matrix[]){{layer->down_proj, c->hidden_size}}, 1);
+    }
+    run(p, p->n_rows, pool_row);
+    if (atomic_load(batch->cancel) != 0) {
+        return qe_fail(err, QE_ECANCELLED, "cancelled");
+    }
+    return 0;
+}
+
+/* ---- open, close ---- */
+
+static void
+release_rows(float *data, size_t n_bytes)
+{
+    (void)n_bytes;
+    free(data);
+}
+
+static int
+alloc_rows(struct qe_backend *backend, size_t n_floats, struct qe_rows *rows,
+           struct qe_error *err)
+{
+    (void)backend;
+    size_t n_bytes = (n_floats * sizeof(float) + 63) / 64 * 64;
+
+    rows->data = aligned_alloc(64, n_bytes == 0 ? 64 : n_bytes);
+    if (rows->data == NULL) {
+        return qe_fail(err, QE_ENOMEM, "result: no memory for %zu bytes", n_bytes);
+    }
+    rows->n_bytes = n_bytes;
+    rows->release = release_rows;
+    return 0;
+}
+
+static int
+after_fork(struct qe_backend *backend, struct qe_error *err)
+{
+    struct cpu_backend *cpu = (struct cpu_backend *)backend;
+
+    qe_threads_forget(cpu->threads);
+    cpu->threads = NULL;
+    return qe_threads_open(backend->n_threads, &cpu->threads, err);
+}
+
+static void
+close_backend(struct qe_backend *backend)
+{
+    struct cpu_backend *cpu = (struct cpu_backend *)backend;
+
+    if (cpu == NULL) {
+        return;
+    }
+    qe_threads_close(cpu->threads);
+    qe_workspace_close(&cpu->ws);
+    free(cpu);
+}
+
+/* The cores that this process may use: an affinity mask counts, a quota does not. */
+static int
+usable_cores(void)
+{
+    cpu_set_t set;
+
+    if (sched_getaffinity(0, sizeof set, &set) != 0) {
+        return 1;
+    }
+    return CPU_COUNT(&set);
+}
+
+int
+qe_backend_cpu_open(const struct qe_model *model, const char *isa_name, int n_threads,
+                    int batch_tokens, struct qe_backend **backend, struct qe_error *err)
+{
+    struct cpu_backend *cpu = calloc(1, sizeof *cpu);
+    int status;
+
+    *backend = NULL;
+    if (cpu == NULL) {
+        return qe_fail(err, QE_ENOMEM, "backend: no memory for %zu bytes", sizeof *cpu);
+    }
+    cpu->model = model;
+    cpu->base = (struct qe_backend){
+        .abi = QE_BACKEND_ABI,
+        .size = sizeof cpu->base,
+        .name = "cpu",
+        .n_threads = n_threads > 0 ? n_threads : usable_cores(),
+        .batch_tokens = batch_tokens > 0 ? batch_tokens : DEFAULT_BATCH_TOKENS,
+        .forward = forward,
+        .alloc_rows = alloc_rows,
+        .after_fork = after_fork,
+        .close = close_backend,
+    };
+    cpu->isa = qe_isa_choose(isa_name, err);
+    if (cpu->isa == NULL) {
+        status = err->status;
+        goto fail;
+    }
+    cpu->base.kernels = cpu->isa->name;
+    int max_tokens = cpu->base.batch_tokens > model->config.max_length
+                         ? cpu->base.batch_tokens
+                         : model->config.max_length;
+    status = qe_threads_open(cpu->base.n_threads, &cpu->threads, err);
+    if (status == 0) {
+        status = qe_workspace_open(&model->config, max_tokens, cpu->base.batch_tokens,
+                                   cpu->base.n_threads, &cpu->ws, err);
+    }
+    if (status < 0) {
+        goto fail;
+    }
+    *backend = &cpu->base;
+    return 0;
+fail:
+    close_backend(&cpu->base);
+    return status;
+}

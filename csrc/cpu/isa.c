@@ -1,0 +1,149 @@
+/* isa.c: which instruction sets this machine can run, asked of the processor and the
+ * system at run time. */
+#define _GNU_SOURCE
+#include "isa.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#define MAX_SETS 4
+
+extern const struct qe_isa qe_isa_portable;
+
+#if defined(__x86_64__)
+
+extern const struct qe_isa qe_isa_amx_bf16, qe_isa_avx512_bf16, qe_isa_avx2;
+
+/* Bits of xcr0: the registers that the system saves for a thread. */
+#define XCR0_YMM 0x06u /* xmm and the upper halves of ymm */
+#define XCR0_ZMM 0xe6u /* those, masks and zmm            */
+#define XCR0_TILES 0x60000u
+
+/* Of leaf 7, edx: not every compiler's cpuid.h knows these. */
+#define BIT_AMX_BF16 (1u << 22)
+#define BIT_AMX_TILE (1u << 24)
+
+#define ARCH_REQ_XCOMP_PERM 0x1023
+#define XFEATURE_XTILEDATA 18
+
+struct cpuid {
+    unsigned eax, ebx, ecx, edx; /* zero where the leaf does not exist */
+};
+
+static struct cpuid
+read_cpuid(unsigned leaf, unsigned subleaf)
+{
+    struct cpuid c = {0, 0, 0, 0};
+
+    __get_cpuid_count(leaf, subleaf, &c.eax, &c.ebx, &c.ecx, &c.edx);
+    return c;
+}
+
+static bool
+has_bits(unsigned value, unsigned bits)
+{
+    return (value & bits) == bits;
+}
+
+static unsigned
+read_xcr0(void)
+{
+    unsigned eax, edx;
+
+    if (!has_bits(read_cpuid(1, 0).ecx, bit_OSXSAVE)) {
+        return 0;
+    }
+    __asm__ volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+    return eax;
+}
+
+static bool
+has_avx2(void)
+{
+    return has_bits(read_xcr0(), XCR0_YMM) &&
+           has_bits(read_cpuid(1, 0).ecx, bit_AVX | bit_FMA | bit_F16C) &&
+           has_bits(read_cpuid(7, 0).ebx, bit_AVX2);
+}
+
+static bool
+has_avx512_bf16(void)
+{
+    unsigned foundation = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+
+    return has_avx2() && has_bits(read_xcr0(), XCR0_ZMM) &&
+           has_bits(read_cpuid(7, 0).ebx, foundation) &&
+           has_bits(read_cpuid(7, 1).eax, bit_AVX512BF16);
+}
+
+/* Linux gives tile registers only to a process that asks; its later threads inherit
+ * the leave. */
+static bool
+has_amx_bf16(void)
+{
+    return has_avx512_bf16() && has_bits(read_xcr0(), XCR0_TILES) &&
+           has_bits(read_cpuid(7, 0).edx, BIT_AMX_TILE | BIT_AMX_BF16) &&
+           syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+
+#endif
+
+/* Fills sets, best first; returns how many. */
+static int
+list_sets(const struct qe_isa *sets[MAX_SETS])
+{
+    int n = 0;
+
+#if defined(__x86_64__)
+    if (has_amx_bf16()) {
+        sets[n++] = &qe_isa_amx_bf16;
+    }
+    if (has_avx512_bf16()) {
+        sets[n++] = &qe_isa_avx512_bf16;
+    }
+    if (has_avx2()) {
+        sets[n++] = &qe_isa_avx2;
+    }
+#endif
+    sets[n++] = &qe_isa_portable;
+    return n;
+}
+
+int
+qe_isa_list(const char *names[4])
+{
+    const struct qe_isa *sets[MAX_SETS];
+    int n = list_sets(sets);
+
+    for (int i = 0; i < n; i++) {
+        names[i] = sets[i]->name;
+    }
+    return n;
+}
+
+const struct qe_isa *
+qe_isa_choose(const char *name, struct qe_error *err)
+{
+    const struct qe_isa *sets[MAX_SETS];
+    char known[64] = "";
+    int n = list_sets(sets);
+
+    if (!name) {
+        return sets[0];
+    }
+    for (int i = 0; i < n; i++) {
+        if (strcmp(sets[i]->name, name) == 0) {
+            return sets[i];
+        }
+        size_t used = strlen(known);
+        snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", sets[i]->name);
+    }
+    qe_fail(err, QE_EVALUE, "instruction set '%s', expected one of this machine's: %s",
+            name, known);
+    return NULL;
+}

@@ -1,0 +1,95 @@
+/* isa.h: the inner kernels, compiled once per instruction set, chosen at run time.
+ *
+ * Every matrix product here has one form, Y = X W^T, in two steps. pack() regroups
+ * some rows of one operand into a panel; multiply() runs rows of the other, as they
+ * lie, against it. The layout of a panel is the same for every instruction set and is
+ * what AMX calls VNNI:
+ *
+ *     panel  (rows / 16, k / 2, 16, 2) bf16
+ *
+ * so element (row r, column c) lies at [r / 16][c / 2][r % 16][c % 2].
+ *
+ * The canonical sum: each element of a product is one chain over k, in order, from 0
+ * (or from what the output holds), whatever the number of rows, blocks and threads, and
+ * whichever operand is the panel. So a text's bits do not depend on its company. */
+#ifndef QE_ISA_H
+#define QE_ISA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../error.h"
+
+typedef uint16_t qe_bf16; /* the upper half of a float */
+
+#define QE_PANEL_ROWS 16 /* rows in one block of a panel                            */
+#define QE_K_STEP 32     /* k is padded with zeros to a multiple of this            */
+
+struct qe_attend;
+
+struct qe_isa {
+    const char *name; /* "amx_bf16", "avx512_bf16", "avx2", "portable" */
+
+    /* panel (ceil(n_rows/16), k_padded/2, 16, 2) <- w (n_rows, n_k), rows row_bytes
+     * apart at any alignment. Rows past n_rows and columns past n_k become zero;
+     * k_padded is a multiple of QE_K_STEP. */
+    void (*pack)(qe_bf16 *panel, const void *w, size_t row_bytes, int n_rows, int n_k,
+                 int k_padded);
+
+    /* y (m, 16 * n_blocks), rows ldy floats apart, = (or +=, if accumulate)
+     * x (m, k) bf16 at any alignment, rows ldx elements apart, times
+     * panel (n_blocks, k/2, 16, 2), blocks block_stride elements apart; k a multiple
+     * of QE_K_STEP. */
+    void (*multiply)(float *y, size_t ldy, const void *x, size_t ldx, int m,
+                     const qe_bf16 *panel, size_t block_stride, int n_blocks, int k,
+                     bool accumulate);
+
+    /* y (m, n), rows ldy floats apart, = (or +=, if accumulate) the transpose of
+     * tile (n, round_up(m, 16)), rows ldt floats apart. */
+    void (*store)(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,
+                  bool accumulate);
+
+    /* y (m, n) bf16, rows ldy elements apart, = the transpose of silu(gate) * up, both
+     * (n, round_up(m, 16)), rows ldt floats apart. */
+    void (*swiglu)(qe_bf16 *y, size_t ldy, const float *gate, const float *up,
+                   size_t ldt, int m, int n);
+
+    /* h (n_padded) fp32 <- row (n) bf16 at any alignment. Here and below, n_padded is n
+     * rounded up to QE_K_STEP and what is past n is zero, in vectors of weights too. */
+    void (*widen)(float *h, const void *row, int n, int n_padded);
+
+    /* x (n_padded) bf16 = h / sqrt(mean(h^2) + eps) * w */
+    void (*rms_norm)(qe_bf16 *x, const float *h, const float *w, int n, int n_padded,
+                     float eps);
+
+    /* y (HS) bf16 = rope(rms_norm(x) * w); cos_sin (2, HS/2) */
+    void (*norm_rope)(qe_bf16 *y, const float *x, const float *w, const float *cos_sin,
+                      int head_dim, float eps);
+
+    /* y (n) bf16 = x; n a multiple of 16 */
+    void (*narrow)(qe_bf16 *y, const float *x, int n);
+
+    /* y = softmax(q k^T / sqrt(HS)) v, causal; see ops.h. scratch (QE_ATTEND_FLOATS) */
+    void (*attend)(const struct qe_attend *attend, float *scratch);
+
+    /* out (n_out) = h / sqrt(mean(h^2) + eps) * w, cut; divided by its L2 norm if unit. All
+     * NaN if an element of h (n) or of the result is not finite. */
+    void (*pool)(float *out, const float *h, const float *w, int n, int n_out, float eps,
+                 bool unit);
+};
+
+/* The set named, or with NULL the best, that this machine can run. NULL with
+ * QE_EVALUE in err for a name that it cannot. */
+const struct qe_isa *qe_isa_choose(const char *name, struct qe_error *err);
+
+/* Fills names, best first, with the sets this machine can run; returns how many. */
+int qe_isa_list(const char *names[4]);
+
+/* The name of a function in the instruction set being compiled: QE_ISA is set on the
+ * compiler's command line. */
+#define QE_PASTE2(a, b) a##_##b
+#define QE_PASTE(a, b) QE_PASTE2(a, b)
+#define ISA(name) QE_PASTE(name, QE_ISA)
+
+#endif

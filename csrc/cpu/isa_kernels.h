@@ -1,0 +1,36 @@
+/* isa_kernels.h: the kernels of the instruction set being compiled, as their files
+ * define them and isa_table.c lists them; contracts are in isa.h. */
+#ifndef QE_ISA_KERNELS_H
+#define QE_ISA_KERNELS_H
+
+#include "isa.h"
+
+void ISA(qe_pack)(qe_bf16 *panel, const void *w, size_t row_bytes, int n_rows, int n_k,
+                  int k_padded);
+
+void ISA(qe_multiply)(float *y, size_t ldy, const void *x, size_t ldx, int m,
+                      const qe_bf16 *panel, size_t block_stride, int n_blocks, int k,
+                      bool accumulate);
+
+void ISA(qe_store)(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,
+                   bool accumulate);
+
+void ISA(qe_swiglu)(qe_bf16 *y, size_t ldy, const float *gate, const float *up,
+                    size_t ldt, int m, int n);
+
+void ISA(qe_widen)(float *h, const void *row, int n, int n_padded);
+
+void ISA(qe_rms_norm)(qe_bf16 *x, const float *h, const float *w, int n, int n_padded,
+                      float eps);
+
+void ISA(qe_norm_rope)(qe_bf16 *y, const float *x, const float *w, const float *cos_sin,
+                       int head_dim, float eps);
+
+void ISA(qe_narrow)(qe_bf16 *y, const float *x, int n);
+
+void ISA(qe_attend)(const struct qe_attend *attend, float *scratch);
+
+void ISA(qe_pool)(float *out, const float *h, const float *w, int n, int n_out, float eps,
+                  bool unit);
+
+#endif

@@ -1,0 +1,91 @@
+/* kv.c: scatters keys and values into panels. A few hundred bytes a token and head,
+ * next to the megabytes of weights that made them: plain C is enough. */
+#include "kv.h"
+
+#include <string.h>
+
+#include "ops.h"
+
+struct qe_kv_span
+qe_kv_span(int n_prefix, int n_tokens)
+{
+    struct qe_kv_span span = {.n_keys = n_prefix + n_tokens};
+
+    span.first = n_prefix - n_prefix % QE_KEY_TILE;
+    span.n_copied = n_prefix - span.first;
+    span.n_stored = (span.n_keys - span.first + QE_K_STEP - 1) / QE_K_STEP * QE_K_STEP;
+    return span;
+}
+
+/* The element of dim 0 of a stored position in keys; dim pairs are 2 * 16 apart. */
+static size_t
+key_at(int stored, int head_dim)
+{
+    return (size_t)(stored / QE_PANEL_ROWS) * QE_PANEL_ROWS * head_dim +
+           (size_t)(stored % QE_PANEL_ROWS) * 2;
+}
+
+/* The element of dim 0 of a stored position in values; *block_stride is the distance
+ * between groups of 16 dims. Dims of a group are 2 apart. */
+static size_t
+value_at(int stored, const struct qe_kv_span *span, int head_dim, size_t *block_stride)
+{
+    int start = stored - stored % QE_KEY_TILE;
+    int left = span->n_stored - start;
+
+    *block_stride = (size_t)(left < QE_KEY_TILE ? left : QE_KEY_TILE) * QE_PANEL_ROWS;
+    return (size_t)start * head_dim + (size_t)(stored - start) / 2 * 2 * QE_PANEL_ROWS +
+           stored % 2;
+}
+
+void
+qe_kv_store(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span, int position,
+            const qe_bf16 *key, const qe_bf16 *value, int head_dim)
+{
+    int stored = position - span->first;
+    size_t stride;
+    qe_bf16 *k = keys + key_at(stored, head_dim);
+    qe_bf16 *v = values + value_at(stored, span, head_dim, &stride);
+
+    for (int pair = 0; pair < head_dim / 2; pair++) {
+        memcpy(k + (size_t)pair * 2 * QE_PANEL_ROWS, key + 2 * pair, 2 * sizeof *key);
+    }
+    for (int d = 0; d < head_dim; d++) {
+        v[(size_t)(d / QE_PANEL_ROWS) * stride + (size_t)(d % QE_PANEL_ROWS) * 2] = value[d];
+    }
+}
+
+void
+qe_kv_pad(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span, int head_dim)
+{
+    static const qe_bf16 zeros[256];
+
+    for (int position = span->n_keys; position < span->first + span->n_stored; position++) {
+        qe_kv_store(keys, values, span, position, zeros, zeros, head_dim);
+    }
+}
+
+void
+qe_kv_copy(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span,
+           const qe_bf16 *prefix_keys, const qe_bf16 *prefix_values,
+           const struct qe_kv_span *prefix, int head_dim)
+{
+    qe_bf16 key[256], value[256];
+
+    for (int i = 0; i < span->n_copied; i++) {
+        int position = span->first + i;
+        int stored = position - prefix->first;
+        size_t stride;
+        const qe_bf16 *k = prefix_keys + key_at(stored, head_dim);
+        const qe_bf16 *v = prefix_values + value_at(stored, prefix, head_dim, &stride);
+
+        for (int pair = 0; pair < head_dim / 2; pair++) {
+            memcpy(key + 2 * pair, k + (size_t)pair * 2 * QE_PANEL_ROWS, 2 * sizeof *key);
+        }
+        for (int d = 0; d < head_dim; d++) {
+            value[d] =
+                v[(size_t)(d / QE_PANEL_ROWS) * stride + (size_t)(d % QE_PANEL_ROWS) * 2];
+        }
+        qe_kv_store(keys, values, span, position, key, value, head_dim);
+    }
+}

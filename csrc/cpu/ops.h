@@ -1,0 +1,37 @@
+/* ops.h: what happens to one row between the matrix products.
+ *
+ * Norms, RoPE, softmax and L2 are computed in fp32 and rounded once, to bf16, where a
+ * matrix product reads the result. Rows of h and vectors of weights are padded with
+ * zeros to a multiple of QE_K_STEP. */
+#ifndef QE_OPS_H
+#define QE_OPS_H
+
+#include "isa.h"
+
+/* Positions in one key tile. Tiles are cut by position in the text, so that a text's
+ * bits do not depend on where it lies in a batch or what prefix it shares. */
+#define QE_KEY_TILE 64
+/* Rows of queries that run against a tile together. */
+#define QE_QUERY_BLOCK 48
+
+/* Queries of one head against the keys of one text. */
+struct qe_attend {
+    const qe_bf16 *q;      /* (n_rows, HS), rows ldq elements apart               */
+    qe_bf16 *y;            /* (n_rows, HS), rows ldq apart; may be q              */
+    size_t ldq;
+    int n_rows;            /* at most QE_QUERY_BLOCK                              */
+    int position;          /* of row 0 in the text                                */
+    int head_dim;
+    const qe_bf16 *prefix_keys;   /* tiles before n_prefix, of another sequence   */
+    const qe_bf16 *prefix_values;
+    int n_prefix;          /* positions there; a multiple of QE_KEY_TILE          */
+    const qe_bf16 *keys;   /* tiles from n_prefix on, see kv.h                    */
+    const qe_bf16 *values;
+    int n_keys;            /* positions in the text, all told                     */
+};
+
+/* Floats of scratch that qe_attend needs. */
+#define QE_ATTEND_FLOATS(head_dim)                                                       \
+    (QE_QUERY_BLOCK * ((head_dim) + QE_KEY_TILE + QE_KEY_TILE / 2 + 2))
+
+#endif

@@ -1,0 +1,210 @@
+/* engine.c: opens the three parts in order, checks what callers hand in, notices fork. */
+#include "engine.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cpu/backend_cpu.h"
+
+struct qe_engine {
+    struct qe_model model;
+    struct qe_backend *backend;     /* owned; NULL once stopped */
+    struct qe_scheduler *scheduler; /* owned                    */
+    struct qe_engine_info info;
+    int vocab_size, max_length, hidden_size;
+    pid_t pid;                      /* of the process whose threads these are */
+};
+
+int
+qe_engine_open(const struct qe_config *config, const char *const *paths, int n_paths,
+               const struct qe_engine_options *options, struct qe_engine **engine,
+               struct qe_error *err)
+{
+    struct qe_engine *e = calloc(1, sizeof *e);
+    int status;
+
+    *engine = NULL;
+    if (e == NULL) {
+        return qe_fail(err, QE_ENOMEM, "engine: no memory");
+    }
+    e->pid = getpid();
+    if (strcmp(options->device, "cpu") != 0) {
+        status = qe_fail(err, QE_EDEVICE, "device: %s, expected cpu", options->device);
+        goto fail;
+    }
+    status = qe_model_open(config, paths, n_paths, &e->model, err);
+    if (status < 0) {
+        goto fail;
+    }
+    status = qe_backend_cpu_open(&e->model, getenv("QWEN3_EMBED_ISA"), options->n_threads,
+                                 options->batch_tokens, &e->backend, err);
+    if (status < 0) {
+        goto fail;
+    }
+    status = qe_scheduler_open(e->backend, &e->scheduler, err);
+    if (status < 0) {
+        goto fail;
+    }
+    e->vocab_size = config->vocab_size;
+    e->max_length = config->max_length;
+    e->hidden_size = config->hidden_size;
+    e->info = (struct qe_engine_info){
+        .device = e->backend->name,
+        .kernels = e->backend->kernels,
+        .n_threads = e->backend->n_threads,
+        .batch_tokens = e->backend->batch_tokens,
+        .mapped_bytes = e->model.mapped_bytes,
+        .owned_bytes = e->model.owned_bytes,
+    };
+    *engine = e;
+    return 0;
+fail:
+    qe_engine_close(e);
+    return status;
+}
+
+const struct qe_engine_info *
+qe_engine_info(const struct qe_engine *engine)
+{
+    return &engine->info;
+}
+
+/* The first call in a forked child makes the threads anew. */
+static int
+notice_fork(struct qe_engine *e, struct qe_error *err)
+{
+    pid_t pid = getpid();
+
+    if (e->pid == pid) {
+        return 0;
+    }
+    int status = e->backend->after_fork(e->backend, err);
+    if (status == 0) {
+        status = qe_scheduler_after_fork(e->scheduler, err);
+    }
+    if (status == 0) {
+        e->pid = pid;
+    }
+    return status;
+}
+
+int
+qe_engine_alloc_rows(struct qe_engine *e, size_t n_floats, struct qe_rows *rows,
+                     struct qe_error *err)
+{
+    if (e->backend == NULL) {
+        return qe_fail(err, QE_ECLOSED, "closed");
+    }
+    return e->backend->alloc_rows(e->backend, n_floats, rows, err);
+}
+
+static int
+check_request(const struct qe_engine *e, const struct qe_request *request, size_t n_tokens,
+              struct qe_error *err)
+{
+    const int32_t *cu = request->cu_seqlens;
+
+    if (request->n_out < 1 || request->n_out > e->hidden_size) {
+        return qe_fail(err, QE_EVALUE, "dim: %d, expected 1 to %d", request->n_out,
+                       e->hidden_size);
+    }
+    if (cu[0] != 0 || cu[request->n_seqs] < 0 || (size_t)cu[request->n_seqs] != n_tokens) {
+        return qe_fail(err, QE_EVALUE,
+                       "cu_seqlens: from %d to %d, expected from 0 to the number of "
+                       "tokens, %zu",
+                       cu[0], cu[request->n_seqs], n_tokens);
+    }
+    for (int i = 0; i < request->n_seqs; i++) {
+        long n = (long)cu[i + 1] - cu[i];
+        if (n < 1 || n > e->max_length) {
+            qe_fail(err, QE_EVALUE, "%ld tokens, expected 1 to %d", n, e->max_length);
+            err->index = i;
+            return QE_EVALUE;
+        }
+        /* cu is not known to be increasing further on, so stay within n_tokens. */
+        for (int32_t t = cu[i]; t < cu[i + 1] && (size_t)t < n_tokens; t++) {
+            int32_t token = request->tokens[t];
+            if (token < 0 || token >= e->vocab_size) {
+                qe_fail(err, QE_EVALUE, "token id %d, expected 0 to %d", token,
+                        e->vocab_size - 1);
+                err->index = i;
+                return QE_EVALUE;
+            }
+        }
+    }
+    return 0;
+}
+
+int
+qe_engine_submit(struct qe_engine *e, const struct qe_input *input, struct qe_job **job,
+                 struct qe_error *err)
+{
+    size_t n_offsets = (size_t)input->n_seqs + 1;
+
+    *job = NULL;
+    if (e->backend == NULL) {
+        return qe_fail(err, QE_ECLOSED, "closed");
+    }
+    int status = notice_fork(e, err);
+    if (status < 0) {
+        return status;
+    }
+    /* Checked on a copy: the caller's arrays may change under us. */
+    int32_t *tokens = malloc((input->n_tokens + n_offsets) * sizeof *tokens);
+    if (tokens == NULL) {
+        return qe_fail(err, QE_ENOMEM, "request: no memory for %zu tokens",
+                       input->n_tokens);
+    }
+    struct qe_request request = {
+        .tokens = tokens,
+        .cu_seqlens = tokens + input->n_tokens,
+        .n_seqs = input->n_seqs,
+        .kind = input->kind,
+        .n_out = input->n_out,
+        .out = input->out,
+    };
+    if (input->n_tokens > 0) {
+        memcpy(tokens, input->tokens, input->n_tokens * sizeof *tokens);
+    }
+    memcpy(request.cu_seqlens, input->cu_seqlens, n_offsets * sizeof *tokens);
+    status = check_request(e, &request, input->n_tokens, err);
+    if (status < 0) {
+        free(tokens);
+        return status;
+    }
+    return qe_scheduler_submit(e->scheduler, &request, job, err);
+}
+
+void
+qe_engine_stop(struct qe_engine *e)
+{
+    if (e->pid == getpid()) {
+        if (e->scheduler != NULL) {
+            qe_scheduler_stop(e->scheduler);
+        }
+        if (e->backend != NULL) {
+            e->backend->close(e->backend);
+        }
+    }
+    else if (e->scheduler != NULL) {
+        /* A child that never called: there is no thread to join, and the backend's
+         * threads are not there to be told. */
+        struct qe_error ignored;
+        qe_scheduler_after_fork(e->scheduler, &ignored);
+    }
+    e->backend = NULL;
+    qe_model_close(&e->model);
+}
+
+void
+qe_engine_close(struct qe_engine *e)
+{
+    if (e == NULL) {
+        return;
+    }
+    qe_engine_stop(e);
+    qe_scheduler_close(e->scheduler);
+    free(e);
+}

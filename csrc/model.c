@@ -1,0 +1,487 @@
+/* model.c: finds every weight of a Qwen3 text model in its files, and checks it.
+ *
+ * The idea: the config says which tensors there must be, and of which shape; that
+ * list of slots is filled from the files. A slot that stays empty is a missing tensor,
+ * a tensor that fills none is unknown, and both are errors. */
+#define _DEFAULT_SOURCE
+#include "model.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "floats.h"
+#include "prefetch.h"
+
+#define MAX_SIZE (1 << 20) /* of any one size in a config */
+#define MAX_LAYERS 1024
+#define MAX_HEAD_DIM 256
+#define HEAD_DIM_STEP 32 /* attention and RoPE work on blocks of this               */
+#define ALIGNMENT 64     /* bytes; of every vector and rounded matrix               */
+#define NAME_BYTES 80    /* room for the longest name we look for                   */
+#define SHAPE_BYTES 144  /* room for the longest shape in a message                 */
+
+/* The sizes that shapes are made of. */
+enum size { SIZE_NONE, SIZE_C, SIZE_I, SIZE_Q, SIZE_KV, SIZE_HS, SIZE_V, N_SIZES };
+
+struct weight {
+    const char *name;
+    enum size shape[2]; /* a vector's second is SIZE_NONE                             */
+    size_t member;      /* offset of its pointer in struct qe_layer or qe_model       */
+};
+
+/* clang-format off */
+static const struct weight layer_weights[] = {
+    {"input_layernorm.weight",  {SIZE_C},          offsetof(struct qe_layer, input_layernorm)},
+    {"self_attn.q_proj.weight", {SIZE_Q, SIZE_C},  offsetof(struct qe_layer, q_proj)},
+    {"self_attn.k_proj.weight", {SIZE_KV, SIZE_C}, offsetof(struct qe_layer, k_proj)},
+    {"self_attn.v_proj.weight", {SIZE_KV, SIZE_C}, offsetof(struct qe_layer, v_proj)},
+    {"self_attn.q_norm.weight", {SIZE_HS},         offsetof(struct qe_layer, q_norm)},
+    {"self_attn.k_norm.weight", {SIZE_HS},         offsetof(struct qe_layer, k_norm)},
+    {"self_attn.o_proj.weight", {SIZE_C, SIZE_Q},  offsetof(struct qe_layer, o_proj)},
+    {"post_attention_layernorm.weight", {SIZE_C},
+     offsetof(struct qe_layer, post_attention_layernorm)},
+    {"mlp.gate_proj.weight",    {SIZE_I, SIZE_C},  offsetof(struct qe_layer, gate_proj)},
+    {"mlp.up_proj.weight",      {SIZE_I, SIZE_C},  offsetof(struct qe_layer, up_proj)},
+    {"mlp.down_proj.weight",    {SIZE_C, SIZE_I},  offsetof(struct qe_layer, down_proj)},
+};
+/* clang-format on */
+#define N_LAYER_WEIGHTS (sizeof layer_weights / sizeof layer_weights[0])
+
+static const struct weight embed_tokens = {
+    "embed_tokens.weight", {SIZE_V, SIZE_C}, offsetof(struct qe_model, embed_tokens)};
+static const struct weight norm = {
+    "norm.weight", {SIZE_C}, offsetof(struct qe_model, norm)};
+
+/* May be absent, has no prefix and is not bound: an embedder makes no logits. */
+static const struct weight lm_head = {"lm_head.weight", {SIZE_V, SIZE_C}, 0};
+
+/* A place in the model for one tensor. */
+struct slot {
+    const struct weight *weight;
+    struct qe_layer *layer;         /* NULL: the weight is the model's                */
+    const struct qe_tensor *tensor; /* NULL until found                               */
+    const char *path;               /* borrowed: of the file it was found in          */
+};
+
+struct binding {
+    struct qe_model *model;
+    const char *prefix; /* of names: "" or "model."                              */
+    uint64_t sizes[N_SIZES];
+    struct slot *slots; /* (n_slots) owned                                       */
+    size_t n_slots;
+    struct qe_error *err;
+};
+
+static int
+check_config(const struct qe_config *config, struct qe_error *err)
+{
+    const struct {
+        const char *name;
+        int value, max;
+    } sizes[] = {
+        {"hidden_size", config->hidden_size, MAX_SIZE},
+        {"intermediate_size", config->intermediate_size, MAX_SIZE},
+        {"num_hidden_layers", config->n_layers, MAX_LAYERS},
+        {"num_attention_heads", config->n_heads, MAX_SIZE},
+        {"num_key_value_heads", config->n_kv_heads, MAX_SIZE},
+        {"head_dim", config->head_dim, MAX_HEAD_DIM},
+        {"vocab_size", config->vocab_size, MAX_SIZE},
+        {"max_length", config->max_length, MAX_SIZE},
+    };
+
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        if (sizes[i].value < 1 || sizes[i].value > sizes[i].max) {
+            return qe_fail(err, QE_EFORMAT, "config: %s is %d, expected 1 to %d",
+                           sizes[i].name, sizes[i].value, sizes[i].max);
+        }
+    }
+    if (config->head_dim % HEAD_DIM_STEP != 0) {
+        return qe_fail(err, QE_EFORMAT,
+                       "config: head_dim is %d, expected a multiple of %d up to %d",
+                       config->head_dim, HEAD_DIM_STEP, MAX_HEAD_DIM);
+    }
+    if (config->n_heads % config->n_kv_heads != 0) {
+        return qe_fail(err, QE_EFORMAT,
+                       "config: num_attention_heads is %d, expected a multiple of "
+                       "num_key_value_heads, %d",
+                       config->n_heads, config->n_kv_heads);
+    }
+    if (config->n_heads * config->head_dim > MAX_SIZE) {
+        return qe_fail(
+            err, QE_EFORMAT,
+            "config: num_attention_heads * head_dim is %d, expected at most %d",
+            config->n_heads * config->head_dim, MAX_SIZE);
+    }
+    /* Written so that NaN fails too. */
+    if (!(config->rms_norm_eps > 0 && config->rms_norm_eps < 1)) {
+        return qe_fail(err, QE_EFORMAT,
+                       "config: rms_norm_eps is %g, expected more than 0, less than 1",
+                       (double)config->rms_norm_eps);
+    }
+    if (!(config->rope_scale > 0 && config->rope_scale < INFINITY)) {
+        return qe_fail(err, QE_EFORMAT,
+                       "config: RoPE's scale is %g, expected finite and more than 0",
+                       (double)config->rope_scale);
+    }
+    for (int i = 0; i < config->head_dim / 2; i++) {
+        float frequency = config->rope_inv_freq[i];
+        if (!(frequency >= 0 && frequency < INFINITY)) {
+            return qe_fail(err, QE_EFORMAT,
+                           "config: RoPE's frequency %d is %g, expected finite and not "
+                           "negative; check rope_theta and the rope type's factors",
+                           i, (double)frequency);
+        }
+    }
+    return 0;
+}
+
+static size_t
+round_up(size_t n, size_t step)
+{
+    return (n + step - 1) / step * step;
+}
+
+static bool
+is_vector(const struct weight *weight)
+{
+    return weight->shape[1] == SIZE_NONE;
+}
+
+/* A matrix that can't be used as it lies in the file. */
+static bool
+is_rounded(const struct slot *slot)
+{
+    return !is_vector(slot->weight) && slot->weight != &lm_head &&
+           slot->tensor->dtype != QE_BF16;
+}
+
+/* The slots of config, all empty; the files' names choose the prefix. */
+static int
+make_slots(struct binding *binding)
+{
+    struct qe_model *model = binding->model;
+    const struct qe_config *config = &model->config;
+    size_t n_layers = (size_t)config->n_layers;
+
+    binding->prefix = "";
+    for (int i = 0; i < model->n_files; i++) {
+        for (int j = 0; j < model->files[i].n_tensors; j++) {
+            if (strncmp(model->files[i].tensors[j].name, "model.", 6) == 0) {
+                binding->prefix = "model.";
+            }
+        }
+    }
+    binding->sizes[SIZE_C] = (uint64_t)config->hidden_size;
+    binding->sizes[SIZE_I] = (uint64_t)config->intermediate_size;
+    binding->sizes[SIZE_Q] = (uint64_t)(config->n_heads * config->head_dim);
+    binding->sizes[SIZE_KV] = (uint64_t)(config->n_kv_heads * config->head_dim);
+    binding->sizes[SIZE_HS] = (uint64_t)config->head_dim;
+    binding->sizes[SIZE_V] = (uint64_t)config->vocab_size;
+
+    model->layers = calloc(n_layers, sizeof *model->layers);
+    binding->slots = calloc(n_layers * N_LAYER_WEIGHTS + 3, sizeof *binding->slots);
+    if (model->layers == NULL || binding->slots == NULL) {
+        return qe_fail(binding->err, QE_ENOMEM, "no memory for %zu layers", n_layers);
+    }
+    struct slot *slot = binding->slots;
+    *slot++ = (struct slot){.weight = &embed_tokens};
+    for (size_t i = 0; i < n_layers; i++) {
+        for (size_t j = 0; j < N_LAYER_WEIGHTS; j++) {
+            *slot++ = (struct slot){&layer_weights[j], &model->layers[i], NULL, NULL};
+        }
+    }
+    *slot++ = (struct slot){.weight = &norm};
+    *slot++ = (struct slot){.weight = &lm_head};
+    binding->n_slots = (size_t)(slot - binding->slots);
+    return 0;
+}
+
+static void
+slot_name(const struct binding *binding, const struct slot *slot, char name[NAME_BYTES])
+{
+    if (slot->layer != NULL) {
+        snprintf(name, NAME_BYTES, "%slayers.%d.%s", binding->prefix,
+                 (int)(slot->layer - binding->model->layers), slot->weight->name);
+    } else {
+        snprintf(name, NAME_BYTES, "%s%s",
+                 slot->weight == &lm_head ? "" : binding->prefix, slot->weight->name);
+    }
+}
+
+/* The last part of a path. */
+static const char *
+base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash == NULL ? path : slash + 1;
+}
+
+/* "(3072, 896)" */
+static void
+print_shape(char text[SHAPE_BYTES], const uint64_t *shape, int n_dims)
+{
+    int used = snprintf(text, SHAPE_BYTES, "(");
+
+    for (int i = 0; i < n_dims; i++) {
+        used += snprintf(text + used, SHAPE_BYTES - (size_t)used, "%s%llu",
+                         i == 0 ? "" : ", ", (unsigned long long)shape[i]);
+    }
+    snprintf(text + used, SHAPE_BYTES - (size_t)used, ")");
+}
+
+static int
+check_tensor(const struct binding *binding, const struct slot *slot)
+{
+    const struct qe_tensor *tensor = slot->tensor;
+    int n_dims = is_vector(slot->weight) ? 1 : 2;
+    uint64_t shape[2] = {binding->sizes[slot->weight->shape[0]],
+                         binding->sizes[slot->weight->shape[1]]};
+    char found[SHAPE_BYTES], expected[SHAPE_BYTES];
+
+    if (tensor->dtype == QE_OTHER) {
+        return qe_fail(binding->err, QE_EFORMAT,
+                       "%s: dtype %s, expected BF16, F16 or F32 (in %.120s); use an "
+                       "unquantised copy of the model",
+                       tensor->name, tensor->dtype_name, base_name(slot->path));
+    }
+    if (tensor->n_dims != n_dims ||
+        memcmp(tensor->shape, shape, (size_t)n_dims * sizeof *shape) != 0) {
+        print_shape(found, tensor->shape, tensor->n_dims);
+        print_shape(expected, shape, n_dims);
+        return qe_fail(binding->err, QE_EFORMAT,
+                       "%s: shape %s, expected %s (in %.120s); config.json and the "
+                       "weights must be of one model",
+                       tensor->name, found, expected, base_name(slot->path));
+    }
+    return 0;
+}
+
+/* Looks for the slot's tensor in every file. */
+static int
+fill_slot(struct binding *binding, struct slot *slot)
+{
+    const struct qe_model *model = binding->model;
+    char name[NAME_BYTES];
+
+    slot_name(binding, slot, name);
+    for (int i = 0; i < model->n_files; i++) {
+        const struct qe_tensor *tensor = qe_safetensors_find(&model->files[i], name);
+        if (tensor == NULL) {
+            continue;
+        }
+        if (slot->tensor != NULL) {
+            return qe_fail(
+                binding->err, QE_EFORMAT,
+                "%s: found in both %.120s and %.120s, expected once; download "
+                "the model again into an empty folder",
+                name, base_name(slot->path), base_name(model->files[i].path));
+        }
+        slot->tensor = tensor;
+        slot->path = model->files[i].path;
+        if (check_tensor(binding, slot) < 0) {
+            return binding->err->status;
+        }
+    }
+    return 0;
+}
+
+static int
+fill_slots(struct binding *binding)
+{
+    char first_missing[NAME_BYTES];
+    size_t n_missing = 0;
+
+    for (size_t i = 0; i < binding->n_slots; i++) {
+        struct slot *slot = &binding->slots[i];
+        if (fill_slot(binding, slot) < 0) {
+            return binding->err->status;
+        }
+        if (slot->tensor == NULL && slot->weight != &lm_head && n_missing++ == 0) {
+            slot_name(binding, slot, first_missing);
+        }
+    }
+    if (n_missing > 0) {
+        return qe_fail(
+            binding->err, QE_EFORMAT,
+            "%s: missing (%zu of %zu tensors are), in %d file(s) from %.120s; "
+            "download the model again, or give its base model",
+            first_missing, n_missing, binding->n_slots - 1, binding->model->n_files,
+            base_name(binding->model->files[0].path));
+    }
+    return 0;
+}
+
+/* Every tensor of every file must be in a slot: a weight that we would leave out, such
+ * as a bias, changes what the model computes. */
+static int
+check_unknown(const struct binding *binding)
+{
+    const struct qe_model *model = binding->model;
+
+    for (int i = 0; i < model->n_files; i++) {
+        for (int j = 0; j < model->files[i].n_tensors; j++) {
+            const struct qe_tensor *tensor = &model->files[i].tensors[j];
+            size_t k = 0;
+            while (k < binding->n_slots && binding->slots[k].tensor != tensor) {
+                k++;
+            }
+            if (k == binding->n_slots) {
+                return qe_fail(
+                    binding->err, QE_EFORMAT,
+                    "%.120s: unknown tensor in %.120s, expected only those of "
+                    "a Qwen3 text model with %d layers",
+                    tensor->name, base_name(model->files[i].path),
+                    model->config.n_layers);
+            }
+        }
+    }
+    return 0;
+}
+
+/* Points the slot's member at its values, taken from the free storage or the file. */
+static void
+bind_slot(const struct binding *binding, const struct slot *slot, float **vectors,
+          unsigned char **rounded)
+{
+    unsigned char *owner = slot->layer != NULL ? (unsigned char *)slot->layer
+                                               : (unsigned char *)binding->model;
+    const struct qe_tensor *tensor = slot->tensor;
+    size_t n_rows = binding->sizes[slot->weight->shape[0]];
+    size_t n_columns = binding->sizes[slot->weight->shape[1]];
+    const void *values = tensor->data;
+
+    if (is_vector(slot->weight)) {
+        qe_floats_to_fp32(tensor, *vectors);
+        values = *vectors;
+        *vectors += round_up(n_rows, ALIGNMENT / sizeof **vectors);
+    } else if (is_rounded(slot)) {
+        qe_floats_to_bf16(tensor, (uint16_t *)(void *)*rounded);
+        values = *rounded;
+        *rounded += round_up(n_rows * n_columns * sizeof(uint16_t), ALIGNMENT);
+    }
+    memcpy(owner + slot->weight->member, &values, sizeof values);
+}
+
+/* Allocates what the model owns, and binds every slot. */
+static int
+bind_slots(struct binding *binding)
+{
+    struct qe_model *model = binding->model;
+    size_t n_frequencies = (size_t)model->config.head_dim / 2;
+    size_t vector_bytes = round_up(n_frequencies * sizeof(float), ALIGNMENT);
+    size_t rounded_bytes = 0;
+
+    for (size_t i = 0; i < binding->n_slots; i++) {
+        const struct slot *slot = &binding->slots[i];
+        size_t n_rows = binding->sizes[slot->weight->shape[0]];
+        size_t n_columns = binding->sizes[slot->weight->shape[1]];
+        if (is_vector(slot->weight)) {
+            vector_bytes += round_up(n_rows * sizeof(float), ALIGNMENT);
+        } else if (slot->tensor != NULL && is_rounded(slot)) {
+            rounded_bytes += round_up(n_rows * n_columns * sizeof(uint16_t), ALIGNMENT);
+        }
+    }
+    model->vectors = aligned_alloc(ALIGNMENT, vector_bytes);
+    if (rounded_bytes > 0) {
+        model->rounded = aligned_alloc(ALIGNMENT, rounded_bytes);
+    }
+    if (model->vectors == NULL || (rounded_bytes > 0 && model->rounded == NULL)) {
+        return qe_fail(binding->err, QE_ENOMEM,
+                       "no memory for %zu bytes of weights; a model saved as BF16 is "
+                       "used where it lies in its file",
+                       vector_bytes + rounded_bytes);
+    }
+    model->owned_bytes = vector_bytes + rounded_bytes;
+
+    float *vectors = model->vectors;
+    unsigned char *rounded = model->rounded;
+    memcpy(vectors, model->config.rope_inv_freq, n_frequencies * sizeof *vectors);
+    model->config.rope_inv_freq = vectors;
+    vectors += round_up(n_frequencies, ALIGNMENT / sizeof *vectors);
+    for (size_t i = 0; i < binding->n_slots; i++) {
+        if (binding->slots[i].weight != &lm_head) {
+            bind_slot(binding, &binding->slots[i], &vectors, &rounded);
+        }
+    }
+    return 0;
+}
+
+/* The matrices of the layers that lie in the files, in the order of a forward pass; of
+ * the embedding table a pass needs only some rows. */
+static struct qe_prefetch *
+start_prefetch(const struct binding *binding)
+{
+    struct qe_range *ranges = malloc(binding->n_slots * sizeof *ranges);
+    size_t n_ranges = 0;
+
+    for (size_t i = 0; ranges != NULL && i < binding->n_slots; i++) {
+        const struct slot *slot = &binding->slots[i];
+        if (slot->layer != NULL && !is_vector(slot->weight) && !is_rounded(slot)) {
+            ranges[n_ranges++] =
+                (struct qe_range){slot->tensor->data, slot->tensor->n_bytes};
+        }
+    }
+    return qe_prefetch_open(ranges, n_ranges);
+}
+
+static int
+open_files(struct qe_model *model, const char *const *paths, int n_paths,
+           struct qe_error *err)
+{
+    model->files = calloc((size_t)n_paths, sizeof *model->files);
+    if (model->files == NULL) {
+        return qe_fail(err, QE_ENOMEM, "no memory for %d files", n_paths);
+    }
+    for (int i = 0; i < n_paths; i++) {
+        if (qe_safetensors_open(paths[i], &model->files[i], err) < 0) {
+            return err->status;
+        }
+        model->n_files++;
+        model->mapped_bytes += model->files[i].map_bytes;
+    }
+    return 0;
+}
+
+int
+qe_model_open(const struct qe_config *config, const char *const *paths, int n_paths,
+              struct qe_model *model, struct qe_error *err)
+{
+    struct binding binding = {.model = model, .err = err};
+
+    *model = (struct qe_model){.config = *config};
+    if (n_paths < 1) {
+        qe_fail(err, QE_EVALUE, "%d weight files, expected at least 1", n_paths);
+        goto fail;
+    }
+    if (check_config(config, err) < 0 || open_files(model, paths, n_paths, err) < 0 ||
+        make_slots(&binding) < 0 || fill_slots(&binding) < 0 ||
+        check_unknown(&binding) < 0 || bind_slots(&binding) < 0) {
+        goto fail;
+    }
+    model->prefetch = start_prefetch(&binding);
+    free(binding.slots);
+    return 0;
+
+fail:
+    free(binding.slots);
+    qe_model_close(model);
+    return err->status;
+}
+
+void
+qe_model_close(struct qe_model *model)
+{
+    qe_prefetch_close(model->prefetch);
+    for (int i = 0; i < model->n_files; i++) {
+        qe_safetensors_close(&model->files[i]);
+    }
+    free(model->files);
+    free(model->layers);
+    free(model->vectors);
+    free(model->rounded);
+    *model = (struct qe_model){0};
+}

@@ -1,0 +1,97 @@
+/* prefetch.c: asks the kernel for the pages, a piece at a time.
+ *
+ * On 1.2 GB in the page cache the faults of a first pass by two threads cost 55 ms;
+ * behind other work of the start they cost nothing. The kernel holds the process's
+ * memory map while it fills a piece, so that pieces are small: with the whole file as
+ * one, an mmap elsewhere waited 58 ms, with these at most 3 ms. */
+#define _DEFAULT_SOURCE
+#include "prefetch.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14; older ones answer EINVAL */
+#endif
+
+#define PIECE_BYTES ((size_t)16 << 20)
+
+struct qe_prefetch {
+    struct qe_range *ranges; /* (n_ranges) owned                                      */
+    size_t n_ranges;
+    pthread_t thread;
+    pid_t pid; /* of the process that has the thread                    */
+    atomic_bool stop;
+};
+
+static void *
+populate(void *argument)
+{
+    struct qe_prefetch *prefetch = argument;
+    uintptr_t page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
+
+    for (size_t i = 0; i < prefetch->n_ranges; i++) {
+        const struct qe_range *range = &prefetch->ranges[i];
+        size_t before = (uintptr_t)range->start % page_bytes;
+        const unsigned char *at = range->start - before;
+        size_t n_left = range->n_bytes + before;
+        while (n_left > 0) {
+            size_t n_bytes = n_left < PIECE_BYTES ? n_left : PIECE_BYTES;
+            if (atomic_load_explicit(&prefetch->stop, memory_order_relaxed) ||
+                madvise((void *)at, n_bytes, MADV_POPULATE_READ) < 0) {
+                return NULL;
+            }
+            at += n_bytes;
+            n_left -= n_bytes;
+        }
+    }
+    return NULL;
+}
+
+struct qe_prefetch *
+qe_prefetch_open(struct qe_range *ranges, size_t n_ranges)
+{
+    struct qe_prefetch *prefetch = calloc(1, sizeof *prefetch);
+    sigset_t all, before;
+
+    if (prefetch == NULL || ranges == NULL) {
+        goto fail;
+    }
+    prefetch->ranges = ranges;
+    prefetch->n_ranges = n_ranges;
+    prefetch->pid = getpid();
+    /* Signals are for the threads of the program. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int status = pthread_create(&prefetch->thread, NULL, populate, prefetch);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (status != 0) {
+        goto fail;
+    }
+    return prefetch;
+
+fail:
+    free(ranges);
+    free(prefetch);
+    return NULL;
+}
+
+void
+qe_prefetch_close(struct qe_prefetch *prefetch)
+{
+    if (prefetch == NULL) {
+        return;
+    }
+    if (prefetch->pid == getpid()) {
+        atomic_store_explicit(&prefetch->stop, true, memory_order_relaxed);
+        pthread_join(prefetch->thread, NULL);
+    }
+    free(prefetch->ranges);
+    free(prefetch);
+}

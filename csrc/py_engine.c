@@ -1,0 +1,575 @@
+/* py_engine.c: the types Engine and Job: argument checks, and the one place where the GIL
+ * is free while the engine computes, Job.wait().
+ *
+ * A Job holds its Engine and the array that the worker writes to. A Job that is dropped
+ * before it is done is cancelled and handed to its Engine's list of orphans, which keep
+ * their arrays alive until the worker has let go of them. */
+#include "py_core.h"
+
+#include <limits.h>
+
+/* How long Job.wait() stays away from Python's signals. */
+#define WAIT_MS 50
+
+struct orphan {
+    struct qe_job *job; /* owned */
+    PyObject *out;      /* owned */
+    struct orphan *next;
+};
+
+typedef struct {
+    PyObject_HEAD
+    struct qe_engine *engine; /* owned; NULL before __init__                      */
+    struct orphan *orphans;   /* owned                                            */
+    bool closed;
+} EngineObject;
+
+typedef struct {
+    PyObject_HEAD
+    EngineObject *engine; /* owned                                                */
+    struct qe_job *job;   /* owned                                                */
+    PyObject *out;        /* owned: what the worker writes to                     */
+    Py_ssize_t first_row;
+} JobObject;
+
+/* ---- Job ---- */
+
+static PyObject *
+job_wait(PyObject *object, PyObject *unused)
+{
+    JobObject *self = (JobObject *)object;
+    struct qe_error err;
+    int status;
+    (void)unused;
+
+    do {
+        Py_BEGIN_ALLOW_THREADS;
+        status = qe_job_wait(self->job, WAIT_MS, &err);
+        Py_END_ALLOW_THREADS;
+        if (status == 1 && PyErr_CheckSignals() < 0) {
+            qe_job_cancel(self->job);
+            return NULL;
+        }
+    } while (status == 1);
+    if (status < 0) {
+        return py_raise(py_state_of(object), &err, self->first_row);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+job_cancel(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    qe_job_cancel(((JobObject *)object)->job);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+job_done(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(qe_job_done(((JobObject *)object)->job));
+}
+
+/* Frees the orphans that are done. */
+static void
+reap_orphans(EngineObject *engine)
+{
+    struct orphan **link = &engine->orphans;
+
+    while (*link != NULL) {
+        struct orphan *orphan = *link;
+        if (!qe_job_done(orphan->job)) {
+            link = &orphan->next;
+            continue;
+        }
+        *link = orphan->next;
+        qe_job_free(orphan->job);
+        Py_DECREF(orphan->out);
+        PyMem_Free(orphan);
+    }
+}
+
+/* Leaves the job with its engine, because the worker may still write to out. */
+static void
+leave_orphan(JobObject *self)
+{
+    struct orphan *orphan = PyMem_Malloc(sizeof *orphan);
+
+    qe_job_cancel(self->job);
+    if (orphan == NULL) {
+        /* No memory to remember it by: wait, which takes one step of a forward pass. */
+        struct qe_error err;
+        Py_BEGIN_ALLOW_THREADS;
+        while (qe_job_wait(self->job, WAIT_MS, &err) == 1) {
+        }
+        Py_END_ALLOW_THREADS;
+        qe_job_free(self->job);
+        Py_DECREF(self->out);
+        return;
+    }
+    *orphan = (struct orphan){self->job, self->out, self->engine->orphans};
+    self->engine->orphans = orphan;
+}
+
+static void
+job_dealloc(PyObject *object)
+{
+    JobObject *self = (JobObject *)object;
+    PyTypeObject *type = Py_TYPE(object);
+
+    PyObject_GC_UnTrack(object);
+    if (self->job != NULL && !qe_job_done(self->job)) {
+        leave_orphan(self);
+    }
+    else {
+        qe_job_free(self->job);
+        Py_XDECREF(self->out);
+    }
+    Py_XDECREF((PyObject *)self->engine);
+    PyObject_GC_Del(object);
+    Py_DECREF(type);
+}
+
+static int
+job_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    JobObject *self = (JobObject *)object;
+
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->engine);
+    Py_VISIT(self->out);
+    return 0;
+}
+
+static PyMethodDef job_methods[] = {
+    {"wait", job_wait, METH_NOARGS, "Returns when every row is written."},
+    {"cancel", job_cancel, METH_NOARGS, "Asks the engine to stop."},
+    {"done", job_done, METH_NOARGS, "Whether wait() would return at once."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot job_slots[] = {
+    {Py_tp_dealloc, job_dealloc},
+    {Py_tp_traverse, job_traverse},
+    {Py_tp_methods, job_methods},
+    {Py_tp_doc, "Sequences that are waiting for, or in, a forward pass."},
+    {0, NULL},
+};
+
+PyType_Spec py_job_spec = {
+    .name = "qwen3_embed._core.Job",
+    .basicsize = sizeof(JobObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = job_slots,
+};
+
+/* ---- Engine: __init__ ---- */
+
+static int
+get_int(PyObject *config, const char *name, int *value)
+{
+    PyObject *item = PyDict_GetItemString(config, name);
+
+    if (item == NULL) {
+        PyErr_Format(PyExc_TypeError, "config: '%s' is missing", name);
+        return -1;
+    }
+    long number = PyLong_AsLong(item);
+    if (number == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (number < 0 || number > INT_MAX) {
+        PyErr_Format(PyExc_ValueError, "config: %s is %ld, expected 0 to %d", name, number,
+                     INT_MAX);
+        return -1;
+    }
+    *value = (int)number;
+    return 0;
+}
+
+static int
+get_float(PyObject *config, const char *name, float *value)
+{
+    PyObject *item = PyDict_GetItemString(config, name);
+
+    if (item == NULL) {
+        PyErr_Format(PyExc_TypeError, "config: '%s' is missing", name);
+        return -1;
+    }
+    double number = PyFloat_AsDouble(item);
+    if (number == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    *value = (float)number;
+    return 0;
+}
+
+/* A C-contiguous one-dimensional buffer of 4-byte elements of the given kind. */
+static int
+get_buffer(PyObject *object, const char *what, char kind, const char *type,
+           Py_buffer *view)
+{
+    if (PyObject_GetBuffer(object, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0) {
+        return -1;
+    }
+    const char *format = view->format == NULL ? "B" : view->format;
+    if (*format == '=' || *format == '<' || *format == '@') {
+        format++;
+    }
+    bool right = view->ndim == 1 && view->itemsize == 4 && format[1] == '\0' &&
+                 (*format == kind || (kind == 'i' && *format == 'l'));
+    if (!right) {
+        PyErr_Format(PyExc_TypeError, "%s: expected a one-dimensional %s buffer", what, type);
+        PyBuffer_Release(view);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+get_config(PyObject *dict, struct qe_config *c, Py_buffer *inv_freq)
+{
+    const struct {
+        const char *name;
+        int *value;
+    } ints[] = {
+        {"hidden_size", &c->hidden_size},   {"intermediate_size", &c->intermediate_size},
+        {"n_layers", &c->n_layers},         {"n_heads", &c->n_heads},
+        {"n_kv_heads", &c->n_kv_heads},     {"head_dim", &c->head_dim},
+        {"vocab_size", &c->vocab_size},     {"max_length", &c->max_length},
+    };
+
+    for (size_t i = 0; i < sizeof ints / sizeof *ints; i++) {
+        if (get_int(dict, ints[i].name, ints[i].value) < 0) {
+            return -1;
+        }
+    }
+    if (get_float(dict, "rms_norm_eps", &c->rms_norm_eps) < 0 ||
+        get_float(dict, "rope_scale", &c->rope_scale) < 0) {
+        return -1;
+    }
+    PyObject *item = PyDict_GetItemString(dict, "rope_inv_freq");
+    if (item == NULL) {
+        PyErr_SetString(PyExc_TypeError, "config: 'rope_inv_freq' is missing");
+        return -1;
+    }
+    if (get_buffer(item, "rope_inv_freq", 'f', "float32", inv_freq) < 0) {
+        return -1;
+    }
+    if (inv_freq->shape[0] != c->head_dim / 2) {
+        PyErr_Format(PyExc_ValueError, "rope_inv_freq: %zd elements, expected head_dim / 2, %d",
+                     inv_freq->shape[0], c->head_dim / 2);
+        PyBuffer_Release(inv_freq);
+        return -1;
+    }
+    c->rope_inv_freq = inv_freq->buf;
+    return 0;
+}
+
+/* The paths as C strings; *keep owns what they point into. NULL on failure. */
+static const char **
+get_paths(PyObject *sequence, PyObject **keep, int *n_paths)
+{
+    PyObject *tuple = PySequence_Tuple(sequence);
+    const char **paths = NULL;
+
+    *keep = NULL;
+    if (tuple == NULL) {
+        return NULL;
+    }
+    Py_ssize_t n = PyTuple_Size(tuple);
+    if (n < 1 || n > 10000) {
+        PyErr_Format(PyExc_ValueError, "paths: %zd files, expected 1 to 10000", n);
+        goto fail;
+    }
+    PyObject *bytes = PyList_New(0);
+    paths = PyMem_Malloc(n * sizeof *paths);
+    if (bytes == NULL || paths == NULL) {
+        PyErr_NoMemory();
+        Py_XDECREF(bytes);
+        goto fail;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *path;
+        if (!PyUnicode_FSConverter(PyTuple_GetItem(tuple, i), &path)) {
+            Py_DECREF(bytes);
+            goto fail;
+        }
+        paths[i] = PyBytes_AsString(path);
+        int failed = PyList_Append(bytes, path);
+        Py_DECREF(path);
+        if (failed) {
+            Py_DECREF(bytes);
+            goto fail;
+        }
+    }
+    Py_DECREF(tuple);
+    *keep = bytes;
+    *n_paths = (int)n;
+    return paths;
+fail:
+    Py_DECREF(tuple);
+    PyMem_Free(paths);
+    return NULL;
+}
+
+static int
+engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"", "", "device", "num_threads", "batch_tokens", NULL};
+    EngineObject *self = (EngineObject *)object;
+    struct qe_engine_options options = {.device = "cpu"};
+    struct qe_config config = {0};
+    struct qe_error err;
+    Py_buffer inv_freq;
+    PyObject *sequence, *dict, *keep;
+    int n_paths;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|$sii", names, &sequence, &PyDict_Type,
+                                     &dict, &options.device, &options.n_threads,
+                                     &options.batch_tokens)) {
+        return -1;
+    }
+    if (self->engine != NULL) {
+        PyErr_SetString(PyExc_TypeError, "Engine.__init__ was called before");
+        return -1;
+    }
+    if (get_config(dict, &config, &inv_freq) < 0) {
+        return -1;
+    }
+    const char **paths = get_paths(sequence, &keep, &n_paths);
+    if (paths == NULL) {
+        PyBuffer_Release(&inv_freq);
+        return -1;
+    }
+    int status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = qe_engine_open(&config, paths, n_paths, &options, &self->engine, &err);
+    Py_END_ALLOW_THREADS;
+    PyMem_Free(paths);
+    Py_DECREF(keep);
+    PyBuffer_Release(&inv_freq);
+    if (status < 0) {
+        py_raise(py_state_of(object), &err, 0);
+        return -1;
+    }
+    return 0;
+}
+
+/* ---- Engine: methods ---- */
+
+static int
+check_open(const EngineObject *self)
+{
+    if (self->engine == NULL || self->closed) {
+        PyErr_SetString(PyExc_ValueError, "closed");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+engine_rows(PyObject *object, PyObject *args)
+{
+    EngineObject *self = (EngineObject *)object;
+    Py_ssize_t n, dim;
+    struct qe_rows rows;
+    struct qe_error err;
+
+    if (!PyArg_ParseTuple(args, "nn", &n, &dim) || check_open(self) < 0) {
+        return NULL;
+    }
+    if (n < 0 || dim < 1 || n > PY_SSIZE_T_MAX / (Py_ssize_t)sizeof(float) / dim) {
+        PyErr_Format(PyExc_ValueError, "rows: shape (%zd, %zd)", n, dim);
+        return NULL;
+    }
+    if (qe_engine_alloc_rows(self->engine, (size_t)n * dim, &rows, &err) < 0) {
+        return py_raise(py_state_of(object), &err, 0);
+    }
+    return py_rows_array(&rows, n, dim);
+}
+
+static int
+check_out(PyObject *object, Py_ssize_t first_row, Py_ssize_t n_seqs)
+{
+    PyArrayObject *out = (PyArrayObject *)object;
+
+    if (!PyArray_Check(object) || PyArray_NDIM(out) != 2 ||
+        PyArray_TYPE(out) != NPY_FLOAT32 || !PyArray_IS_C_CONTIGUOUS(out) ||
+        !PyArray_ISBEHAVED(out)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "out: expected a writeable C-contiguous float32 array (n, dim)");
+        return -1;
+    }
+    if (first_row < 0 || first_row > PyArray_DIM(out, 0) - n_seqs) {
+        PyErr_Format(PyExc_ValueError, "out: %zd rows from row %zd, but it has %zd",
+                     n_seqs, first_row, (Py_ssize_t)PyArray_DIM(out, 0));
+        return -1;
+    }
+    return 0;
+}
+
+/* Queues input; the new Job holds out. */
+static PyObject *
+new_job(EngineObject *self, const struct qe_input *input, PyObject *out,
+        Py_ssize_t first_row)
+{
+    struct py_state *state = py_state_of((PyObject *)self);
+    struct qe_error err;
+    JobObject *job = PyObject_GC_New(JobObject, state->job_type);
+
+    if (job == NULL) {
+        return NULL;
+    }
+    job->engine = NULL;
+    job->out = NULL;
+    job->first_row = first_row;
+    if (qe_engine_submit(self->engine, input, &job->job, &err) < 0) {
+        PyObject_GC_Track(job);
+        Py_DECREF(job);
+        return py_raise(state, &err, first_row);
+    }
+    job->engine = (EngineObject *)Py_NewRef((PyObject *)self);
+    job->out = Py_NewRef(out);
+    PyObject_GC_Track(job);
+    return (PyObject *)job;
+}
+
+static PyObject *
+engine_submit(PyObject *object, PyObject *args)
+{
+    EngineObject *self = (EngineObject *)object;
+    PyObject *tokens_object, *offsets_object, *out, *job = NULL;
+    Py_ssize_t first_row;
+    int normalize;
+    Py_buffer tokens, offsets;
+
+    if (!PyArg_ParseTuple(args, "OOOnp", &tokens_object, &offsets_object, &out, &first_row,
+                          &normalize) ||
+        check_open(self) < 0) {
+        return NULL;
+    }
+    reap_orphans(self);
+    if (get_buffer(tokens_object, "tokens", 'i', "int32", &tokens) < 0) {
+        return NULL;
+    }
+    if (get_buffer(offsets_object, "cu_seqlens", 'i', "int32", &offsets) < 0) {
+        PyBuffer_Release(&tokens);
+        return NULL;
+    }
+    Py_ssize_t n_seqs = offsets.shape[0] - 1;
+    if (n_seqs < 0 || n_seqs >= INT_MAX || tokens.shape[0] >= INT_MAX) {
+        PyErr_Format(PyExc_ValueError,
+                     "cu_seqlens: %zd offsets for %zd tokens, expected 1 to %d of each",
+                     n_seqs + 1, tokens.shape[0], INT_MAX);
+    }
+    else if (check_out(out, first_row, n_seqs) == 0) {
+        npy_intp dim = PyArray_DIM((PyArrayObject *)out, 1);
+        struct qe_input input = {
+            .tokens = tokens.buf,
+            .n_tokens = (size_t)tokens.shape[0],
+            .cu_seqlens = offsets.buf,
+            .n_seqs = (int)n_seqs,
+            .kind = normalize ? QE_UNIT : QE_RAW,
+            .n_out = dim > INT_MAX ? INT_MAX : (int)dim,
+            .out = (float *)PyArray_DATA((PyArrayObject *)out) + first_row * dim,
+        };
+        job = new_job(self, &input, out, first_row);
+    }
+    PyBuffer_Release(&tokens);
+    PyBuffer_Release(&offsets);
+    return job;
+}
+
+static PyObject *
+engine_close(PyObject *object, PyObject *unused)
+{
+    EngineObject *self = (EngineObject *)object;
+    (void)unused;
+
+    if (self->engine != NULL && !self->closed) {
+        self->closed = true;
+        Py_BEGIN_ALLOW_THREADS;
+        qe_engine_stop(self->engine);
+        Py_END_ALLOW_THREADS;
+        reap_orphans(self);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+engine_info(PyObject *object, void *unused)
+{
+    EngineObject *self = (EngineObject *)object;
+    (void)unused;
+
+    if (self->engine == NULL) {
+        PyErr_SetString(PyExc_ValueError, "closed");
+        return NULL;
+    }
+    const struct qe_engine_info *info = qe_engine_info(self->engine);
+    return Py_BuildValue("{s:s,s:s,s:i,s:i,s:n,s:n,s:O}", "device", info->device, "kernels",
+                         info->kernels, "num_threads", info->n_threads, "batch_tokens",
+                         info->batch_tokens, "mapped_bytes", (Py_ssize_t)info->mapped_bytes,
+                         "owned_bytes", (Py_ssize_t)info->owned_bytes, "closed",
+                         self->closed ? Py_True : Py_False);
+}
+
+static void
+engine_dealloc(PyObject *object)
+{
+    EngineObject *self = (EngineObject *)object;
+    PyTypeObject *type = Py_TYPE(object);
+
+    PyObject_GC_UnTrack(object);
+    if (self->engine != NULL) {
+        struct qe_engine *engine = self->engine;
+        /* Orphans were cancelled, so this takes one step of a forward pass. */
+        Py_BEGIN_ALLOW_THREADS;
+        qe_engine_stop(engine);
+        Py_END_ALLOW_THREADS;
+        reap_orphans(self);
+        qe_engine_close(engine);
+    }
+    PyObject_GC_Del(object);
+    Py_DECREF(type);
+}
+
+static int
+engine_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(object));
+    return 0;
+}
+
+static PyMethodDef engine_methods[] = {
+    {"rows", engine_rows, METH_VARARGS, "A new (n, dim) float32 array, not yet written."},
+    {"submit", engine_submit, METH_VARARGS, "Queues sequences; returns their Job."},
+    {"close", engine_close, METH_NOARGS, "Finishes the running batch and lets go of all."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef engine_getset[] = {
+    {"info", engine_info, NULL, "What runs where, as a dict.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot engine_slots[] = {
+    {Py_tp_init, engine_init},
+    {Py_tp_dealloc, engine_dealloc},
+    {Py_tp_traverse, engine_traverse},
+    {Py_tp_methods, engine_methods},
+    {Py_tp_getset, engine_getset},
+    {Py_tp_doc, "Weights, a device and the worker thread that runs forward passes."},
+    {0, NULL},
+};
+
+PyType_Spec py_engine_spec = {
+    .name = "qwen3_embed._core.Engine",
+    .basicsize = sizeof(EngineObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = engine_slots,
+};

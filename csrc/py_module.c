@@ -1,0 +1,196 @@
+/* py_module.c: the module qwen3_embed._core: its state and its exceptions. */
+#define QE_PY_IMPORTS_NUMPY
+#include "py_core.h"
+
+#include <stdio.h>
+
+#include "cpu/isa.h"
+
+static struct PyModuleDef module_def;
+
+struct py_state *
+py_state_of(PyObject *self)
+{
+    /* The types can't be subclassed, so self's type is the one the module made. */
+    return PyType_GetModuleState(Py_TYPE(self));
+}
+
+static void
+raise_os_error(const struct qe_error *err)
+{
+    PyObject *arguments = Py_BuildValue("(is)", err->os_errno, err->message);
+
+    if (arguments != NULL) {
+        PyErr_SetObject(PyExc_OSError, arguments);
+        Py_DECREF(arguments);
+    }
+}
+
+static void
+raise_non_finite(const struct py_state *state, const char *message, Py_ssize_t index)
+{
+    PyObject *error = PyObject_CallFunction(state->non_finite_error, "s", message);
+    PyObject *number = PyLong_FromSsize_t(index);
+
+    if (error != NULL && number != NULL && PyObject_SetAttrString(error, "index", number) == 0) {
+        PyErr_SetObject(state->non_finite_error, error);
+    }
+    Py_XDECREF(error);
+    Py_XDECREF(number);
+}
+
+PyObject *
+py_raise(const struct py_state *state, const struct qe_error *err, Py_ssize_t first_row)
+{
+    char message[sizeof err->message + 32];
+    Py_ssize_t index = err->index < 0 ? -1 : first_row + err->index;
+
+    if (index < 0) {
+        snprintf(message, sizeof message, "%s", err->message);
+    }
+    else {
+        snprintf(message, sizeof message, "texts[%zd]: %s", index, err->message);
+    }
+    switch ((enum qe_status)err->status) {
+    case QE_EVALUE:
+    case QE_ECLOSED:
+        PyErr_SetString(PyExc_ValueError, message);
+        break;
+    case QE_ENOMEM:
+        PyErr_SetString(PyExc_MemoryError, message);
+        break;
+    case QE_EIO:
+        raise_os_error(err);
+        break;
+    case QE_EFORMAT:
+        PyErr_SetString(state->model_file_error, message);
+        break;
+    case QE_ENONFINITE:
+        raise_non_finite(state, message, index);
+        break;
+    case QE_EDEVICE:
+        PyErr_SetString(state->device_error, message);
+        break;
+    case QE_EDEVICEMEM:
+        PyErr_SetString(state->device_memory_error, message);
+        break;
+    case QE_ECANCELLED:
+    case QE_OK:
+        PyErr_SetString(PyExc_RuntimeError, message);
+        break;
+    }
+    return NULL;
+}
+
+static PyObject *
+instruction_sets(PyObject *module, PyObject *unused)
+{
+    const char *names[4];
+    int n = qe_isa_list(names);
+    PyObject *list = PyList_New(0);
+    (void)module;
+    (void)unused;
+
+    for (int i = 0; list != NULL && i < n; i++) {
+        PyObject *name = PyUnicode_FromString(names[i]);
+        if (name == NULL || PyList_Append(list, name) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(name);
+    }
+    return list;
+}
+
+static int
+add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
+{
+    *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+    return *type == NULL ? -1 : PyModule_AddType(module, *type);
+}
+
+static int
+get_error(PyObject *errors, const char *name, PyObject **error)
+{
+    *error = PyObject_GetAttrString(errors, name);
+    return *error == NULL ? -1 : 0;
+}
+
+static int
+module_exec(PyObject *module)
+{
+    struct py_state *state = PyModule_GetState(module);
+
+    if (PyArray_ImportNumPyAPI() < 0) {
+        return -1;
+    }
+    PyObject *errors = PyImport_ImportModule("qwen3_embed.errors");
+    if (errors == NULL) {
+        return -1;
+    }
+    int failed = get_error(errors, "ModelFileError", &state->model_file_error) < 0 ||
+                 get_error(errors, "DeviceError", &state->device_error) < 0 ||
+                 get_error(errors, "DeviceMemoryError", &state->device_memory_error) < 0 ||
+                 get_error(errors, "NonFiniteError", &state->non_finite_error) < 0;
+    Py_DECREF(errors);
+    if (failed || add_type(module, &py_engine_spec, &state->engine_type) < 0 ||
+        add_type(module, &py_job_spec, &state->job_type) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    struct py_state *state = PyModule_GetState(module);
+
+    Py_VISIT(state->engine_type);
+    Py_VISIT(state->job_type);
+    Py_VISIT(state->model_file_error);
+    Py_VISIT(state->device_error);
+    Py_VISIT(state->device_memory_error);
+    Py_VISIT(state->non_finite_error);
+    return 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    struct py_state *state = PyModule_GetState(module);
+
+    Py_CLEAR(state->engine_type);
+    Py_CLEAR(state->job_type);
+    Py_CLEAR(state->model_file_error);
+    Py_CLEAR(state->device_error);
+    Py_CLEAR(state->device_memory_error);
+    Py_CLEAR(state->non_finite_error);
+    return 0;
+}
+
+static PyMethodDef module_methods[] = {
+    {"instruction_sets", instruction_sets, METH_NOARGS,
+     "CPU kernels this machine can run, best first."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef module_def = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "qwen3_embed._core",
+    .m_doc = "The C engine. Private: qwen3_embed.Embedder is the interface.",
+    .m_size = sizeof(struct py_state),
+    .m_methods = module_methods,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+};
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&module_def);
+}

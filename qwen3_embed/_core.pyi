@@ -1,0 +1,70 @@
+"""The C engine (csrc/py_*.c). Private: `qwen3_embed.Embedder` is the interface."""
+
+from collections.abc import Buffer, Sequence
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+@final
+class Job:
+    """Sequences that are waiting for, or in, a forward pass."""
+
+    def wait(self) -> None:
+        """Returns when every row is written; raises what went wrong.
+
+        The GIL is free meanwhile. On a signal whose handler raises (Ctrl-C), the job is
+        cancelled and the exception leaves within 250 ms. Idempotent.
+        """
+    def cancel(self) -> None:
+        """Asks the engine to stop; `wait` then raises RuntimeError("cancelled")."""
+    def done(self) -> bool: ...
+
+@final
+class Engine:
+    """Weights, a device and the one worker thread that runs forward passes."""
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        config: dict[str, Any],
+        /,
+        *,
+        device: str = "cpu",
+        num_threads: int = 0,
+        batch_tokens: int = 0,
+    ) -> None:
+        """Maps the safetensors files and checks every weight.
+
+        `config` holds the ints hidden_size, intermediate_size, n_layers, n_heads,
+        n_kv_heads, head_dim, vocab_size, max_length; the floats rms_norm_eps, rope_scale;
+        and rope_inv_freq, a float32 buffer of head_dim / 2. 0 lets the engine choose
+        num_threads and batch_tokens.
+        """
+    def rows(self, n: int, dim: int, /) -> npt.NDArray[np.float32]:
+        """A new (n, dim) array over engine memory, not yet written; it outlives the engine."""
+    def submit(
+        self,
+        tokens: Buffer,
+        cu_seqlens: Buffer,
+        out: npt.NDArray[np.float32],
+        first_row: int,
+        normalize: bool,
+        /,
+    ) -> Job:
+        """Queues len(cu_seqlens) - 1 sequences; row i goes to out[first_row + i].
+
+        tokens and cu_seqlens are C-contiguous int32 buffers; both are copied and checked
+        (ids in [0, vocab_size), lengths in [1, max_length]) before this returns.
+        out is C-contiguous float32 (n, dim) with dim <= hidden_size.
+        NonFiniteError.index and the message of a refused sequence count from first_row.
+        """
+    def close(self) -> None:
+        """Finishes the running batch, fails queued jobs with ValueError("closed"). Idempotent."""
+
+    # device, kernels: str; num_threads, batch_tokens, mapped_bytes, owned_bytes: int;
+    # closed: bool
+    info: dict[str, Any]
+
+def instruction_sets() -> list[str]:
+    """CPU kernels this machine can run, best first: of amx_bf16, avx512_bf16, avx2, portable."""
