@@ -25,17 +25,17 @@ struct qe_seq {
     int32_t prefix;        /* index of an earlier sequence of the same batch that
                               this one continues, itself without prefix; or -1     */
     enum qe_kind kind;
-    int32_t n_out;         /* floats to write: the dim asked for                   */
-    float *out;            /* (n_out) host memory; NULL: only a prefix for others  */
+    int32_t n_out; /* floats to write: the dim asked for                   */
+    float *out;    /* (n_out) host memory; NULL: only a prefix for others  */
 };
 
 /* One forward pass: sequences packed back to back, no padding. */
 struct qe_batch {
     const struct qe_seq *seqs; /* (n_seqs)                                         */
     int n_seqs;
-    int n_tokens;              /* sum of seqs[].n_tokens                           */
-    int max_seqlen;            /* longest sequence, its prefix included            */
-    const atomic_int *cancel;  /* not 0 once every caller in the batch has gone    */
+    int n_tokens;             /* sum of seqs[].n_tokens                           */
+    int max_seqlen;           /* longest sequence, its prefix included            */
+    const atomic_int *cancel; /* not 0 once every caller in the batch has gone    */
 };
 
 /* Floats that outlive the engine: their owner calls release(rows->data, bytes). */
@@ -46,11 +46,11 @@ struct qe_rows {
 };
 
 struct qe_backend {
-    uint32_t abi, size;    /* QE_BACKEND_ABI, sizeof; checked before all else      */
-    const char *name;      /* "cpu", "cuda:0": static or owned by the backend      */
-    const char *kernels;   /* instruction set or architecture in use               */
-    int n_threads;         /* host threads that compute                            */
-    int batch_tokens;      /* budget of one forward pass                           */
+    uint32_t abi, size;  /* QE_BACKEND_ABI, sizeof; checked before all else      */
+    const char *name;    /* "cpu", "cuda:0": static or owned by the backend      */
+    const char *kernels; /* instruction set or architecture in use               */
+    int n_threads;       /* host threads that compute                            */
+    int batch_tokens;    /* budget of one forward pass                           */
 
     /* One call at a time, from one thread. Allocates nothing; has written every row
      * when it returns 0. A row that is not finite is written as NaN. Returns

@@ -1,4 +1,5 @@
-/* engine.c: opens the three parts in order, checks what callers hand in, notices fork. */
+/* engine.c: opens the three parts in order, checks what callers hand in, notices fork.
+ */
 #include "engine.h"
 
 #include <pthread.h>
@@ -14,7 +15,7 @@ struct qe_engine {
     struct qe_scheduler *scheduler; /* owned                    */
     struct qe_engine_info info;
     int vocab_size, max_length, hidden_size;
-    pid_t pid;                      /* of the process whose threads these are */
+    pid_t pid; /* of the process whose threads these are */
 };
 
 int
@@ -38,8 +39,9 @@ qe_engine_open(const struct qe_config *config, const char *const *paths, int n_p
     if (status < 0) {
         goto fail;
     }
-    status = qe_backend_cpu_open(&e->model, getenv("QWEN3_EMBED_ISA"), options->n_threads,
-                                 options->batch_tokens, &e->backend, err);
+    status =
+        qe_backend_cpu_open(&e->model, getenv("QWEN3_EMBED_ISA"), options->n_threads,
+                            options->batch_tokens, &e->backend, err);
     if (status < 0) {
         goto fail;
     }
@@ -101,8 +103,8 @@ qe_engine_alloc_rows(struct qe_engine *e, size_t n_floats, struct qe_rows *rows,
 }
 
 static int
-check_request(const struct qe_engine *e, const struct qe_request *request, size_t n_tokens,
-              struct qe_error *err)
+check_request(const struct qe_engine *e, const struct qe_request *request,
+              size_t n_tokens, struct qe_error *err)
 {
     const int32_t *cu = request->cu_seqlens;
 
@@ -110,7 +112,8 @@ check_request(const struct qe_engine *e, const struct qe_request *request, size_
         return qe_fail(err, QE_EVALUE, "dim: %d, expected 1 to %d", request->n_out,
                        e->hidden_size);
     }
-    if (cu[0] != 0 || cu[request->n_seqs] < 0 || (size_t)cu[request->n_seqs] != n_tokens) {
+    if (cu[0] != 0 || cu[request->n_seqs] < 0 ||
+        (size_t)cu[request->n_seqs] != n_tokens) {
         return qe_fail(err, QE_EVALUE,
                        "cu_seqlens: from %d to %d, expected from 0 to the number of "
                        "tokens, %zu",
@@ -187,8 +190,7 @@ qe_engine_stop(struct qe_engine *e)
         if (e->backend != NULL) {
             e->backend->close(e->backend);
         }
-    }
-    else if (e->scheduler != NULL) {
+    } else if (e->scheduler != NULL) {
         /* A child that never called: there is no thread to join, and the backend's
          * threads are not there to be told. */
         struct qe_error ignored;

@@ -15,36 +15,36 @@ struct qe_engine_options {
 };
 
 struct qe_engine_info {
-    const char *device;  /* borrowed from the engine, as kernels is               */
+    const char *device; /* borrowed from the engine, as kernels is               */
     const char *kernels;
     int n_threads, batch_tokens;
     size_t mapped_bytes, owned_bytes; /* of weights                               */
 };
 
 /* Reads the environment variable QWEN3_EMBED_ISA: the instruction set to use. */
-int qe_engine_open(const struct qe_config *config, const char *const *paths, int n_paths,
-                   const struct qe_engine_options *options, struct qe_engine **engine,
-                   struct qe_error *err);
+int qe_engine_open(const struct qe_config *config, const char *const *paths,
+                   int n_paths, const struct qe_engine_options *options,
+                   struct qe_engine **engine, struct qe_error *err);
 
 const struct qe_engine_info *qe_engine_info(const struct qe_engine *engine);
 
-int qe_engine_alloc_rows(struct qe_engine *engine, size_t n_floats, struct qe_rows *rows,
-                         struct qe_error *err);
+int qe_engine_alloc_rows(struct qe_engine *engine, size_t n_floats,
+                         struct qe_rows *rows, struct qe_error *err);
 
 /* What a caller hands in: nothing of it is trusted. */
 struct qe_input {
-    const int32_t *tokens;     /* (n_tokens)   */
+    const int32_t *tokens; /* (n_tokens)   */
     size_t n_tokens;
     const int32_t *cu_seqlens; /* (n_seqs + 1) */
     int n_seqs;
     enum qe_kind kind;
     int n_out;
-    float *out;                /* (n_seqs, n_out) kept alive by the caller until the job
-                                  is done */
+    float *out; /* (n_seqs, n_out) kept alive by the caller until the job
+                   is done */
 };
 
-/* Copies tokens and offsets, checks the copies, and queues a job, which the caller owns.
- * err->index tells which sequence was refused. One caller at a time. */
+/* Copies tokens and offsets, checks the copies, and queues a job, which the caller
+ * owns. err->index tells which sequence was refused. One caller at a time. */
 int qe_engine_submit(struct qe_engine *engine, const struct qe_input *input,
                      struct qe_job **job, struct qe_error *err);
 

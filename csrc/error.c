@@ -37,6 +37,7 @@ qe_fail_errno(struct qe_error *err, const char *format, ...)
     va_end(args);
     err->os_errno = os_errno;
     size_t used = strlen(err->message);
-    snprintf(err->message + used, sizeof err->message - used, ": %s", strerror(os_errno));
+    snprintf(err->message + used, sizeof err->message - used, ": %s",
+             strerror(os_errno));
     return err->status;
 }

@@ -8,22 +8,22 @@
 
 enum qe_status {
     QE_OK = 0,
-    QE_EVALUE = -1,       /* an argument out of range                          */
-    QE_ENOMEM = -2,       /* host memory                                       */
-    QE_EIO = -3,          /* a file operation; os_errno says which             */
-    QE_EFORMAT = -4,      /* a model file that is not what it should be        */
-    QE_ENONFINITE = -5,   /* a result with NaN or infinity; index says whose   */
-    QE_EDEVICE = -6,      /* device missing or failed                          */
-    QE_EDEVICEMEM = -7,   /* device memory                                     */
-    QE_ECANCELLED = -8,   /* the caller gave up                                */
-    QE_ECLOSED = -9,      /* the engine was closed                             */
+    QE_EVALUE = -1,     /* an argument out of range                          */
+    QE_ENOMEM = -2,     /* host memory                                       */
+    QE_EIO = -3,        /* a file operation; os_errno says which             */
+    QE_EFORMAT = -4,    /* a model file that is not what it should be        */
+    QE_ENONFINITE = -5, /* a result with NaN or infinity; index says whose   */
+    QE_EDEVICE = -6,    /* device missing or failed                          */
+    QE_EDEVICEMEM = -7, /* device memory                                     */
+    QE_ECANCELLED = -8, /* the caller gave up                                */
+    QE_ECLOSED = -9,    /* the engine was closed                             */
 };
 
 struct qe_error {
-    int status;         /* enum qe_status                                      */
-    int os_errno;       /* errno of a QE_EIO, else 0                           */
-    int index;          /* sequence of a QE_ENONFINITE or QE_EVALUE, else -1   */
-    char message[512];  /* always terminated                                   */
+    int status;        /* enum qe_status                                      */
+    int os_errno;      /* errno of a QE_EIO, else 0                           */
+    int index;         /* sequence of a QE_ENONFINITE or QE_EVALUE, else -1   */
+    char message[512]; /* always terminated                                   */
 };
 
 /* Fills err and returns status, so that callers can `return qe_fail(...)`. */

@@ -45,4 +45,7 @@ int qe_json_string(struct qe_json *json, char *out, size_t max_bytes, size_t *n_
 int
 qe_json_integers(struct qe_json *json, int max_values, uint64_t *values, int *n_values);
 
+/* An object of strings: checked, and not kept. */
+int qe_json_skip_strings(struct qe_json *json);
+
 #endif

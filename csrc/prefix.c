@@ -1,8 +1,8 @@
 /* prefix.c: sort by token ids, then one pass over neighbours.
  *
- * A group grows while the tokens it saves, (members - 1) x common length, do not shrink.
- * Greedy and one level deep: enough for instructions, rerankers' queries and repeated
- * texts, which are what batches share. */
+ * A group grows while the tokens it saves, (members - 1) x common length, do not
+ * shrink. Greedy and one level deep: enough for instructions, rerankers' queries and
+ * repeated texts, which are what batches share. */
 #include "prefix.h"
 
 #include <stdlib.h>
@@ -37,7 +37,8 @@ shared_tokens(const struct qe_seq *a, const struct qe_seq *b)
     return i;
 }
 
-/* The group that begins at items[first]: how many members, and the tokens they share. */
+/* The group that begins at items[first]: how many members, and the tokens they share.
+ */
 static int
 grow_group(const struct qe_prefix_item *items, int n_items, int first, int *n_shared)
 {
@@ -71,8 +72,8 @@ qe_prefix_share(const struct qe_seq *seqs, int n_seqs, struct qe_seq *out,
     }
     qsort(items, n_seqs, sizeof *items, compare_tokens);
 
-    /* First the prefixes, at the front; texts go to the back, n_seqs / 2 further on, and
-     * move up once the prefixes are counted. */
+    /* First the prefixes, at the front; texts go to the back, n_seqs / 2 further on,
+     * and move up once the prefixes are counted. */
     struct qe_seq *texts = out + n_seqs / 2;
     for (int first = 0; first < n_seqs;) {
         int n_shared;

@@ -15,9 +15,9 @@ struct qe_prefix_item {
 
 /* Rewrites a batch's sequences so that shared beginnings are sequences of their own.
  *
- * seqs (n_seqs) have no prefix. out (n_seqs + n_seqs / 2) receives the prefixes, then the
- * texts in their order, each shortened to its own tokens, at least one. items (n_seqs) is
- * scratch. Returns how many prefixes there are. */
+ * seqs (n_seqs) have no prefix. out (n_seqs + n_seqs / 2) receives the prefixes, then
+ * the texts in their order, each shortened to its own tokens, at least one. items
+ * (n_seqs) is scratch. Returns how many prefixes there are. */
 int qe_prefix_share(const struct qe_seq *seqs, int n_seqs, struct qe_seq *out,
                     struct qe_prefix_item *items);
 

@@ -23,6 +23,14 @@ struct py_state {
     PyObject *non_finite_error;
 };
 
+struct orphan;
+
+typedef struct {
+    PyObject_HEAD struct qe_engine *engine; /* owned; NULL before __init__ */
+    struct orphan *orphans; /* owned: dropped jobs, see py_job.c                */
+    bool closed;
+} EngineObject;
+
 extern PyType_Spec py_engine_spec;
 extern PyType_Spec py_job_spec;
 
@@ -34,8 +42,15 @@ struct py_state *py_state_of(PyObject *self);
 PyObject *py_raise(const struct py_state *state, const struct qe_error *err,
                    Py_ssize_t first_row);
 
-/* A float32 (n, dim) array over rows, not initialised. Takes ownership of rows, on failure
- * too: the array's base is a capsule that releases them. */
+/* A float32 (n, dim) array over rows, not initialised. Takes ownership of rows, on
+ * failure too: the array's base is a capsule that releases them. */
 PyObject *py_rows_array(struct qe_rows *rows, npy_intp n, npy_intp dim);
+
+/* Queues input and returns its Job, which holds out. */
+PyObject *py_job_new(EngineObject *engine, const struct qe_input *input, PyObject *out,
+                     Py_ssize_t first_row);
+
+/* Frees the dropped jobs that are done by now. */
+void py_job_reap(EngineObject *engine);
 
 #endif

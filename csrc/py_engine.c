@@ -1,172 +1,9 @@
-/* py_engine.c: the types Engine and Job: argument checks, and the one place where the GIL
- * is free while the engine computes, Job.wait().
- *
- * A Job holds its Engine and the array that the worker writes to. A Job that is dropped
- * before it is done is cancelled and handed to its Engine's list of orphans, which keep
- * their arrays alive until the worker has let go of them. */
+/* py_engine.c: the type Engine: argument checks at the border, then the C engine. */
 #include "py_core.h"
 
 #include <limits.h>
 
-/* How long Job.wait() stays away from Python's signals. */
-#define WAIT_MS 50
-
-struct orphan {
-    struct qe_job *job; /* owned */
-    PyObject *out;      /* owned */
-    struct orphan *next;
-};
-
-typedef struct {
-    PyObject_HEAD
-    struct qe_engine *engine; /* owned; NULL before __init__                      */
-    struct orphan *orphans;   /* owned                                            */
-    bool closed;
-} EngineObject;
-
-typedef struct {
-    PyObject_HEAD
-    EngineObject *engine; /* owned                                                */
-    struct qe_job *job;   /* owned                                                */
-    PyObject *out;        /* owned: what the worker writes to                     */
-    Py_ssize_t first_row;
-} JobObject;
-
-/* ---- Job ---- */
-
-static PyObject *
-job_wait(PyObject *object, PyObject *unused)
-{
-    JobObject *self = (JobObject *)object;
-    struct qe_error err;
-    int status;
-    (void)unused;
-
-    do {
-        Py_BEGIN_ALLOW_THREADS;
-        status = qe_job_wait(self->job, WAIT_MS, &err);
-        Py_END_ALLOW_THREADS;
-        if (status == 1 && PyErr_CheckSignals() < 0) {
-            qe_job_cancel(self->job);
-            return NULL;
-        }
-    } while (status == 1);
-    if (status < 0) {
-        return py_raise(py_state_of(object), &err, self->first_row);
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-job_cancel(PyObject *object, PyObject *unused)
-{
-    (void)unused;
-    qe_job_cancel(((JobObject *)object)->job);
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-job_done(PyObject *object, PyObject *unused)
-{
-    (void)unused;
-    return PyBool_FromLong(qe_job_done(((JobObject *)object)->job));
-}
-
-/* Frees the orphans that are done. */
-static void
-reap_orphans(EngineObject *engine)
-{
-    struct orphan **link = &engine->orphans;
-
-    while (*link != NULL) {
-        struct orphan *orphan = *link;
-        if (!qe_job_done(orphan->job)) {
-            link = &orphan->next;
-            continue;
-        }
-        *link = orphan->next;
-        qe_job_free(orphan->job);
-        Py_DECREF(orphan->out);
-        PyMem_Free(orphan);
-    }
-}
-
-/* Leaves the job with its engine, because the worker may still write to out. */
-static void
-leave_orphan(JobObject *self)
-{
-    struct orphan *orphan = PyMem_Malloc(sizeof *orphan);
-
-    qe_job_cancel(self->job);
-    if (orphan == NULL) {
-        /* No memory to remember it by: wait, which takes one step of a forward pass. */
-        struct qe_error err;
-        Py_BEGIN_ALLOW_THREADS;
-        while (qe_job_wait(self->job, WAIT_MS, &err) == 1) {
-        }
-        Py_END_ALLOW_THREADS;
-        qe_job_free(self->job);
-        Py_DECREF(self->out);
-        return;
-    }
-    *orphan = (struct orphan){self->job, self->out, self->engine->orphans};
-    self->engine->orphans = orphan;
-}
-
-static void
-job_dealloc(PyObject *object)
-{
-    JobObject *self = (JobObject *)object;
-    PyTypeObject *type = Py_TYPE(object);
-
-    PyObject_GC_UnTrack(object);
-    if (self->job != NULL && !qe_job_done(self->job)) {
-        leave_orphan(self);
-    }
-    else {
-        qe_job_free(self->job);
-        Py_XDECREF(self->out);
-    }
-    Py_XDECREF((PyObject *)self->engine);
-    PyObject_GC_Del(object);
-    Py_DECREF(type);
-}
-
-static int
-job_traverse(PyObject *object, visitproc visit, void *arg)
-{
-    JobObject *self = (JobObject *)object;
-
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(self->engine);
-    Py_VISIT(self->out);
-    return 0;
-}
-
-static PyMethodDef job_methods[] = {
-    {"wait", job_wait, METH_NOARGS, "Returns when every row is written."},
-    {"cancel", job_cancel, METH_NOARGS, "Asks the engine to stop."},
-    {"done", job_done, METH_NOARGS, "Whether wait() would return at once."},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyType_Slot job_slots[] = {
-    {Py_tp_dealloc, job_dealloc},
-    {Py_tp_traverse, job_traverse},
-    {Py_tp_methods, job_methods},
-    {Py_tp_doc, "Sequences that are waiting for, or in, a forward pass."},
-    {0, NULL},
-};
-
-PyType_Spec py_job_spec = {
-    .name = "qwen3_embed._core.Job",
-    .basicsize = sizeof(JobObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
-             Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = job_slots,
-};
-
-/* ---- Engine: __init__ ---- */
+/* ---- __init__ ---- */
 
 static int
 get_int(PyObject *config, const char *name, int *value)
@@ -182,8 +19,8 @@ get_int(PyObject *config, const char *name, int *value)
         return -1;
     }
     if (number < 0 || number > INT_MAX) {
-        PyErr_Format(PyExc_ValueError, "config: %s is %ld, expected 0 to %d", name, number,
-                     INT_MAX);
+        PyErr_Format(PyExc_ValueError, "config: %s is %ld, expected 0 to %d", name,
+                     number, INT_MAX);
         return -1;
     }
     *value = (int)number;
@@ -222,7 +59,8 @@ get_buffer(PyObject *object, const char *what, char kind, const char *type,
     bool right = view->ndim == 1 && view->itemsize == 4 && format[1] == '\0' &&
                  (*format == kind || (kind == 'i' && *format == 'l'));
     if (!right) {
-        PyErr_Format(PyExc_TypeError, "%s: expected a one-dimensional %s buffer", what, type);
+        PyErr_Format(PyExc_TypeError, "%s: expected a one-dimensional %s buffer", what,
+                     type);
         PyBuffer_Release(view);
         return -1;
     }
@@ -236,10 +74,10 @@ get_config(PyObject *dict, struct qe_config *c, Py_buffer *inv_freq)
         const char *name;
         int *value;
     } ints[] = {
-        {"hidden_size", &c->hidden_size},   {"intermediate_size", &c->intermediate_size},
-        {"n_layers", &c->n_layers},         {"n_heads", &c->n_heads},
-        {"n_kv_heads", &c->n_kv_heads},     {"head_dim", &c->head_dim},
-        {"vocab_size", &c->vocab_size},     {"max_length", &c->max_length},
+        {"hidden_size", &c->hidden_size}, {"intermediate_size", &c->intermediate_size},
+        {"n_layers", &c->n_layers},       {"n_heads", &c->n_heads},
+        {"n_kv_heads", &c->n_kv_heads},   {"head_dim", &c->head_dim},
+        {"vocab_size", &c->vocab_size},   {"max_length", &c->max_length},
     };
 
     for (size_t i = 0; i < sizeof ints / sizeof *ints; i++) {
@@ -260,7 +98,8 @@ get_config(PyObject *dict, struct qe_config *c, Py_buffer *inv_freq)
         return -1;
     }
     if (inv_freq->shape[0] != c->head_dim / 2) {
-        PyErr_Format(PyExc_ValueError, "rope_inv_freq: %zd elements, expected head_dim / 2, %d",
+        PyErr_Format(PyExc_ValueError,
+                     "rope_inv_freq: %zd elements, expected head_dim / 2, %d",
                      inv_freq->shape[0], c->head_dim / 2);
         PyBuffer_Release(inv_freq);
         return -1;
@@ -328,9 +167,9 @@ engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
     PyObject *sequence, *dict, *keep;
     int n_paths;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|$sii", names, &sequence, &PyDict_Type,
-                                     &dict, &options.device, &options.n_threads,
-                                     &options.batch_tokens)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|$sii", names, &sequence,
+                                     &PyDict_Type, &dict, &options.device,
+                                     &options.n_threads, &options.batch_tokens)) {
         return -1;
     }
     if (self->engine != NULL) {
@@ -359,7 +198,7 @@ engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
     return 0;
 }
 
-/* ---- Engine: methods ---- */
+/* ---- methods ---- */
 
 static int
 check_open(const EngineObject *self)
@@ -400,8 +239,9 @@ check_out(PyObject *object, Py_ssize_t first_row, Py_ssize_t n_seqs)
     if (!PyArray_Check(object) || PyArray_NDIM(out) != 2 ||
         PyArray_TYPE(out) != NPY_FLOAT32 || !PyArray_IS_C_CONTIGUOUS(out) ||
         !PyArray_ISBEHAVED(out)) {
-        PyErr_SetString(PyExc_TypeError,
-                        "out: expected a writeable C-contiguous float32 array (n, dim)");
+        PyErr_SetString(
+            PyExc_TypeError,
+            "out: expected a writeable C-contiguous float32 array (n, dim)");
         return -1;
     }
     if (first_row < 0 || first_row > PyArray_DIM(out, 0) - n_seqs) {
@@ -410,32 +250,6 @@ check_out(PyObject *object, Py_ssize_t first_row, Py_ssize_t n_seqs)
         return -1;
     }
     return 0;
-}
-
-/* Queues input; the new Job holds out. */
-static PyObject *
-new_job(EngineObject *self, const struct qe_input *input, PyObject *out,
-        Py_ssize_t first_row)
-{
-    struct py_state *state = py_state_of((PyObject *)self);
-    struct qe_error err;
-    JobObject *job = PyObject_GC_New(JobObject, state->job_type);
-
-    if (job == NULL) {
-        return NULL;
-    }
-    job->engine = NULL;
-    job->out = NULL;
-    job->first_row = first_row;
-    if (qe_engine_submit(self->engine, input, &job->job, &err) < 0) {
-        PyObject_GC_Track(job);
-        Py_DECREF(job);
-        return py_raise(state, &err, first_row);
-    }
-    job->engine = (EngineObject *)Py_NewRef((PyObject *)self);
-    job->out = Py_NewRef(out);
-    PyObject_GC_Track(job);
-    return (PyObject *)job;
 }
 
 static PyObject *
@@ -447,12 +261,12 @@ engine_submit(PyObject *object, PyObject *args)
     int normalize;
     Py_buffer tokens, offsets;
 
-    if (!PyArg_ParseTuple(args, "OOOnp", &tokens_object, &offsets_object, &out, &first_row,
-                          &normalize) ||
+    if (!PyArg_ParseTuple(args, "OOOnp", &tokens_object, &offsets_object, &out,
+                          &first_row, &normalize) ||
         check_open(self) < 0) {
         return NULL;
     }
-    reap_orphans(self);
+    py_job_reap(self);
     if (get_buffer(tokens_object, "tokens", 'i', "int32", &tokens) < 0) {
         return NULL;
     }
@@ -465,8 +279,7 @@ engine_submit(PyObject *object, PyObject *args)
         PyErr_Format(PyExc_ValueError,
                      "cu_seqlens: %zd offsets for %zd tokens, expected 1 to %d of each",
                      n_seqs + 1, tokens.shape[0], INT_MAX);
-    }
-    else if (check_out(out, first_row, n_seqs) == 0) {
+    } else if (check_out(out, first_row, n_seqs) == 0) {
         npy_intp dim = PyArray_DIM((PyArrayObject *)out, 1);
         struct qe_input input = {
             .tokens = tokens.buf,
@@ -477,7 +290,7 @@ engine_submit(PyObject *object, PyObject *args)
             .n_out = dim > INT_MAX ? INT_MAX : (int)dim,
             .out = (float *)PyArray_DATA((PyArrayObject *)out) + first_row * dim,
         };
-        job = new_job(self, &input, out, first_row);
+        job = py_job_new(self, &input, out, first_row);
     }
     PyBuffer_Release(&tokens);
     PyBuffer_Release(&offsets);
@@ -495,7 +308,7 @@ engine_close(PyObject *object, PyObject *unused)
         Py_BEGIN_ALLOW_THREADS;
         qe_engine_stop(self->engine);
         Py_END_ALLOW_THREADS;
-        reap_orphans(self);
+        py_job_reap(self);
     }
     Py_RETURN_NONE;
 }
@@ -511,10 +324,11 @@ engine_info(PyObject *object, void *unused)
         return NULL;
     }
     const struct qe_engine_info *info = qe_engine_info(self->engine);
-    return Py_BuildValue("{s:s,s:s,s:i,s:i,s:n,s:n,s:O}", "device", info->device, "kernels",
-                         info->kernels, "num_threads", info->n_threads, "batch_tokens",
-                         info->batch_tokens, "mapped_bytes", (Py_ssize_t)info->mapped_bytes,
-                         "owned_bytes", (Py_ssize_t)info->owned_bytes, "closed",
+    return Py_BuildValue("{s:s,s:s,s:i,s:i,s:n,s:n,s:O}", "device", info->device,
+                         "kernels", info->kernels, "num_threads", info->n_threads,
+                         "batch_tokens", info->batch_tokens, "mapped_bytes",
+                         (Py_ssize_t)info->mapped_bytes, "owned_bytes",
+                         (Py_ssize_t)info->owned_bytes, "closed",
                          self->closed ? Py_True : Py_False);
 }
 
@@ -531,7 +345,7 @@ engine_dealloc(PyObject *object)
         Py_BEGIN_ALLOW_THREADS;
         qe_engine_stop(engine);
         Py_END_ALLOW_THREADS;
-        reap_orphans(self);
+        py_job_reap(self);
         qe_engine_close(engine);
     }
     PyObject_GC_Del(object);
@@ -546,9 +360,11 @@ engine_traverse(PyObject *object, visitproc visit, void *arg)
 }
 
 static PyMethodDef engine_methods[] = {
-    {"rows", engine_rows, METH_VARARGS, "A new (n, dim) float32 array, not yet written."},
+    {"rows", engine_rows, METH_VARARGS,
+     "A new (n, dim) float32 array, not yet written."},
     {"submit", engine_submit, METH_VARARGS, "Queues sequences; returns their Job."},
-    {"close", engine_close, METH_NOARGS, "Finishes the running batch and lets go of all."},
+    {"close", engine_close, METH_NOARGS,
+     "Finishes the running batch and lets go of all."},
     {NULL, NULL, 0, NULL},
 };
 

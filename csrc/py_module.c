@@ -32,7 +32,8 @@ raise_non_finite(const struct py_state *state, const char *message, Py_ssize_t i
     PyObject *error = PyObject_CallFunction(state->non_finite_error, "s", message);
     PyObject *number = PyLong_FromSsize_t(index);
 
-    if (error != NULL && number != NULL && PyObject_SetAttrString(error, "index", number) == 0) {
+    if (error != NULL && number != NULL &&
+        PyObject_SetAttrString(error, "index", number) == 0) {
         PyErr_SetObject(state->non_finite_error, error);
     }
     Py_XDECREF(error);
@@ -47,8 +48,7 @@ py_raise(const struct py_state *state, const struct qe_error *err, Py_ssize_t fi
 
     if (index < 0) {
         snprintf(message, sizeof message, "%s", err->message);
-    }
-    else {
+    } else {
         snprintf(message, sizeof message, "texts[%zd]: %s", index, err->message);
     }
     switch ((enum qe_status)err->status) {
@@ -127,10 +127,11 @@ module_exec(PyObject *module)
     if (errors == NULL) {
         return -1;
     }
-    int failed = get_error(errors, "ModelFileError", &state->model_file_error) < 0 ||
-                 get_error(errors, "DeviceError", &state->device_error) < 0 ||
-                 get_error(errors, "DeviceMemoryError", &state->device_memory_error) < 0 ||
-                 get_error(errors, "NonFiniteError", &state->non_finite_error) < 0;
+    int failed =
+        get_error(errors, "ModelFileError", &state->model_file_error) < 0 ||
+        get_error(errors, "DeviceError", &state->device_error) < 0 ||
+        get_error(errors, "DeviceMemoryError", &state->device_memory_error) < 0 ||
+        get_error(errors, "NonFiniteError", &state->non_finite_error) < 0;
     Py_DECREF(errors);
     if (failed || add_type(module, &py_engine_spec, &state->engine_type) < 0 ||
         add_type(module, &py_job_spec, &state->job_type) < 0) {

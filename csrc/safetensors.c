@@ -69,28 +69,11 @@ refuse(const struct header *header, const char *name, const char *why)
                    header->json.file, name, why);
 }
 
-/* __metadata__: strings to strings. They are checked, and not kept. */
-static int
-skip_metadata(struct qe_json *json)
+/* word (n_bytes) may hold a NUL, which strcmp() would not see past. */
+static bool
+is_word(const char *word, size_t n_bytes, const char *expected)
 {
-    size_t n_bytes;
-    bool more;
-
-    if (qe_json_expect(json, '{') < 0) {
-        return json->err->status;
-    }
-    if (qe_json_take(json, '}')) {
-        return 0;
-    }
-    do {
-        if (qe_json_string(json, NULL, 0, &n_bytes) < 0 ||
-            qe_json_expect(json, ':') < 0 ||
-            qe_json_string(json, NULL, 0, &n_bytes) < 0 ||
-            qe_json_separator(json, '}', &more) < 0) {
-            return json->err->status;
-        }
-    } while (more);
-    return 0;
+    return n_bytes == strlen(expected) && memcmp(word, expected, n_bytes) == 0;
 }
 
 /* "BF16" and the like, to tensor->dtype and the bits of an element. */
@@ -104,7 +87,7 @@ read_dtype(struct header *header, struct qe_tensor *tensor, unsigned *n_bits)
         return header->json.err->status;
     }
     for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++) {
-        if (n_bytes == strlen(dtypes[i].name) && strcmp(word, dtypes[i].name) == 0) {
+        if (is_word(word, n_bytes, dtypes[i].name)) {
             tensor->dtype = dtypes[i].dtype;
             tensor->dtype_name = dtypes[i].name;
             *n_bits = dtypes[i].n_bits;
@@ -184,10 +167,10 @@ read_tensor(struct header *header, struct qe_tensor *tensor)
             return json->err->status;
         }
         unsigned key = 0;
-        while (key < 3 && strcmp(word, keys[key]) != 0) {
+        while (key < 3 && !is_word(word, n_bytes, keys[key])) {
             key++;
         }
-        if (key == 3 || n_bytes != strlen(keys[key]) || (seen & 1u << key) != 0) {
+        if (key == 3 || (seen & 1u << key) != 0) {
             return qe_fail(
                 json->err, QE_EFORMAT,
                 "%s: tensor '%.120s': %s key '%s', expected dtype, shape and "
@@ -275,7 +258,7 @@ read_tensors(struct header *header)
                 return refuse(header, "__metadata__", "it is there twice");
             }
             seen_metadata = true;
-            if (skip_metadata(json) < 0) {
+            if (qe_json_skip_strings(json) < 0) {
                 return json->err->status;
             }
         } else {

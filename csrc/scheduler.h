@@ -14,24 +14,26 @@
 struct qe_scheduler;
 struct qe_job;
 
-/* What one caller wants: sequences back to back, one row of out each. Already checked. */
+/* What one caller wants: sequences back to back, one row of out each. Already checked.
+ */
 struct qe_request {
     int32_t *tokens;     /* (cu_seqlens[n_seqs]), owned; cu_seqlens lies behind    */
     int32_t *cu_seqlens; /* (n_seqs + 1) from 0, strictly increasing               */
     int n_seqs;
     enum qe_kind kind;
-    int n_out;                 /* floats in a row                                  */
-    float *out;                /* (n_seqs, n_out) written until the job is done    */
+    int n_out;  /* floats in a row                                  */
+    float *out; /* (n_seqs, n_out) written until the job is done    */
 };
 
 /* backend is borrowed and must outlive the scheduler. */
 int qe_scheduler_open(struct qe_backend *backend, struct qe_scheduler **scheduler,
                       struct qe_error *err);
 
-/* Takes ownership of request->tokens, one malloc'ed block, on failure too. The caller owns
- * *job, and must keep request->out alive until the job is done. */
-int qe_scheduler_submit(struct qe_scheduler *scheduler, const struct qe_request *request,
-                        struct qe_job **job, struct qe_error *err);
+/* Takes ownership of request->tokens, one malloc'ed block, on failure too. The caller
+ * owns *job, and must keep request->out alive until the job is done. */
+int
+qe_scheduler_submit(struct qe_scheduler *scheduler, const struct qe_request *request,
+                    struct qe_job **job, struct qe_error *err);
 
 /* Finishes the running batch, fails waiting jobs with QE_ECLOSED, joins the worker.
  * Idempotent; submit then fails. The memory stays, for jobs that are still held. */
@@ -43,8 +45,9 @@ int qe_scheduler_after_fork(struct qe_scheduler *scheduler, struct qe_error *err
 /* Stops and frees. Accepts NULL. No job may be held any more. */
 void qe_scheduler_close(struct qe_scheduler *scheduler);
 
-/* Waits up to timeout_ms. Returns 1 if the job is not done, 0 if every row is written, or
- * the job's failure, the same at every call. err->index counts the request's sequences. */
+/* Waits up to timeout_ms. Returns 1 if the job is not done, 0 if every row is written,
+ * or the job's failure, the same at every call. err->index counts the request's
+ * sequences. */
 int qe_job_wait(struct qe_job *job, int timeout_ms, struct qe_error *err);
 
 bool qe_job_done(struct qe_job *job);

@@ -4,7 +4,8 @@
  * are multiply() of isa.h. Across tiles runs the online softmax (Milakov and
  * Gimelshein, arXiv 1805.02867): a running maximum, a running denominator, and an
  * accumulator rescaled when the maximum grows. The denominator sums the probabilities
- * as rounded to bf16, the ones that weigh the values, so that the weights add up to 1. */
+ * as rounded to bf16, the ones that weigh the values, so that the weights add up to 1.
+ */
 #include <math.h>
 
 #include "isa_kernels.h"
@@ -16,8 +17,8 @@ struct softmax_row {
     float denominator; /* of the probabilities so far                    */
 };
 
-/* p (n) bf16 <- 2^(scale * s - max) for the first n_valid of n scores, else 0. Returns what
- * the accumulator must be multiplied by. */
+/* p (n) bf16 <- 2^(scale * s - max) for the first n_valid of n scores, else 0. Returns
+ * what the accumulator must be multiplied by. */
 static float
 softmax_step(qe_bf16 *p, const float *s, int n, int n_valid, float scale,
              struct softmax_row *row)
@@ -27,7 +28,8 @@ softmax_step(qe_bf16 *p, const float *s, int n, int n_valid, float scale,
     vec sum = {0};
 
     for (int i = 0; i < n; i += QE_LANES) {
-        vec v = vec_select(lane + i < n_valid, vec_load(s + i) * scale, vec_all(-INFINITY));
+        vec v =
+            vec_select(lane + i < n_valid, vec_load(s + i) * scale, vec_all(-INFINITY));
         top = vec_max(v, top);
     }
     float max = vec_max_lane(top);
@@ -56,8 +58,8 @@ ISA(qe_attend)(const struct qe_attend *a, float *scratch)
 {
     const int head_dim = a->head_dim;
     const float scale = 1.44269504088896f / sqrtf((float)head_dim);
-    float *o = scratch;                                     /* (n_rows, HS)       */
-    float *s = o + QE_QUERY_BLOCK * head_dim;               /* (n_rows, KEY_TILE) */
+    float *o = scratch;                                         /* (n_rows, HS)       */
+    float *s = o + QE_QUERY_BLOCK * head_dim;                   /* (n_rows, KEY_TILE) */
     qe_bf16 *p = (qe_bf16 *)(s + QE_QUERY_BLOCK * QE_KEY_TILE); /* (n_rows, KEY_TILE) */
     struct softmax_row *rows =
         (struct softmax_row *)(p + QE_QUERY_BLOCK * QE_KEY_TILE); /* (n_rows) */
@@ -74,18 +76,20 @@ ISA(qe_attend)(const struct qe_attend *a, float *scratch)
         int n = a->n_keys - start < QE_KEY_TILE ? a->n_keys - start : QE_KEY_TILE;
         n = (n + QE_K_STEP - 1) / QE_K_STEP * QE_K_STEP;
 
-        ISA(qe_multiply)(s, QE_KEY_TILE, a->q, a->ldq, a->n_rows, keys,
-                         (size_t)QE_PANEL_ROWS * head_dim, n / QE_PANEL_ROWS, head_dim, false);
+        ISA(qe_multiply)
+        (s, QE_KEY_TILE, a->q, a->ldq, a->n_rows, keys,
+         (size_t)QE_PANEL_ROWS * head_dim, n / QE_PANEL_ROWS, head_dim, false);
         for (int i = 0; i < a->n_rows; i++) {
             int n_valid = a->position + i + 1 - start;
-            float rescale = softmax_step(p + i * QE_KEY_TILE, s + i * QE_KEY_TILE, n, n_valid,
-                                         scale, &rows[i]);
+            float rescale = softmax_step(p + i * QE_KEY_TILE, s + i * QE_KEY_TILE, n,
+                                         n_valid, scale, &rows[i]);
             if (rescale != 1.0f && start > 0) {
                 multiply_row(o + (size_t)i * head_dim, head_dim, rescale);
             }
         }
-        ISA(qe_multiply)(o, head_dim, p, QE_KEY_TILE, a->n_rows, values,
-                         (size_t)QE_PANEL_ROWS * n, head_dim / QE_PANEL_ROWS, n, start > 0);
+        ISA(qe_multiply)
+        (o, head_dim, p, QE_KEY_TILE, a->n_rows, values, (size_t)QE_PANEL_ROWS * n,
+         head_dim / QE_PANEL_ROWS, n, start > 0);
     }
     for (int i = 0; i < a->n_rows; i++) {
         float inverse = 1.0f / rows[i].denominator;

@@ -21,7 +21,7 @@
 #define ROWS_PER_TASK 16
 
 struct cpu_backend {
-    struct qe_backend base; /* first */
+    struct qe_backend base;       /* first */
     const struct qe_model *model; /* borrowed */
     const struct qe_isa *isa;
     struct qe_threads *threads; /* owned */
@@ -79,8 +79,8 @@ norm_rows(void *context, int task, int worker)
     (void)worker;
 
     for (int row = task * ROWS_PER_TASK; row < rows_end(p, task); row++) {
-        p->cpu->isa->rms_norm(ws->x + row * ws->ldx, ws->h + row * ws->ldh, p->norm_weight,
-                              p->config->hidden_size, (int)ws->ldh,
+        p->cpu->isa->rms_norm(ws->x + row * ws->ldx, ws->h + row * ws->ldh,
+                              p->norm_weight, p->config->hidden_size, (int)ws->ldh,
                               p->config->rms_norm_eps);
     }
 }
@@ -107,8 +107,8 @@ store_keys(void *context, int task, int worker)
                                    ws->cos_sin + (size_t)position * c->head_dim,
                                    c->head_dim, c->rms_norm_eps);
             p->cpu->isa->narrow(value, v + head * c->head_dim, c->head_dim);
-            qe_kv_store(ws->keys + offset, ws->values + offset, span, position, key, value,
-                        c->head_dim);
+            qe_kv_store(ws->keys + offset, ws->values + offset, span, position, key,
+                        value, c->head_dim);
             if (position == span->n_keys - 1) {
                 qe_kv_pad(ws->keys + offset, ws->values + offset, span, c->head_dim);
             }
@@ -149,11 +149,13 @@ rotate_queries(void *context, int task, int worker)
     (void)worker;
 
     for (int row = task * ROWS_PER_TASK; row < rows_end(p, task); row++) {
-        const float *cos_sin = ws->cos_sin + (size_t)ws->row_position[row] * c->head_dim;
+        const float *cos_sin =
+            ws->cos_sin + (size_t)ws->row_position[row] * c->head_dim;
         for (int head = 0; head < c->n_heads; head++) {
             p->cpu->isa->norm_rope(ws->q + row * ws->ldq + head * c->head_dim,
                                    ws->qkv + row * q_width + head * c->head_dim,
-                                   p->layer->q_norm, cos_sin, c->head_dim, c->rms_norm_eps);
+                                   p->layer->q_norm, cos_sin, c->head_dim,
+                                   c->rms_norm_eps);
         }
     }
 }
@@ -242,7 +244,8 @@ linear(struct pass *p, enum qe_epilogue epilogue, void *y, size_t ldy, const qe_
                            .ldy = ldy};
 
     memcpy(gemm.w, w, n_w * sizeof *w);
-    qe_gemm_run(&gemm, p->cpu->isa, p->cpu->threads, p->ws->gemm_scratch, p->batch->cancel);
+    qe_gemm_run(&gemm, p->cpu->isa, p->cpu->threads, p->ws->gemm_scratch,
+                p->batch->cancel);
 }
 
 /* Where each row belongs, and where each sequence's keys will be. */
@@ -276,9 +279,8 @@ place_blocks(struct pass *p)
 
     p->n_blocks = 0;
     for (int row = 0; row < p->n_rows;) {
-        struct qe_block block = {.seq = ws->row_seq[row],
-                                 .row = row,
-                                 .position = ws->row_position[row]};
+        struct qe_block block = {
+            .seq = ws->row_seq[row], .row = row, .position = ws->row_position[row]};
         while (row < p->n_rows && ws->row_seq[row] == block.seq &&
                block.n_rows < QE_QUERY_BLOCK) {
             block.n_rows++;
@@ -351,8 +353,10 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
 
         /* keys, values */
         rms_norm(p, layer->input_layernorm);
-        linear(p, QE_STORE, ws->qkv, 2 * kv_width, ws->x, ws->ldx, c->hidden_size,
-               (struct qe_matrix[]){{layer->k_proj, kv_width}, {layer->v_proj, kv_width}}, 2);
+        linear(
+            p, QE_STORE, ws->qkv, 2 * kv_width, ws->x, ws->ldx, c->hidden_size,
+            (struct qe_matrix[]){{layer->k_proj, kv_width}, {layer->v_proj, kv_width}},
+            2);
         run_rows(p, store_keys);
         if (copies) {
             run(p, batch->n_seqs, copy_keys);

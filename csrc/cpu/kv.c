@@ -51,7 +51,8 @@ qe_kv_store(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span, int p
         memcpy(k + (size_t)pair * 2 * QE_PANEL_ROWS, key + 2 * pair, 2 * sizeof *key);
     }
     for (int d = 0; d < head_dim; d++) {
-        v[(size_t)(d / QE_PANEL_ROWS) * stride + (size_t)(d % QE_PANEL_ROWS) * 2] = value[d];
+        v[(size_t)(d / QE_PANEL_ROWS) * stride + (size_t)(d % QE_PANEL_ROWS) * 2] =
+            value[d];
     }
 }
 
@@ -60,7 +61,8 @@ qe_kv_pad(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span, int hea
 {
     static const qe_bf16 zeros[256];
 
-    for (int position = span->n_keys; position < span->first + span->n_stored; position++) {
+    for (int position = span->n_keys; position < span->first + span->n_stored;
+         position++) {
         qe_kv_store(keys, values, span, position, zeros, zeros, head_dim);
     }
 }
@@ -80,11 +82,12 @@ qe_kv_copy(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span,
         const qe_bf16 *v = prefix_values + value_at(stored, prefix, head_dim, &stride);
 
         for (int pair = 0; pair < head_dim / 2; pair++) {
-            memcpy(key + 2 * pair, k + (size_t)pair * 2 * QE_PANEL_ROWS, 2 * sizeof *key);
+            memcpy(key + 2 * pair, k + (size_t)pair * 2 * QE_PANEL_ROWS,
+                   2 * sizeof *key);
         }
         for (int d = 0; d < head_dim; d++) {
-            value[d] =
-                v[(size_t)(d / QE_PANEL_ROWS) * stride + (size_t)(d % QE_PANEL_ROWS) * 2];
+            value[d] = v[(size_t)(d / QE_PANEL_ROWS) * stride +
+                         (size_t)(d % QE_PANEL_ROWS) * 2];
         }
         qe_kv_store(keys, values, span, position, key, value, head_dim);
     }

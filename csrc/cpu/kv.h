@@ -16,11 +16,11 @@
 
 /* Where one sequence's keys and values are. */
 struct qe_kv_span {
-    size_t offset; /* of head 0, in elements; head i lies i * n_stored * HS further     */
-    int first;     /* text position of the first stored key, a multiple of QE_KEY_TILE  */
-    int n_copied;  /* positions copied from the prefix, before the own ones             */
-    int n_keys;    /* text positions in all                                             */
-    int n_stored;  /* positions stored, padding included                                */
+    size_t offset; /* of head 0, in elements; head i lies i * n_stored * HS further */
+    int first; /* text position of the first stored key, a multiple of QE_KEY_TILE  */
+    int n_copied; /* positions copied from the prefix, before the own ones */
+    int n_keys; /* text positions in all                                             */
+    int n_stored; /* positions stored, padding included */
 };
 
 /* The span of a sequence of n_tokens own tokens after n_prefix; offset is left to the
@@ -28,13 +28,15 @@ struct qe_kv_span {
 struct qe_kv_span qe_kv_span(int n_prefix, int n_tokens);
 
 /* keys, values: one head's storage of the span. key, value (HS) go to text position. */
-void qe_kv_store(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span, int position,
-                 const qe_bf16 *key, const qe_bf16 *value, int head_dim);
+void qe_kv_store(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span,
+                 int position, const qe_bf16 *key, const qe_bf16 *value, int head_dim);
 
 /* Zeroes the padding after the last position. */
-void qe_kv_pad(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span, int head_dim);
+void
+qe_kv_pad(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span, int head_dim);
 
-/* Copies the positions [span->first, span->first + n_copied) from the prefix's storage. */
+/* Copies the positions [span->first, span->first + n_copied) from the prefix's storage.
+ */
 void qe_kv_copy(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span,
                 const qe_bf16 *prefix_keys, const qe_bf16 *prefix_values,
                 const struct qe_kv_span *prefix, int head_dim);

@@ -37,7 +37,8 @@ ISA(qe_widen)(float *h, const void *row, int n, int n_padded)
 }
 
 void
-ISA(qe_rms_norm)(qe_bf16 *x, const float *h, const float *w, int n, int n_padded, float eps)
+ISA(qe_rms_norm)(qe_bf16 *x, const float *h, const float *w, int n, int n_padded,
+                 float eps)
 {
     float scale = inverse_rms(h, n, n_padded, eps);
 

@@ -16,22 +16,22 @@
 
 /* Queries of one head against the keys of one text. */
 struct qe_attend {
-    const qe_bf16 *q;      /* (n_rows, HS), rows ldq elements apart               */
-    qe_bf16 *y;            /* (n_rows, HS), rows ldq apart; may be q              */
+    const qe_bf16 *q; /* (n_rows, HS), rows ldq elements apart               */
+    qe_bf16 *y;       /* (n_rows, HS), rows ldq apart; may be q              */
     size_t ldq;
-    int n_rows;            /* at most QE_QUERY_BLOCK                              */
-    int position;          /* of row 0 in the text                                */
+    int n_rows;   /* at most QE_QUERY_BLOCK                              */
+    int position; /* of row 0 in the text                                */
     int head_dim;
-    const qe_bf16 *prefix_keys;   /* tiles before n_prefix, of another sequence   */
+    const qe_bf16 *prefix_keys; /* tiles before n_prefix, of another sequence   */
     const qe_bf16 *prefix_values;
-    int n_prefix;          /* positions there; a multiple of QE_KEY_TILE          */
-    const qe_bf16 *keys;   /* tiles from n_prefix on, see kv.h                    */
+    int n_prefix;        /* positions there; a multiple of QE_KEY_TILE          */
+    const qe_bf16 *keys; /* tiles from n_prefix on, see kv.h                    */
     const qe_bf16 *values;
-    int n_keys;            /* positions in the text, all told                     */
+    int n_keys; /* positions in the text, all told                     */
 };
 
 /* Floats of scratch that qe_attend needs. */
-#define QE_ATTEND_FLOATS(head_dim)                                                       \
+#define QE_ATTEND_FLOATS(head_dim) \
     (QE_QUERY_BLOCK * ((head_dim) + QE_KEY_TILE + QE_KEY_TILE / 2 + 2))
 
 #endif

@@ -55,7 +55,8 @@ vec_select(ivec mask, vec yes, vec no)
     return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
 }
 
-/* To nearest, ties to even; NaN stays NaN. The result is a float whose lower half is 0. */
+/* To nearest, ties to even; NaN stays NaN. The result is a float whose lower half is 0.
+ */
 static inline vec
 vec_round_bf16(vec v)
 {
@@ -120,7 +121,8 @@ vec_max_lane(vec v)
 static inline vec
 vec_exp2(vec x)
 {
-    const vec magic = vec_all(12582912.0f); /* 1.5 * 2^23: adding it rounds to integer */
+    const vec magic =
+        vec_all(12582912.0f); /* 1.5 * 2^23: adding it rounds to integer */
     vec clamped = vec_select(x < -126.0f, vec_all(-126.0f), x);
     vec shifted = clamped + magic;
     vec f = clamped - (shifted - magic);

@@ -42,13 +42,15 @@ lay_out(struct qe_workspace *ws, const struct qe_config *c, int n_threads,
 
     ws->h = carve(base, &used, t * ws->ldh * sizeof(float));
     ws->x = carve(base, &used, t * ws->ldx * sizeof(qe_bf16));
-    ws->qkv = carve(base, &used, t * (q_width > 2 * kv_width ? q_width : 2 * kv_width) *
-                                     sizeof(float));
+    ws->qkv =
+        carve(base, &used,
+              t * (q_width > 2 * kv_width ? q_width : 2 * kv_width) * sizeof(float));
     ws->q = carve(base, &used, t * ws->ldq * sizeof(qe_bf16));
     ws->act = carve(base, &used, t * ws->lda * sizeof(qe_bf16));
     ws->keys = carve(base, &used, n_stored * kv_width * sizeof(qe_bf16));
     ws->values = carve(base, &used, n_stored * kv_width * sizeof(qe_bf16));
-    ws->cos_sin = carve(base, &used, (size_t)c->max_length * c->head_dim * sizeof(float));
+    ws->cos_sin =
+        carve(base, &used, (size_t)c->max_length * c->head_dim * sizeof(float));
     ws->row_seq = carve(base, &used, t * sizeof(int32_t));
     ws->row_position = carve(base, &used, t * sizeof(int32_t));
     ws->spans = carve(base, &used, ws->max_seqs * sizeof(struct qe_kv_span));
@@ -91,7 +93,8 @@ qe_workspace_open(const struct qe_config *config, int max_tokens, int max_seqs,
 }
 
 void
-qe_workspace_rope(struct qe_workspace *ws, const struct qe_config *config, int n_positions)
+qe_workspace_rope(struct qe_workspace *ws, const struct qe_config *config,
+                  int n_positions)
 {
     int half = config->head_dim / 2;
 

@@ -23,18 +23,18 @@ struct qe_workspace {
     size_t ldh;     /* C padded to QE_K_STEP                                       */
     size_t ldx, ldq, lda; /* padded so that rows do not fall on the same cache sets */
 
-    float *h;       /* (T, ldh) the residual stream                                */
-    qe_bf16 *x;     /* (T, ldx) normed h; the input of q, k, v, gate and up        */
-    float *qkv;     /* (T, 2 * NKV * HS) keys and values, then (T, NH * HS) queries */
-    qe_bf16 *q;     /* (T, ldq) queries, then attention's output                   */
-    qe_bf16 *act;   /* (T, lda) silu(gate) * up; the input of down_proj            */
-    qe_bf16 *keys;  /* see kv.h                                                    */
+    float *h;      /* (T, ldh) the residual stream                                */
+    qe_bf16 *x;    /* (T, ldx) normed h; the input of q, k, v, gate and up        */
+    float *qkv;    /* (T, 2 * NKV * HS) keys and values, then (T, NH * HS) queries */
+    qe_bf16 *q;    /* (T, ldq) queries, then attention's output                   */
+    qe_bf16 *act;  /* (T, lda) silu(gate) * up; the input of down_proj            */
+    qe_bf16 *keys; /* see kv.h                                                    */
     qe_bf16 *values;
     float *cos_sin; /* (max_length, 2, HS / 2)                                     */
     int n_cos_sin;  /* positions filled in                                         */
 
-    int32_t *row_seq;      /* (T) which sequence a row of h belongs to             */
-    int32_t *row_position; /* (T) its position in the text, prefix included        */
+    int32_t *row_seq;         /* (T) which sequence a row of h belongs to             */
+    int32_t *row_position;    /* (T) its position in the text, prefix included        */
     struct qe_kv_span *spans; /* (S)                                               */
     struct qe_block *blocks;  /* (T)                                               */
 
@@ -49,7 +49,8 @@ struct qe_workspace {
 int qe_workspace_open(const struct qe_config *config, int max_tokens, int max_seqs,
                       int n_threads, struct qe_workspace *ws, struct qe_error *err);
 
-/* Fills cos_sin up to n_positions. Angles are fp32 products, as transformers has them. */
+/* Fills cos_sin up to n_positions. Angles are fp32 products, as transformers has them.
+ */
 void qe_workspace_rope(struct qe_workspace *ws, const struct qe_config *config,
                        int n_positions);
 

@@ -1,0 +1,195 @@
+/* queue.c: who is next. Batches are filled first with a fair share of each job that
+ * waits, then in order of arrival. */
+#include "queue.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A batch is filled again when sharing left this part of the budget unused. */
+#define REFILL_PART 0.25
+#define MAX_REFILLS 8
+
+int
+qe_queue_open(struct qe_queue *q, int batch_tokens, struct qe_error *err)
+{
+    *q = (struct qe_queue){.batch_tokens = batch_tokens, .max_seqs = batch_tokens};
+    q->taken = malloc(q->max_seqs * sizeof *q->taken);
+    q->texts = malloc(q->max_seqs * sizeof *q->texts);
+    q->seqs = malloc((q->max_seqs + q->max_seqs / 2) * sizeof *q->seqs);
+    q->items = malloc(q->max_seqs * sizeof *q->items);
+    if (q->taken == NULL || q->texts == NULL || q->seqs == NULL || q->items == NULL) {
+        qe_queue_close(q);
+        return qe_fail(err, QE_ENOMEM, "queue: no memory for batches of %d tokens",
+                       batch_tokens);
+    }
+    return 0;
+}
+
+void
+qe_queue_close(struct qe_queue *q)
+{
+    free(q->taken);
+    free(q->texts);
+    free(q->seqs);
+    free(q->items);
+    *q = (struct qe_queue){0};
+}
+
+void
+qe_queue_push(struct qe_queue *q, struct qe_job *job)
+{
+    *(q->last == NULL ? &q->first : &q->last->next_waiting) = job;
+    q->last = job;
+    q->n_waiting++;
+}
+
+void
+qe_queue_remove(struct qe_queue *q, struct qe_job *job)
+{
+    struct qe_job *previous = NULL;
+
+    for (struct qe_job *j = q->first; j != NULL; previous = j, j = j->next_waiting) {
+        if (j != job) {
+            continue;
+        }
+        *(previous == NULL ? &q->first : &previous->next_waiting) = j->next_waiting;
+        if (q->last == j) {
+            q->last = previous;
+        }
+        j->next_waiting = NULL;
+        q->n_waiting--;
+        return;
+    }
+}
+
+bool
+qe_queue_has_full_batch(const struct qe_queue *q)
+{
+    int n_tokens = 0;
+
+    for (const struct qe_job *job = q->first; job != NULL; job = job->next_waiting) {
+        n_tokens += job->cu_seqlens[job->n_seqs] - job->cu_seqlens[job->n_taken];
+        if (n_tokens >= q->batch_tokens) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int
+job_tokens(const struct qe_job *job, int index)
+{
+    return job->cu_seqlens[index + 1] - job->cu_seqlens[index];
+}
+
+/* Takes sequences of job while the batch stays within limit tokens and the job within
+ * its share. A text longer than the limit goes alone. Returns the batch's tokens. */
+static int
+take_from(struct qe_queue *q, struct qe_job *job, int n_tokens, int limit, int share)
+{
+    int own = 0;
+
+    while (job->n_taken < job->n_seqs && q->n_taken < q->max_seqs) {
+        int n = job_tokens(job, job->n_taken);
+        if (n_tokens > 0 && n > limit - n_tokens) {
+            break;
+        }
+        if (own > 0 && own + n > share) {
+            break;
+        }
+        q->taken[q->n_taken] = (struct qe_taken){.job = job, .index = job->n_taken};
+        q->texts[q->n_taken++] = (struct qe_seq){
+            .tokens = job->tokens + job->cu_seqlens[job->n_taken],
+            .n_tokens = n,
+            .prefix = -1,
+            .kind = job->kind,
+            .n_out = job->n_out,
+            .out = job->out + (size_t)job->n_taken * job->n_out,
+        };
+        job->n_taken++;
+        own += n;
+        n_tokens += n;
+    }
+    return n_tokens;
+}
+
+/* Fills the batch up to limit tokens: first a fair share of each job, then in order. */
+static int
+take_all(struct qe_queue *q, int n_tokens, int limit)
+{
+    int share = (limit - n_tokens) / (q->n_waiting > 0 ? q->n_waiting : 1);
+
+    for (int pass = 0; pass < 2; pass++) {
+        for (struct qe_job *job = q->first, *next; job != NULL; job = next) {
+            next = job->next_waiting;
+            n_tokens = take_from(q, job, n_tokens, limit, pass == 0 ? share : limit);
+            if (job->n_taken == job->n_seqs) {
+                qe_queue_remove(q, job);
+            }
+        }
+    }
+    return n_tokens;
+}
+
+/* Lays out the batch in q->seqs with prefixes shared among the first n_sharing of the
+ * texts taken. */
+static void
+lay_out_batch(struct qe_queue *q, int n_sharing, struct qe_batch *batch)
+{
+    int n_prefixes = qe_prefix_share(q->texts, n_sharing, q->seqs, q->items);
+
+    batch->seqs = q->seqs;
+    batch->n_seqs = n_prefixes + q->n_taken;
+    memcpy(q->seqs + n_prefixes + n_sharing, q->texts + n_sharing,
+           (q->n_taken - n_sharing) * sizeof *q->seqs);
+    batch->n_tokens = 0;
+    for (int i = 0; i < batch->n_seqs; i++) {
+        batch->n_tokens += q->seqs[i].n_tokens;
+    }
+}
+
+/* Sharing prefixes leaves room, so more is taken until the budget is used. */
+void
+qe_queue_make_batch(struct qe_queue *q, struct qe_batch *batch)
+{
+    int budget = q->batch_tokens;
+    int limit = budget;
+    int n_raw = 0; /* tokens taken, before sharing */
+
+    q->n_taken = 0;
+    for (int i = 0; i < MAX_REFILLS; i++) {
+        int n_before = q->n_taken;
+        n_raw = take_all(q, n_raw, limit);
+        lay_out_batch(q, q->n_taken, batch);
+        if (batch->n_tokens > budget && n_before > 0) {
+            /* The new texts spoilt a group: leave them out of the sharing. */
+            lay_out_batch(q, n_before, batch);
+        }
+        int room = budget - batch->n_tokens;
+        if (q->n_waiting == 0 || room < budget * REFILL_PART ||
+            q->n_taken == q->max_seqs) {
+            break;
+        }
+        limit = n_raw + room;
+    }
+    batch->max_seqlen = 0;
+    for (int i = 0; i < q->n_taken; i++) {
+        if (q->texts[i].n_tokens > batch->max_seqlen) {
+            batch->max_seqlen = q->texts[i].n_tokens;
+        }
+    }
+}
+
+int
+qe_queue_count_jobs(struct qe_queue *q)
+{
+    int n = 0;
+
+    q->n_counts++;
+    for (int i = 0; i < q->n_taken; i++) {
+        struct qe_job *job = q->taken[i].job;
+        n += job->last_count != q->n_counts;
+        job->last_count = q->n_counts;
+    }
+    return n;
+}

@@ -1,0 +1,60 @@
+"""Text to vectors with Qwen3-Embedding, in C, without PyTorch.
+
+>>> from qwen3_embed import Embedder                                       # doctest: +SKIP
+>>> model = Embedder("Qwen3-Embedding-0.6B")                               # doctest: +SKIP
+>>> vectors = model.encode(["The capital of China is Beijing."], dim=512)  # doctest: +SKIP
+
+Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .embedder import Embedder
+    from .errors import (
+        DeviceError,
+        DeviceMemoryError,
+        InputTooLongError,
+        ModelFileError,
+        ModelNotFoundError,
+        NonFiniteError,
+        QwenEmbedError,
+        TruncationWarning,
+    )
+    from .quantizer import Quantizer
+    from .templates import INSTRUCTIONS
+
+__all__ = [
+    "INSTRUCTIONS",
+    "DeviceError",
+    "DeviceMemoryError",
+    "Embedder",
+    "InputTooLongError",
+    "ModelFileError",
+    "ModelNotFoundError",
+    "NonFiniteError",
+    "Quantizer",
+    "QwenEmbedError",
+    "TruncationWarning",
+    "__version__",
+]
+
+_HOMES = {"Embedder": "embedder", "Quantizer": "quantizer", "INSTRUCTIONS": "templates"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,438 @@
+"""class Embedder(Model): a model, opened once, that turns texts into vectors.
+
+The path of a call: texts.py lists and checks, templates.py gives the prefix, tokenizer.py makes
+ids, pipeline.py feeds the engine chunk by chunk; the rows come back as the engine's own memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from itertools import islice
+from typing import Any, Literal, Unpack, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from . import similarity as _similarity
+from .model import Model
+from .options import EncodeOptions, PromptOptions, Request, SentenceTransformersOptions
+from .pipeline import LengthReport, Pipeline, chunk_bounds
+from .progress import progress
+from .quantizer import Precision, Quantizer
+from .templates import resolve_prompt
+from .texts import Texts, check_texts, iterate_texts, list_texts, surrogate_error
+
+__all__ = ["Embedder"]
+
+
+class Embedder(Model):
+    """A Qwen3 embedding model, ready to encode.
+
+    Any number of threads may share one; their texts are computed together. It pickles as its
+    arguments (without the token) and opens again where it is unpickled.
+
+    Parameters
+    ----------
+    model : str or path-like
+        A folder, an official short name ("Qwen3-Embedding-0.6B"), "owner/name" on the hub, or
+        "mini", the model in this package.
+    device : str or sequence of str
+        "auto" or "cpu".
+    dtype : str
+        Of the weights in the engine: "auto" or "bfloat16", which are the same.
+    max_length : int, optional
+        Tokens of the longest text, the end token included; by default what the model's own
+        files say.
+    batch_tokens : int, optional
+        Token budget of one forward pass; by default chosen for the device.
+    num_threads : int, optional
+        Threads of the CPU engine; by default one for each core this process may use.
+    revision : str, optional
+        Branch, tag or commit on the hub.
+    cache_dir : path-like, optional
+        The hub's cache; by default that of `huggingface_hub`.
+    token : str or bool, optional
+        For private models.
+    local_files_only : bool
+        Never use the network.
+    special_tokens_in_text : bool
+        True: text that looks like a control token (``<|im_end|>``) becomes one, as in
+        `transformers`. False: it stays text.
+
+    Raises
+    ------
+    ModelNotFoundError
+        No such model, a missing or unreadable file, or no network.
+    ModelFileError
+        A damaged file, or a model that this engine would compute wrongly.
+    DeviceError
+        The device isn't there.
+    ValueError
+        An argument out of range.
+
+    Examples
+    --------
+    >>> with Embedder("mini") as model:                                    # doctest: +SKIP
+    ...     model.encode(["Hello", "world"], dim=64).shape
+    (2, 64)
+    """
+
+    def encode(
+        self,
+        texts: str | Texts,
+        *,
+        dim: int | None = None,
+        instruction: str | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        normalize: bool | None = None,
+        precision: Precision = "float32",
+        quantizer: Quantizer | None = None,
+        show_progress_bar: bool | None = None,
+        on_long: Literal["warn", "error"] = "warn",
+        out: npt.NDArray[np.float32] | None = None,
+        **others: Unpack[SentenceTransformersOptions],
+    ) -> npt.NDArray[Any]:
+        """Vectors of texts, by default as documents: without an instruction.
+
+        Parameters
+        ----------
+        texts : str or iterable of str
+            One text or n of them; the empty text is valid.
+        dim : int, optional
+            The first `dim` of the model's dimensions, 1..model.dim, normalised after the cut.
+        instruction : str, optional
+            Each text becomes ``Instruct: {instruction}\\nQuery:{text}``.
+        prompt : str, optional
+            A literal prefix.
+        prompt_name : str, optional
+            One of the model's own prompts, or of `qwen3_embed.INSTRUCTIONS`. At most one of
+            instruction, prompt and prompt_name.
+        normalize : bool, optional
+            L2-normalise the rows, by default True.
+        precision : {"float32", "float16", "int8", "uint8", "binary", "ubinary"}
+        quantizer : Quantizer, optional
+            Needed for int8 and uint8.
+        show_progress_bar : bool, optional
+            On standard error; by default where the logger "qwen3_embed" is at level INFO.
+        on_long : {"warn", "error"}
+            A text over `max_length` is cut before its end token, with one warning a call; or
+            is an error.
+        out : ndarray, optional
+            (n, dim) float32, or (dim,) for one text, C-contiguous: written and returned.
+        **others
+            Of sentence-transformers: truncate_dim (dim), normalize_embeddings (normalize),
+            batch_size (changes nothing), convert_to_numpy (True only).
+
+        Returns
+        -------
+        ndarray
+            (n, dim) float32, C-contiguous, row i for text i, or (dim,) for one text; int8 or
+            uint8 (n, dim) or (n, ceil(dim / 8)) by `precision`.
+
+        Raises
+        ------
+        TypeError
+            `texts[i] is NoneType, expected str`, or arguments that exclude each other.
+        ValueError
+            A text that isn't Unicode, an argument out of range, or a closed Embedder.
+        InputTooLongError
+            A text over `max_length` with on_long="error".
+        NonFiniteError
+            A vector came out with NaN or infinity; `index` says which.
+
+        Warns
+        -----
+        TruncationWarning
+            How many texts were cut, and the longest.
+
+        Examples
+        --------
+        >>> model.encode("Hello").shape                                    # doctest: +SKIP
+        (1024,)
+        """
+        options = EncodeOptions(
+            dim=dim,
+            instruction=instruction,
+            prompt=prompt,
+            prompt_name=prompt_name,
+            normalize=normalize,
+            precision=precision,
+            quantizer=quantizer,
+            show_progress_bar=show_progress_bar,
+            on_long=on_long,
+            out=out,
+        )
+        options.update(cast("EncodeOptions", others))
+        return self._encode(texts, self._default_prompt, options)
+
+    def encode_query(
+        self, texts: str | Texts, **options: Unpack[EncodeOptions]
+    ) -> npt.NDArray[Any]:
+        """Vectors of queries: `encode` with the model's "query" prompt unless told otherwise.
+
+        Parameters
+        ----------
+        texts : str or iterable of str
+        **options
+            As in `encode`; instruction, prompt or prompt_name replace the default prompt.
+
+        Returns
+        -------
+        ndarray
+            As `encode`.
+
+        Examples
+        --------
+        >>> model.encode_query("What is the capital of China?").shape      # doctest: +SKIP
+        (1024,)
+        """
+        return self._encode(texts, self.prompts.get("query", ""), options)
+
+    def encode_document(
+        self, texts: str | Texts, **options: Unpack[EncodeOptions]
+    ) -> npt.NDArray[Any]:
+        """Vectors of documents: `encode` with the model's "document" prompt, for most none.
+
+        Parameters
+        ----------
+        texts : str or iterable of str
+        **options
+            As in `encode`.
+
+        Returns
+        -------
+        ndarray
+            As `encode`.
+
+        Examples
+        --------
+        >>> model.encode_document(["The capital of China is Beijing."]).shape  # doctest: +SKIP
+        (1, 1024)
+        """
+        return self._encode(texts, self.prompts.get("document", ""), options)
+
+    def encode_iter(
+        self, texts: Texts, *, chunk: int = 10_000, **options: Unpack[EncodeOptions]
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Vectors of any number of texts, in bounded memory.
+
+        The next chunk is read, and its computing begun, before a chunk is handed out.
+
+        Parameters
+        ----------
+        texts : iterable of str
+            Of any length, or without end.
+        chunk : int
+            Texts in an array.
+        **options
+            As in `encode`, but no `out`.
+
+        Yields
+        ------
+        ndarray
+            (chunk, dim), fewer rows in the last; in the order of the texts.
+
+        Examples
+        --------
+        >>> for rows in model.encode_iter(open("texts.txt"), dim=256):     # doctest: +SKIP
+        ...     index.add(rows)
+        """
+        if type(chunk) is not int or chunk < 1:
+            raise ValueError(f"chunk={chunk!r}, expected a positive int")
+        if options.get("out") is not None:
+            raise TypeError("encode_iter takes no out=: every chunk is a new array")
+        request = Request.of(options, self.dim, stacklevel=2)
+        prefix = _prefix(self.prompts, self._default_prompt, options)
+        return self._stream(iterate_texts(texts), chunk, prefix, request)
+
+    def encode_tokens(
+        self,
+        tokens: npt.NDArray[np.int32],
+        cu_seqlens: npt.NDArray[np.int32],
+        dim: int | None = None,
+        *,
+        normalize: bool = True,
+    ) -> npt.NDArray[np.float32]:
+        """Vectors of token ids; no tokenizer, and no end token is appended.
+
+        Parameters
+        ----------
+        tokens : ndarray
+            (T,) int32, the sequences back to back.
+        cu_seqlens : ndarray
+            (n + 1,) int32 from 0 to T: sequence i is tokens[cu_seqlens[i]:cu_seqlens[i + 1]].
+        dim : int, optional
+            As in `encode`.
+        normalize : bool
+            L2-normalise the rows.
+
+        Returns
+        -------
+        ndarray
+            (n, dim) float32.
+
+        Raises
+        ------
+        TypeError
+            Another dtype than int32.
+        ValueError
+            An id outside the vocabulary, an empty or too long sequence, or offsets that don't
+            fit.
+
+        Examples
+        --------
+        >>> ids = np.array([9707, 151643], np.int32)
+        >>> model.encode_tokens(ids, np.array([0, 2], np.int32)).shape     # doctest: +SKIP
+        (1, 1024)
+        """
+        buffers = []
+        for name, value in (("tokens", tokens), ("cu_seqlens", cu_seqlens)):
+            array = np.asarray(value)
+            if array.dtype != np.int32 or array.ndim != 1:
+                raise TypeError(
+                    f"{name} is {array.dtype} of shape {array.shape}, expected int32 (n,)"
+                )
+            buffers.append(np.ascontiguousarray(array))
+        if len(buffers[1]) == 0:
+            raise ValueError("cu_seqlens has 0 items, expected n + 1")
+        request = Request.of({"dim": dim, "normalize": normalize}, self.dim, stacklevel=2)
+        rows = self._engine.rows(len(buffers[1]) - 1, request.dim)
+        job = self._engine.submit(buffers[0], buffers[1], rows, 0, request.normalize)
+        try:
+            job.wait()
+        except BaseException:
+            job.cancel()
+            raise
+        return rows
+
+    def count_tokens(
+        self, texts: str | Texts, **options: Unpack[PromptOptions]
+    ) -> npt.NDArray[np.int64] | int:
+        """Tokens of each text, with prompt and end token, before any cut.
+
+        Parameters
+        ----------
+        texts : str or iterable of str
+        **options
+            instruction, prompt or prompt_name, as in `encode`.
+
+        Returns
+        -------
+        ndarray or int
+            (n,) int64; an int for one text.
+
+        Examples
+        --------
+        >>> model.count_tokens(["test again", ""]).tolist()                # doctest: +SKIP
+        [3, 1]
+        """
+        for name in options:
+            if name not in PromptOptions.__annotations__:
+                raise TypeError(f"unexpected keyword argument {name!r}")
+        prefix = _prefix(self.prompts, self._default_prompt, cast("EncodeOptions", options))
+        items = check_texts([texts]) if isinstance(texts, str) else list_texts(texts)
+        counts = np.empty(len(items), np.int64)
+        for start, stop in chunk_bounds(items, self._batch_tokens, prefix):
+            part = items[start:stop]
+            try:
+                counts[start:stop] = self._tokenizer.count([prefix + text for text in part])
+            except UnicodeError:
+                raise surrogate_error(prefix, part, start) from None
+        return int(counts[0]) if isinstance(texts, str) else counts
+
+    @staticmethod
+    def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Cosine of every row of `a` with every row of `b`: (n, m) float32.
+
+        Examples
+        --------
+        >>> Embedder.similarity([[1.0, 0.0]], [[0.0, 2.0], [3.0, 0.0]]).tolist()
+        [[0.0, 1.0]]
+        """
+        return _similarity.similarity(a, b)
+
+    @staticmethod
+    def similarity_pairwise(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Cosine of row i of `a` with row i of `b`: (n,) float32.
+
+        Examples
+        --------
+        >>> Embedder.similarity_pairwise([[1.0, 0.0]], [[2.0, 0.0]]).tolist()
+        [1.0]
+        """
+        return _similarity.similarity_pairwise(a, b)
+
+    def _encode(
+        self, texts: str | Texts, fallback: str, options: EncodeOptions
+    ) -> npt.NDArray[Any]:
+        """What `encode`, `encode_query` and `encode_document` share; their caller gets warnings."""
+        request = Request.of(options, self.dim, stacklevel=3)
+        prefix = _prefix(self.prompts, fallback, options)
+        single = isinstance(texts, str)
+        items = [texts] if isinstance(texts, str) else list_texts(texts)
+        if request.out is None:
+            rows = self._engine.rows(len(items), request.dim)
+        else:
+            request.check_out((request.dim,) if single else (len(items), request.dim))
+            rows = request.out.reshape(len(items), request.dim)
+        report = LengthReport(self._max_length, request.on_long)
+        with progress(request.show_progress_bar, len(items)) as on_done:
+            pipeline = self._pipeline(prefix, request, report, on_done)
+            try:
+                pipeline.feed(items, rows)
+                pipeline.finish()
+            finally:
+                pipeline.cancel()
+        report.warn(stacklevel=3)
+        result = request.in_precision(rows)
+        if request.out is not None:
+            return request.out
+        return result[0] if single else result
+
+    def _stream(
+        self, texts: Iterator[Any], chunk: int, prefix: str, request: Request
+    ) -> Generator[npt.NDArray[Any]]:
+        report = LengthReport(self._max_length, request.on_long)
+        with progress(request.show_progress_bar, None) as on_done:
+            pipeline = self._pipeline(prefix, request, report, on_done)
+            ready: npt.NDArray[np.float32] | None = None
+            first_index = 0
+            try:
+                while items := check_texts(list(islice(texts, chunk)), first_index):
+                    rows = self._engine.rows(len(items), request.dim)
+                    n_jobs = pipeline.feed(items, rows, first_index)
+                    first_index += len(items)
+                    if ready is not None:
+                        pipeline.finish(n_jobs)
+                        yield request.in_precision(ready)
+                    ready = rows
+                pipeline.finish()
+                if ready is not None:
+                    yield request.in_precision(ready)
+            finally:
+                pipeline.cancel()
+        report.warn(stacklevel=2)
+
+    def _pipeline(
+        self, prefix: str, request: Request, report: LengthReport, on_done: Callable[[int], None]
+    ) -> Pipeline:
+        return Pipeline(
+            self._engine,
+            self._tokenizer,
+            self._batch_tokens,
+            prefix,
+            request.normalize,
+            report,
+            on_done,
+        )
+
+
+def _prefix(prompts: Mapping[str, str], fallback: str, options: EncodeOptions) -> str:
+    return resolve_prompt(
+        prompts,
+        fallback,
+        instruction=options.get("instruction"),
+        prompt=options.get("prompt"),
+        prompt_name=options.get("prompt_name"),
+    )

@@ -1,0 +1,207 @@
+"""class Model: files, tokenizer and engine of one model, opened together and closed together."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from types import TracebackType
+from typing import Any, Self
+
+from ._core import Engine
+from .device import resolve_device
+from .files import HubOptions, ModelFiles, find_model
+from .fingerprint import fingerprint_of
+from .tokenizer import Tokenizer
+
+__all__ = ["Model"]
+
+_DTYPES = ("bfloat16",)
+
+
+class Model:
+    """What `Embedder` opens; its docstring has the parameters and the errors."""
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        device: str | Sequence[str] = "auto",
+        dtype: str = "auto",
+        max_length: int | None = None,
+        batch_tokens: int | None = None,
+        num_threads: int | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        special_tokens_in_text: bool = True,
+    ) -> None:
+        self._device = resolve_device(device)
+        if dtype not in ("auto", *_DTYPES):
+            raise ValueError(f"dtype={dtype!r}, expected 'auto' or {', '.join(map(repr, _DTYPES))}")
+        for name, value in (("batch_tokens", batch_tokens), ("num_threads", num_threads)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name}={value!r}, expected a positive int or None")
+        hub = HubOptions(revision, cache_dir, token, local_files_only)
+        self._files = find_model(model, hub)
+        self._max_length = _choose_max_length(max_length, self._files)
+        self._special_tokens_in_text = bool(special_tokens_in_text)
+        # Reading tokenizer.json and opening the weights take a third of a second each, at
+        # worst: side by side.
+        reading = _Background(
+            lambda: Tokenizer(
+                self._files.tokenizer,
+                vocab_size=self._files.config.vocab_size,
+                max_length=self._max_length,
+                special_tokens_in_text=self._special_tokens_in_text,
+            )
+        )
+        try:
+            self._engine = Engine(
+                [str(shard) for shard in self._files.shards],
+                self._files.config.for_engine(self._max_length),
+                device=self._device,
+                num_threads=num_threads or 0,
+                batch_tokens=batch_tokens or 0,
+            )
+        finally:
+            reading.join()
+        self._tokenizer = reading.result()
+        self._batch_tokens: int = self._engine.info["batch_tokens"]
+        own = self._files.settings
+        self._default_prompt = own.prompts.get(own.default_prompt_name or "document", "")
+        self._arguments: dict[str, Any] = {
+            "model": str(self._files.folder.absolute()) if _is_folder(self._files) else model,
+            "device": device,
+            "dtype": dtype,
+            "max_length": max_length,
+            "batch_tokens": batch_tokens,
+            "num_threads": num_threads,
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "special_tokens_in_text": special_tokens_in_text,
+        }
+
+    @property
+    def dim(self) -> int:
+        """Floats in a full vector."""
+        return self._files.config.hidden_size
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest text, the end token included."""
+        return self._max_length
+
+    @property
+    def device(self) -> str:
+        """Where the engine computes: "cpu"."""
+        return self._device
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights in the engine: "bfloat16"."""
+        return _DTYPES[0]
+
+    @property
+    def name(self) -> str:
+        """The hub's "owner/name", the folder as given, or "mini"."""
+        return self._files.name
+
+    @property
+    def revision(self) -> str | None:
+        """The commit, for a model of the hub."""
+        return self._files.revision
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """The model's own prompts by name: literal prefixes, read-only."""
+        return self._files.settings.prompts
+
+    @property
+    def special_tokens_in_text(self) -> bool:
+        """Whether text that looks like a control token becomes one."""
+        return self._special_tokens_in_text
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The engine's own account: kernels, num_threads, batch_tokens, mapped_bytes, ..."""
+        return dict(self._engine.info)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex; the same for Embedders that give the same vectors on one device.
+
+        The first use reads the weight files once, unless the hub's cache names their hashes.
+        """
+        return fingerprint_of(
+            self._files,
+            dtype=self.dtype,
+            max_length=self._max_length,
+            special_tokens_in_text=self._special_tokens_in_text,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.name!r}, dim={self.dim}, device={self.device!r}, "
+            f"dtype={self.dtype!r}, max_length={self.max_length})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), **self._arguments), ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the engine; arrays it has returned stay valid. Idempotent."""
+        self._engine.close()
+
+
+class _Background(threading.Thread):
+    """A function on a thread of its own, started at once."""
+
+    def __init__(self, function: Callable[[], Tokenizer]) -> None:
+        super().__init__(name="qwen3_embed tokenizer", daemon=True)
+        self._function = function
+        self._result: Tokenizer | None = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._result = self._function()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Tokenizer:
+        """What the function returned or raised; to be called after `join`."""
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+
+def _choose_max_length(max_length: int | None, files: ModelFiles) -> int:
+    limit = files.config.max_length
+    if max_length is None:
+        return min(limit, files.settings.max_length or limit)
+    if type(max_length) is not int or not 1 <= max_length <= limit:
+        raise ValueError(
+            f"max_length={max_length!r}, expected 1..{limit}, the positions of {files.name}"
+        )
+    return max_length
+
+
+def _is_folder(files: ModelFiles) -> bool:
+    return files.revision is None and files.name != "mini"

@@ -1,0 +1,198 @@
+"""One call's texts on their way through tokenizer and engine.
+
+The next chunk is tokenised while the engine computes the ones before it; at most `_MAX_JOBS`
+chunks are on their way, so the memory of a call is its rows and a few chunks.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import InputTooLongError, NonFiniteError, TruncationWarning
+from .texts import surrogate_error
+from .tokenizer import TokenBatch, Tokenizer
+
+if TYPE_CHECKING:
+    from ._core import Engine, Job
+
+__all__ = ["LengthReport", "Pipeline", "chunk_bounds"]
+
+_MAX_JOBS = 3
+_MAX_CHUNK_BYTES = 1 << 20
+_CHUNK_BATCHES = 4  # forward passes in a chunk, about: the engine packs better with a choice
+_BYTES_PER_TOKEN = 4  # of English text; other texts have fewer, so their chunks are shorter
+
+
+def chunk_bounds(
+    texts: list[str], batch_tokens: int, prefix: str = ""
+) -> Iterator[tuple[int, int]]:
+    """Cuts texts into runs [start, stop) of about `_CHUNK_BATCHES` forward passes each.
+
+    No run has more than 1 MB of text, prefixes included, unless it is a single text. The first
+    is short, so that the engine starts soon.
+    """
+    around_bytes = len(prefix) * 3 + _BYTES_PER_TOKEN  # the prefix and the end token
+    full_bytes = min(_MAX_CHUNK_BYTES, _CHUNK_BATCHES * batch_tokens * _BYTES_PER_TOKEN)
+    limit_bytes = full_bytes // _CHUNK_BATCHES
+    start, size_bytes = 0, 0
+    for i, text in enumerate(texts):
+        # A character outside ASCII counts as three bytes, as most have.
+        own_bytes = len(text) * (1 if text.isascii() else 3) + around_bytes
+        if size_bytes + own_bytes > limit_bytes and i > start:
+            yield start, i
+            start, size_bytes = i, 0
+            limit_bytes = full_bytes
+        size_bytes += own_bytes
+    if start < len(texts):
+        yield start, len(texts)
+
+
+class LengthReport:
+    """Which texts of a call were longer than the model takes.
+
+    Parameters
+    ----------
+    max_length : int
+        In tokens.
+    on_long : {"warn", "error"}
+    """
+
+    def __init__(self, max_length: int, on_long: str) -> None:
+        if on_long not in ("warn", "error"):
+            raise ValueError(f"on_long={on_long!r}, expected 'warn' or 'error'")
+        self._max_length = max_length
+        self._on_long = on_long
+        self._n_cut = 0
+        self._longest = 0
+        self._longest_index = 0
+
+    def add(self, lengths: npt.NDArray[np.int64], first_index: int) -> None:
+        """Notes the lengths of the texts from `first_index` on; raises if that was asked for."""
+        longest = int(lengths.max())
+        if longest <= self._max_length:
+            return
+        self._n_cut += int(np.count_nonzero(lengths > self._max_length))
+        if longest > self._longest:
+            self._longest = longest
+            self._longest_index = first_index + int(lengths.argmax())
+        if self._on_long == "error":
+            raise InputTooLongError(
+                f"texts[{self._longest_index}] has {longest} tokens, expected at most "
+                f"{self._max_length}: split it, raise max_length, or pass on_long='warn' to cut it"
+            )
+
+    def warn(self, stacklevel: int) -> None:
+        """One warning for the whole call, if a text was cut."""
+        if self._n_cut:
+            many = "1 text was" if self._n_cut == 1 else f"{self._n_cut} texts were"
+            warnings.warn(
+                f"{many} cut at max_length={self._max_length} tokens; the longest, "
+                f"texts[{self._longest_index}], has {self._longest}",
+                TruncationWarning,
+                stacklevel=stacklevel + 1,
+            )
+
+
+class Pipeline:
+    """The jobs of one call, in order, oldest first.
+
+    Parameters
+    ----------
+    engine : Engine
+    tokenizer : Tokenizer
+    batch_tokens : int
+        Token budget of one forward pass.
+    prefix : str
+        Put before every text.
+    normalize : bool
+        L2-normalise the rows.
+    report : LengthReport
+    on_done : callable
+        Told how many texts have been finished, each time some are.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        batch_tokens: int,
+        prefix: str,
+        normalize: bool,
+        report: LengthReport,
+        on_done: Callable[[int], None],
+    ) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._batch_tokens = batch_tokens
+        self._prefix = prefix
+        self._normalize = normalize
+        self._report = report
+        self._on_done = on_done
+        self._jobs: deque[_Chunk] = deque()
+
+    def feed(
+        self, texts: list[str], rows: npt.NDArray[np.float32], first_index: int = 0
+    ) -> int:
+        """Tokenises and submits all texts; text i goes to rows[i].
+
+        Returns the number of jobs when the last is submitted; `finish` waits for the rows.
+        `first_index` is the number of texts[0] in messages.
+        """
+        n_jobs = 0
+        for start, stop in chunk_bounds(texts, self._batch_tokens, self._prefix):
+            batch = self._tokenise(texts[start:stop], first_index + start)
+            self.finish(_MAX_JOBS - 1)
+            job = self._engine.submit(
+                batch.tokens, batch.cu_seqlens, rows, start, self._normalize
+            )
+            self._jobs.append(_Chunk(job, stop - start, first_index))
+            n_jobs += 1
+        return n_jobs
+
+    def _tokenise(self, texts: list[str], first_index: int) -> TokenBatch:
+        prefix = self._prefix
+        try:
+            batch = self._tokenizer.encode([prefix + text for text in texts] if prefix else texts)
+        except UnicodeError:
+            raise surrogate_error(prefix, texts, first_index) from None
+        self._report.add(batch.lengths, first_index)
+        return batch
+
+    def finish(self, n_left: int = 0) -> None:
+        """Waits until at most `n_left` jobs, the newest, are on their way."""
+        while len(self._jobs) > n_left:
+            chunk = self._jobs[0]
+            try:
+                chunk.job.wait()
+            except NonFiniteError as error:
+                if chunk.first_index == 0:
+                    raise
+                raise _moved(error, chunk.first_index) from error
+            self._jobs.popleft()
+            self._on_done(chunk.n_texts)
+
+    def cancel(self) -> None:
+        """Asks the engine to stop whatever is on its way; nothing to do after `finish`."""
+        while self._jobs:
+            self._jobs.popleft().job.cancel()
+
+
+class _Chunk(NamedTuple):
+    job: Job
+    n_texts: int
+    first_index: int  # of row 0 of the array that the job writes to
+
+
+def _moved(error: NonFiniteError, first_index: int) -> NonFiniteError:
+    """The same error, counting from the first text of a stream."""
+    moved = NonFiniteError(
+        f"texts[{first_index + error.index}] of the stream gave a vector that is not finite"
+    )
+    moved.index = first_index + error.index
+    return moved

@@ -1,0 +1,83 @@
+"""What a caller may pass as texts, turned into a checked list of str."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Texts", "check_texts", "iterate_texts", "list_texts", "surrogate_error"]
+
+Texts = Iterable[str]
+"""Any iterable of str: list, tuple, generator, NumPy object or str array, pandas Series,
+pyarrow string array."""
+
+
+def _refuse_non_iterable(texts: Any) -> None:
+    """Raises TypeError for what iterates, or doesn't, but can't be meant as texts."""
+    if isinstance(texts, (bytes, bytearray, memoryview, Mapping)) or not hasattr(
+        texts, "__iter__"
+    ):
+        raise TypeError(f"texts is {type(texts).__name__}, expected str or an iterable of str")
+    if isinstance(texts, np.ndarray) and texts.ndim != 1:
+        raise TypeError(f"texts is an array of shape {texts.shape}, expected (n,)")
+
+
+def check_texts(texts: list[Any], first_index: int = 0) -> list[str]:
+    """The same list, of nothing but str; `first_index` is the first one's number in messages.
+
+    Raises
+    ------
+    TypeError
+        `texts[i] is NoneType, expected str`.
+    """
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{first_index + i}] is {type(text).__name__}, expected str")
+    return texts
+
+
+def list_texts(texts: Texts) -> list[str]:
+    """A new list of an iterable's texts.
+
+    pandas, Polars and pyarrow are served without being imported: the first two iterate over
+    str, and a pyarrow array says how it becomes a list.
+
+    Raises
+    ------
+    TypeError
+        Not an iterable of str; names the first wrong index.
+    """
+    _refuse_non_iterable(texts)
+    convert = getattr(texts, "to_pylist", None) or getattr(texts, "tolist", None)
+    return check_texts(convert() if callable(convert) else list(texts))
+
+
+def iterate_texts(texts: Texts) -> Iterator[Any]:
+    """Iterates without listing, for streams; the items aren't checked yet.
+
+    Raises
+    ------
+    TypeError
+        A single str, or not an iterable.
+    """
+    if isinstance(texts, str):
+        raise TypeError("texts is str, expected an iterable of str")
+    _refuse_non_iterable(texts)
+    convert = getattr(texts, "to_pylist", None)
+    return iter(convert() if callable(convert) else texts)
+
+
+def surrogate_error(prefix: str, texts: list[str], first_index: int) -> ValueError:
+    """The error for a text, or a prompt, that isn't Unicode, by its number."""
+    names = ["the prompt", *(f"texts[{first_index + i}]" for i in range(len(texts)))]
+    for name, text in zip(names, [prefix, *texts], strict=True):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as found:
+            return ValueError(
+                f"{name} holds the lone surrogate U+{ord(text[found.start]):04X} at character "
+                f"{found.start}, which is not Unicode: decode its bytes with errors='replace'"
+            )
+    return ValueError("a text is not Unicode")

@@ -1,0 +1,83 @@
+"""Opens the C engine on a model folder without the package's Python, for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from reference import Floats, rope_frequencies
+
+from qwen3_embed import _core
+
+Tokens = Sequence[npt.NDArray[np.int32]]
+
+
+def engine_config(folder: Path) -> dict[str, Any]:
+    """What `_core.Engine` takes, from config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    frequencies, scale = rope_frequencies(config)
+    return {
+        "hidden_size": config["hidden_size"],
+        "intermediate_size": config["intermediate_size"],
+        "n_layers": config["num_hidden_layers"],
+        "n_heads": config["num_attention_heads"],
+        "n_kv_heads": config["num_key_value_heads"],
+        "head_dim": config["head_dim"],
+        "vocab_size": config["vocab_size"],
+        "max_length": config["max_position_embeddings"],
+        "rms_norm_eps": config["rms_norm_eps"],
+        "rope_scale": scale,
+        "rope_inv_freq": frequencies,
+    }
+
+
+def open_engine(folder: Path, isa: str | None = None, **options: Any) -> _core.Engine:
+    """An engine on the CPU; `isa` forces an instruction set."""
+    paths = [str(path) for path in sorted(folder.glob("*.safetensors"))]
+    before = os.environ.get("QWEN3_EMBED_ISA")
+    if isa is not None:
+        os.environ["QWEN3_EMBED_ISA"] = isa
+    try:
+        engine = _core.Engine(paths, engine_config(folder), **options)
+    finally:
+        if isa is not None:
+            os.environ.pop("QWEN3_EMBED_ISA")
+            if before is not None:
+                os.environ["QWEN3_EMBED_ISA"] = before
+    assert isa is None or engine.info["kernels"] == isa
+    return engine
+
+
+def embed(
+    engine: _core.Engine, texts: Tokens, dim: int, *, normalize: bool = True
+) -> Floats:
+    """(n, dim) rows of one call with all the texts."""
+    cu_seqlens = np.zeros(len(texts) + 1, np.int32)
+    np.cumsum([len(text) for text in texts], out=cu_seqlens[1:])
+    rows = engine.rows(len(texts), dim)
+    tokens = np.concatenate(texts).astype(np.int32)
+    engine.submit(tokens, cu_seqlens, rows, 0, normalize).wait()
+    return rows
+
+
+def random_texts(lengths: Sequence[int], vocab_size: int = 320, seed: int = 3) -> Tokens:
+    """Texts of random token ids, of the given lengths."""
+    source = np.random.default_rng(seed)
+    return [source.integers(0, vocab_size, n, dtype=np.int32) for n in lengths]
+
+
+def relative_errors(rows: Sequence[Floats], expected: Sequence[Floats]) -> Floats:
+    """(n) distance of each row from the expected one, over the expected one's norm."""
+    return np.array([
+        np.linalg.norm(row - right) / np.linalg.norm(right)
+        for row, right in zip(rows, expected, strict=True)
+    ])
+
+
+def rms(errors: npt.ArrayLike) -> float:
+    return float(np.sqrt(np.mean(np.square(errors))))
