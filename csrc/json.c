@@ -237,7 +237,7 @@ read_integer(struct qe_json *json, uint64_t *value)
 }
 
 int
-qe_json_integers(struct qe_json *json, int max_values, uint64_t *values, int *n_values)
+qe_json_integers(struct qe_json *json, int max, uint64_t *values, int *n_values)
 {
     bool more;
 
@@ -249,7 +249,7 @@ qe_json_integers(struct qe_json *json, int max_values, uint64_t *values, int *n_
         return 0;
     }
     do {
-        if (*n_values == max_values) {
+        if (*n_values == max) {
             return qe_json_malformed(json, "the end of an array that is too long");
         }
         if (read_integer(json, &values[(*n_values)++]) < 0 ||

@@ -41,9 +41,8 @@ int qe_json_separator(struct qe_json *json, char close, bool *more);
  * string, of any length, is only checked. */
 int qe_json_string(struct qe_json *json, char *out, size_t max_bytes, size_t *n_bytes);
 
-/* An array of at most max_values whole numbers of at most 19 digits. */
-int
-qe_json_integers(struct qe_json *json, int max_values, uint64_t *values, int *n_values);
+/* An array of at most max whole numbers, of at most 19 digits each. */
+int qe_json_integers(struct qe_json *json, int max, uint64_t *values, int *n_values);
 
 /* An object of strings: checked, and not kept. */
 int qe_json_skip_strings(struct qe_json *json);

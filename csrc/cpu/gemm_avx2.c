@@ -43,7 +43,7 @@ second_of(__m256i pairs)
         _mm256_and_si256(pairs, _mm256_set1_epi32((int32_t)0xffff0000)));
 }
 
-/* A strip of fewer rows repeats its last one and keeps nothing of the repetition. */
+/* A strip of fewer rows repeats its last one, and stores the same sums again. */
 static void
 multiply_strip(const struct strip *s)
 {
@@ -85,7 +85,7 @@ multiply_strip(const struct strip *s)
             x[r] += 2 * QE_K_STEP;
         }
     }
-    for (int r = 0; r < s->n_rows; r++) {
+    for (int r = 0; r < STRIP_ROWS; r++) {
         _mm256_storeu_ps(y[r], sum[r][0]);
         _mm256_storeu_ps(y[r] + 8, sum[r][1]);
     }

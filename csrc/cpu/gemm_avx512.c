@@ -34,10 +34,11 @@ broadcast_pair(const unsigned char *x)
 }
 
 /* rows and blocks are constants where this is inlined: it becomes straight code. A
- * strip of fewer rows repeats its last one and keeps nothing of the repetition. */
+ * strip of fewer rows repeats its last one, and stores the same sums again. */
 static inline __attribute__((always_inline)) void
 multiply_strip(const struct strip *s, const int rows, const int blocks)
 {
+    const __mmask16 initial = s->accumulate ? 0xffff : 0;
     const unsigned char *x[MAX_ROWS];
     float *y[MAX_ROWS];
     __m512 sum[MAX_ROWS][MAX_BLOCKS];
@@ -47,8 +48,7 @@ multiply_strip(const struct strip *s, const int rows, const int blocks)
         x[r] = s->x + (size_t)row * s->row_bytes;
         y[r] = s->y + (size_t)row * s->ldy;
         for (int b = 0; b < blocks; b++) {
-            sum[r][b] = s->accumulate ? _mm512_loadu_ps(y[r] + 16 * b)
-                                      : _mm512_setzero_ps();
+            sum[r][b] = _mm512_maskz_loadu_ps(initial, y[r] + 16 * b);
         }
     }
     const qe_bf16 *panel = s->panel;
@@ -74,7 +74,7 @@ multiply_strip(const struct strip *s, const int rows, const int blocks)
             x[r] += 2 * QE_K_STEP;
         }
     }
-    for (int r = 0; r < rows && r < s->n_rows; r++) {
+    for (int r = 0; r < rows; r++) {
         for (int b = 0; b < blocks; b++) {
             _mm512_storeu_ps(y[r] + 16 * b, sum[r][b]);
         }

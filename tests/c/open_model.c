@@ -6,9 +6,8 @@
  * and, from the next line on, every weight as it is kept: fp32 vectors, bf16 matrices,
  * in the order of the structs in model.h. */
 #include <stdio.h>
-#include <stdlib.h>
 
-#include "model.h"
+#include "model_args.h"
 
 static void
 write_layer(const struct qe_config *config, const struct qe_layer *layer)
@@ -33,33 +32,17 @@ write_layer(const struct qe_config *config, const struct qe_layer *layer)
 int
 main(int argc, char **argv)
 {
-    static const float frequencies[128] = {1.0f, 0.5f};
-    int sizes[7];
     struct qe_model model;
     struct qe_error err;
 
-    if (argc < 9) {
+    if (argc < 2 + N_MODEL_ARGS) {
         fprintf(stderr, "usage: open_model 7 sizes, files\n");
         return 2;
     }
-    for (int i = 0; i < 7; i++) {
-        sizes[i] = atoi(argv[1 + i]);
-    }
-    struct qe_config config = {
-        .hidden_size = sizes[0],
-        .intermediate_size = sizes[1],
-        .n_layers = sizes[2],
-        .n_heads = sizes[3],
-        .n_kv_heads = sizes[4],
-        .head_dim = sizes[5],
-        .vocab_size = sizes[6],
-        .max_length = 64,
-        .rms_norm_eps = 1e-6f,
-        .rope_scale = 1.0f,
-        .rope_inv_freq = frequencies,
-    };
-    if (qe_model_open(&config, (const char *const *)&argv[8], argc - 8, &model, &err) <
-        0) {
+    struct qe_config config = model_config(argv + 1);
+    const char *const *paths = (const char *const *)argv + 1 + N_MODEL_ARGS;
+    int n_paths = argc - 1 - N_MODEL_ARGS;
+    if (qe_model_open(&config, paths, n_paths, &model, &err) < 0) {
         printf("%d %s\n", err.status, err.message);
         return 1;
     }

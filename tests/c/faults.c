@@ -1,0 +1,144 @@
+/* faults.c: the linker's --wrap=f sends calls of f to __wrap_f, and __real_f is f. */
+#define _GNU_SOURCE
+#include "faults.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+static atomic_int n_left; /* calls up to the one that fails; 0 or less: none */
+static _Atomic(const char *) failed;
+
+void *__real_malloc(size_t n_bytes);
+void *__real_calloc(size_t n, size_t n_bytes);
+void *__real_realloc(void *old, size_t n_bytes);
+void *__real_aligned_alloc(size_t alignment, size_t n_bytes);
+char *__real_strdup(const char *text);
+int __real_open(const char *path, int flags, ...);
+int __real_fstat(int fd, struct stat *status);
+void *
+__real_mmap(void *at, size_t n_bytes, int protection, int flags, int fd, off_t from);
+int __real_madvise(void *at, size_t n_bytes, int advice);
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
+                          void *(*run)(void *), void *argument);
+int __real_sched_getaffinity(pid_t pid, size_t n_bytes, cpu_set_t *cpus);
+
+void *__wrap_malloc(size_t n_bytes);
+void *__wrap_calloc(size_t n, size_t n_bytes);
+void *__wrap_realloc(void *old, size_t n_bytes);
+void *__wrap_aligned_alloc(size_t alignment, size_t n_bytes);
+char *__wrap_strdup(const char *text);
+int __wrap_open(const char *path, int flags, ...);
+int __wrap_fstat(int fd, struct stat *status);
+void *
+__wrap_mmap(void *at, size_t n_bytes, int protection, int flags, int fd, off_t from);
+int __wrap_madvise(void *at, size_t n_bytes, int advice);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
+                          void *(*run)(void *), void *argument);
+int __wrap_sched_getaffinity(pid_t pid, size_t n_bytes, cpu_set_t *cpus);
+
+void
+faults_arm(int n)
+{
+    failed = NULL;
+    n_left = n;
+}
+
+const char *
+faults_disarm(void)
+{
+    n_left = 0;
+    return failed;
+}
+
+static bool
+fails(const char *function, int error)
+{
+    if (atomic_fetch_sub(&n_left, 1) != 1) {
+        return false;
+    }
+    failed = function;
+    errno = error;
+    return true;
+}
+
+void *
+__wrap_malloc(size_t n_bytes)
+{
+    return fails("malloc", ENOMEM) ? NULL : __real_malloc(n_bytes);
+}
+
+void *
+__wrap_calloc(size_t n, size_t n_bytes)
+{
+    return fails("calloc", ENOMEM) ? NULL : __real_calloc(n, n_bytes);
+}
+
+void *
+__wrap_realloc(void *old, size_t n_bytes)
+{
+    return fails("realloc", ENOMEM) ? NULL : __real_realloc(old, n_bytes);
+}
+
+void *
+__wrap_aligned_alloc(size_t alignment, size_t n_bytes)
+{
+    return fails("aligned_alloc", ENOMEM) ? NULL
+                                          : __real_aligned_alloc(alignment, n_bytes);
+}
+
+char *
+__wrap_strdup(const char *text)
+{
+    return fails("strdup", ENOMEM) ? NULL : __real_strdup(text);
+}
+
+int
+__wrap_open(const char *path, int flags, ...)
+{
+    return fails("open", EMFILE) ? -1 : __real_open(path, flags);
+}
+
+int
+__wrap_fstat(int fd, struct stat *status)
+{
+    return fails("fstat", EIO) ? -1 : __real_fstat(fd, status);
+}
+
+void *
+__wrap_mmap(void *at, size_t n_bytes, int protection, int flags, int fd, off_t from)
+{
+    return fails("mmap", ENOMEM)
+               ? MAP_FAILED
+               : __real_mmap(at, n_bytes, protection, flags, fd, from);
+}
+
+int
+__wrap_madvise(void *at, size_t n_bytes, int advice)
+{
+    return fails("madvise", EINVAL) ? -1 : __real_madvise(at, n_bytes, advice);
+}
+
+int
+__wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
+                      void *(*run)(void *), void *argument)
+{
+    return fails("pthread_create", EAGAIN)
+               ? EAGAIN
+               : __real_pthread_create(thread, attr, run, argument);
+}
+
+int
+__wrap_sched_getaffinity(pid_t pid, size_t n_bytes, cpu_set_t *cpus)
+{
+    return fails("sched_getaffinity", EPERM)
+               ? -1
+               : __real_sched_getaffinity(pid, n_bytes, cpus);
+}

@@ -1,0 +1,281 @@
+"""Threads, signals, processes: an Embedder shared, interrupted, forked, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from c_build import ASAN, TSAN, build
+from conftest import ModelMaker
+from engines import embed, engine_config, open_engine, random_texts
+
+from qwen3_embed import Embedder
+from sources import engine_sources, kernel_sources
+
+TESTS = Path(__file__).parent
+C_ENGINE = [
+    *engine_sources(),
+    *((source, tuple(flags)) for _, source, flags in kernel_sources()),
+    "tests/c/test_engine.c",
+]
+
+
+@pytest.mark.parametrize("sanitize", [TSAN, ASAN, ""])
+def test_threads_in_c(models: ModelMaker, sanitize: str) -> None:
+    """8 threads, calls cancelled now and then: every row has the bits of its text alone."""
+    folder = models("tiny64")
+    flags = ("-O1", "-g", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi")
+    program = build("test_engine", C_ENGINE, sanitize=sanitize, flags=flags)
+    config = engine_config(folder)
+    names = ["hidden_size", "intermediate_size", "n_layers", "n_heads", "n_kv_heads", "head_dim"]
+    numbers = [str(config[name]) for name in [*names, "vocab_size", "max_length"]]
+    done = subprocess.run(
+        [str(program), "8", "40", *numbers, str(folder / "model.safetensors")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ok: 8 threads" in done.stdout
+
+
+def run_threads(n: int, work: Callable[[int], None]) -> None:
+    """Runs work(0..n-1) at once; the first failure is raised here."""
+    failures: list[BaseException] = []
+
+    def guarded(index: int) -> None:
+        try:
+            work(index)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(i,)) for i in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def test_shared_by_threads(models: ModelMaker) -> None:
+    engine = open_engine(models("tiny128"), batch_tokens=300)
+    texts = random_texts([1, 5, 40, 64, 65, 100, 7, 33])
+    alone = [embed(engine, [text], 32) for text in texts]
+
+    def work(index: int) -> None:
+        for turn in range(20):
+            mine = [(index + turn) % 8, (index * turn) % 8]
+            rows = embed(engine, [texts[i] for i in mine], 32)
+            np.testing.assert_array_equal(rows, np.concatenate([alone[i] for i in mine]))
+
+    run_threads(8, work)
+
+
+def test_own_errors_in_company(models: ModelMaker) -> None:
+    """Texts of concurrent calls share batches; a refused call fails alone."""
+    model = Embedder(models("tiny64"))
+    expected = model.encode("fine")
+
+    def work(index: int) -> None:
+        for _ in range(10):
+            if index % 2:
+                with pytest.raises(TypeError, match=r"texts\[1\] is int"):
+                    model.encode(["fine", 3])  # type: ignore[list-item]
+            else:
+                np.testing.assert_array_equal(model.encode("fine"), expected)
+
+    run_threads(6, work)
+
+
+def test_close_while_encoding(models: ModelMaker) -> None:
+    """Calls in the queue get ValueError("closed"); none hangs."""
+    engine = open_engine(models("small"), batch_tokens=256)
+    texts = random_texts([200] * 64, vocab_size=100)
+    started = threading.Barrier(5)
+    outcomes: list[str] = []
+
+    def work(index: int) -> None:
+        started.wait()
+        if index == 0:
+            time.sleep(0.05)
+            engine.close()
+            return
+        try:
+            while True:
+                embed(engine, texts, 8)
+        except ValueError as error:
+            outcomes.append(str(error))
+
+    run_threads(5, work)
+    assert outcomes == ["closed"] * 4
+
+
+def test_dropped_job_keeps_its_array(models: ModelMaker) -> None:
+    """The worker may still write to a dropped job's array, so it must live on."""
+    engine = open_engine(models("small"), batch_tokens=512)
+    texts = random_texts([256] * 16, vocab_size=100)
+    tokens = np.concatenate(texts)
+    cu_seqlens = np.arange(0, 16 * 256 + 1, 256, dtype=np.int32)
+    for _ in range(5):
+        engine.submit(tokens, cu_seqlens, np.zeros((16, 64), np.float32), 0, True)
+        gc.collect()
+    expected = embed(open_engine(models("small")), texts[:1], 64)
+    np.testing.assert_array_equal(embed(engine, texts[:1], 64), expected)
+
+
+def test_cancelled_job(models: ModelMaker) -> None:
+    engine = open_engine(models("small"))
+    rows = engine.rows(16, 64)
+    tokens = np.zeros(16 * 256, np.int32)
+    job = engine.submit(tokens, np.arange(0, 4097, 256, dtype=np.int32), rows, 0, True)
+    job.cancel()
+    with pytest.raises(RuntimeError, match="cancelled"):
+        job.wait()
+    with pytest.raises(RuntimeError, match="cancelled"):
+        job.wait()
+
+
+def run_python(code: str, *arguments: object, timeout_s: float = 120) -> str:
+    """Runs a program in a new interpreter; its standard output."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", textwrap.dedent(code)]
+        + [str(a) for a in arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env={**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent / 'csrc'}"},
+        cwd=TESTS.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_interrupt(models: ModelMaker) -> None:
+    """Ctrl-C leaves within 250 ms, and the next call is right."""
+    output = run_python(
+        """
+        import os, signal, sys, threading, time
+        import numpy as np
+        from qwen3_embed import Embedder
+        model = Embedder(sys.argv[1], batch_tokens=2048)
+        expected = model.encode("again")
+        sent = []
+        def interrupt():
+            time.sleep(0.5)
+            sent.append(time.perf_counter())
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=interrupt).start()
+        try:
+            model.encode(["a long text " * 150] * 4000)
+        except KeyboardInterrupt:
+            print(time.perf_counter() - sent[0])
+        assert (model.encode("again") == expected).all()
+        """,
+        models("small"),
+    )
+    assert float(output) < 0.25
+
+
+def test_exit_with_calls_in_flight(models: ModelMaker) -> None:
+    """A daemon thread in encode() does not keep the process, nor crash it."""
+    start = time.perf_counter()
+    run_python(
+        """
+        import sys, threading, time
+        from qwen3_embed import Embedder
+        model = Embedder(sys.argv[1])
+        work = lambda: model.encode(["a long text " * 150] * 4000)
+        for _ in range(3):
+            threading.Thread(target=work, daemon=True).start()
+        time.sleep(0.5)
+        """,
+        models("small"),
+    )
+    assert time.perf_counter() - start < 20.0
+
+
+def encode_in_child(model: Embedder, texts: list[str], queue: multiprocessing.Queue) -> None:
+    queue.put(model.encode(texts, dim=16))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_multiprocessing(models: ModelMaker, method: str) -> None:
+    """After use in the parent, a child encodes too: by fork, and by pickling."""
+    model = Embedder(models("tiny64"))
+    texts = ["one", "two", "three"]
+    expected = model.encode(texts, dim=16)
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    child = context.Process(target=encode_in_child, args=(model, texts, queue))
+    child.start()
+    rows = queue.get(timeout=60)
+    child.join(timeout=60)
+    assert child.exitcode == 0
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_array_equal(model.encode(texts, dim=16), expected)
+
+
+def test_fork_with_calls_in_flight(models: ModelMaker) -> None:
+    """Other threads compute while the process forks; parent and child both go on."""
+    run_python(
+        """
+        import os, sys, threading
+        import numpy as np
+        from qwen3_embed import Embedder
+        model = Embedder(sys.argv[1])
+        expected = model.encode("x")
+        stop = threading.Event()
+        def work():
+            while not stop.is_set():
+                model.encode(["other text"] * 20)
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        [t.start() for t in threads]
+        for _ in range(5):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0 if (model.encode("x") == expected).all() else 3)
+            assert os.waitpid(pid, 0)[1] == 0
+        stop.set()
+        [t.join() for t in threads]
+        assert (model.encode("x") == expected).all()
+        """,
+        models("tiny64"),
+    )
+
+
+def test_fork_then_close(models: ModelMaker) -> None:
+    """A child that only closes, or only ends, what it inherited."""
+    model = Embedder(models("tiny64"))
+    model.encode("used")
+    for close in (True, False):
+        pid = os.fork()
+        if pid == 0:
+            if close:
+                model.close()
+            del model
+            gc.collect()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    model.encode("still here")
+
+
+def test_asyncio(models: ModelMaker) -> None:
+    model = Embedder(models("tiny64"))
+    texts = [f"text {i}" for i in range(10)]
+
+    async def encode_all() -> list[np.ndarray]:
+        return await asyncio.gather(*(asyncio.to_thread(model.encode, text) for text in texts))
+
+    np.testing.assert_array_equal(asyncio.run(encode_all()), model.encode(texts))
