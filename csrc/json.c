@@ -185,14 +185,16 @@ read_escape(struct qe_json *json, char utf8[4], size_t *length)
 }
 
 int
-qe_json_string(struct qe_json *json, char *out, size_t max_bytes, size_t *n_bytes)
+qe_json_string(struct qe_json *json, char *out, size_t max_bytes)
 {
-    *n_bytes = 0;
+    size_t n_bytes = 0;
+
     if (qe_json_expect(json, '"') < 0) {
         return json->err->status;
     }
     for (;;) {
-        if (json->at == json->end || *json->at < ' ') {
+        const unsigned char *start = json->at;
+        if (start == json->end || *start < ' ') {
             return qe_json_malformed(json, "the rest of a string");
         }
         char utf8[4] = {(char)*json->at++};
@@ -206,14 +208,19 @@ qe_json_string(struct qe_json *json, char *out, size_t max_bytes, size_t *n_byte
         if (out == NULL) {
             continue;
         }
-        if (*n_bytes + length > max_bytes) {
-            return qe_json_malformed(json, "the end of a string that is too long");
+        if ((unsigned char)utf8[0] < ' ' || utf8[0] == 0x7f) {
+            json->at = start;
+            return qe_json_malformed(json, "no control character in a name");
         }
-        memcpy(out + *n_bytes, utf8, length);
-        *n_bytes += length;
+        if (n_bytes + length > max_bytes) {
+            json->at = start;
+            return qe_json_malformed(json, "the end of a name that is too long");
+        }
+        memcpy(out + n_bytes, utf8, length);
+        n_bytes += length;
     }
     if (out != NULL) {
-        out[*n_bytes] = '\0';
+        out[n_bytes] = '\0';
     }
     return 0;
 }
@@ -263,7 +270,6 @@ qe_json_integers(struct qe_json *json, int max, uint64_t *values, int *n_values)
 int
 qe_json_skip_strings(struct qe_json *json)
 {
-    size_t n_bytes;
     bool more;
 
     if (qe_json_expect(json, '{') < 0) {
@@ -273,9 +279,8 @@ qe_json_skip_strings(struct qe_json *json)
         return 0;
     }
     do {
-        if (qe_json_string(json, NULL, 0, &n_bytes) < 0 ||
-            qe_json_expect(json, ':') < 0 ||
-            qe_json_string(json, NULL, 0, &n_bytes) < 0 ||
+        if (qe_json_string(json, NULL, 0) < 0 || qe_json_expect(json, ':') < 0 ||
+            qe_json_string(json, NULL, 0) < 0 ||
             qe_json_separator(json, '}', &more) < 0) {
             return json->err->status;
         }

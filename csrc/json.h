@@ -36,10 +36,10 @@ int qe_json_expect(struct qe_json *json, char c);
 /* After an element: *more if a comma follows; if none does, close must. */
 int qe_json_separator(struct qe_json *json, char close, bool *more);
 
-/* Decodes a string into out (max_bytes + 1), terminated; *n_bytes counts its bytes,
- * NULs inside included, and is never more than it took in the text. With out NULL the
- * string, of any length, is only checked. */
-int qe_json_string(struct qe_json *json, char *out, size_t max_bytes, size_t *n_bytes);
+/* Decodes a string into out (max_bytes + 1), terminated. It has no control characters,
+ * so that it can stand in a message, and takes no more bytes than with its quotes in
+ * the text. With out NULL any string will do, and is only checked. */
+int qe_json_string(struct qe_json *json, char *out, size_t max_bytes);
 
 /* An array of at most max whole numbers, of at most 19 digits each. */
 int qe_json_integers(struct qe_json *json, int max, uint64_t *values, int *n_values);

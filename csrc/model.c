@@ -33,19 +33,19 @@ struct weight {
 };
 
 /* clang-format off */
+#define MEMBER(name) offsetof(struct qe_layer, name)
 static const struct weight layer_weights[] = {
-    {"input_layernorm.weight",  {SIZE_C},          offsetof(struct qe_layer, input_layernorm)},
-    {"self_attn.q_proj.weight", {SIZE_Q, SIZE_C},  offsetof(struct qe_layer, q_proj)},
-    {"self_attn.k_proj.weight", {SIZE_KV, SIZE_C}, offsetof(struct qe_layer, k_proj)},
-    {"self_attn.v_proj.weight", {SIZE_KV, SIZE_C}, offsetof(struct qe_layer, v_proj)},
-    {"self_attn.q_norm.weight", {SIZE_HS},         offsetof(struct qe_layer, q_norm)},
-    {"self_attn.k_norm.weight", {SIZE_HS},         offsetof(struct qe_layer, k_norm)},
-    {"self_attn.o_proj.weight", {SIZE_C, SIZE_Q},  offsetof(struct qe_layer, o_proj)},
-    {"post_attention_layernorm.weight", {SIZE_C},
-     offsetof(struct qe_layer, post_attention_layernorm)},
-    {"mlp.gate_proj.weight",    {SIZE_I, SIZE_C},  offsetof(struct qe_layer, gate_proj)},
-    {"mlp.up_proj.weight",      {SIZE_I, SIZE_C},  offsetof(struct qe_layer, up_proj)},
-    {"mlp.down_proj.weight",    {SIZE_C, SIZE_I},  offsetof(struct qe_layer, down_proj)},
+    {"input_layernorm.weight",          {SIZE_C},          MEMBER(input_layernorm)},
+    {"self_attn.q_proj.weight",         {SIZE_Q, SIZE_C},  MEMBER(q_proj)},
+    {"self_attn.k_proj.weight",         {SIZE_KV, SIZE_C}, MEMBER(k_proj)},
+    {"self_attn.v_proj.weight",         {SIZE_KV, SIZE_C}, MEMBER(v_proj)},
+    {"self_attn.q_norm.weight",         {SIZE_HS},         MEMBER(q_norm)},
+    {"self_attn.k_norm.weight",         {SIZE_HS},         MEMBER(k_norm)},
+    {"self_attn.o_proj.weight",         {SIZE_C, SIZE_Q},  MEMBER(o_proj)},
+    {"post_attention_layernorm.weight", {SIZE_C}, MEMBER(post_attention_layernorm)},
+    {"mlp.gate_proj.weight",            {SIZE_I, SIZE_C},  MEMBER(gate_proj)},
+    {"mlp.up_proj.weight",              {SIZE_I, SIZE_C},  MEMBER(up_proj)},
+    {"mlp.down_proj.weight",            {SIZE_C, SIZE_I},  MEMBER(down_proj)},
 };
 /* clang-format on */
 #define N_LAYER_WEIGHTS (sizeof layer_weights / sizeof layer_weights[0])
@@ -150,12 +150,11 @@ is_vector(const struct weight *weight)
     return weight->shape[1] == SIZE_NONE;
 }
 
-/* A matrix that can't be used as it lies in the file. */
+/* Of a matrix: it can't be used as it lies in the file. */
 static bool
 is_rounded(const struct slot *slot)
 {
-    return !is_vector(slot->weight) && slot->weight != &lm_head &&
-           slot->tensor->dtype != QE_BF16;
+    return slot->weight != &lm_head && slot->tensor->dtype != QE_BF16;
 }
 
 /* The slots of config, all empty; the files' names choose the prefix. */

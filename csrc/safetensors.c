@@ -69,25 +69,17 @@ refuse(const struct header *header, const char *name, const char *why)
                    header->json.file, name, why);
 }
 
-/* word (n_bytes) may hold a NUL, which strcmp() would not see past. */
-static bool
-is_word(const char *word, size_t n_bytes, const char *expected)
-{
-    return n_bytes == strlen(expected) && memcmp(word, expected, n_bytes) == 0;
-}
-
 /* "BF16" and the like, to tensor->dtype and the bits of an element. */
 static int
 read_dtype(struct header *header, struct qe_tensor *tensor, unsigned *n_bits)
 {
     char word[MAX_WORD_BYTES + 1];
-    size_t n_bytes;
 
-    if (qe_json_string(&header->json, word, MAX_WORD_BYTES, &n_bytes) < 0) {
+    if (qe_json_string(&header->json, word, MAX_WORD_BYTES) < 0) {
         return header->json.err->status;
     }
     for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++) {
-        if (is_word(word, n_bytes, dtypes[i].name)) {
+        if (strcmp(word, dtypes[i].name) == 0) {
             tensor->dtype = dtypes[i].dtype;
             tensor->dtype_name = dtypes[i].name;
             *n_bits = dtypes[i].n_bits;
@@ -155,19 +147,18 @@ read_tensor(struct header *header, struct qe_tensor *tensor)
     uint64_t offsets[2];
     unsigned n_bits = 0, seen = 0;
     int n_offsets = 0;
-    size_t n_bytes;
     bool more;
 
     if (qe_json_expect(json, '{') < 0) {
         return json->err->status;
     }
     do {
-        if (qe_json_string(json, word, MAX_WORD_BYTES, &n_bytes) < 0 ||
+        if (qe_json_string(json, word, MAX_WORD_BYTES) < 0 ||
             qe_json_expect(json, ':') < 0) {
             return json->err->status;
         }
         unsigned key = 0;
-        while (key < 3 && !is_word(word, n_bytes, keys[key])) {
+        while (key < 3 && strcmp(word, keys[key]) != 0) {
             key++;
         }
         if (key == 3 || (seen & 1u << key) != 0) {
@@ -190,21 +181,6 @@ read_tensor(struct header *header, struct qe_tensor *tensor)
         return refuse(header, tensor->name, "dtype, shape or data_offsets is missing");
     }
     return place_tensor(header, tensor, n_bits, offsets);
-}
-
-/* A name that can stand in any message, and in memory that ends with it. */
-static int
-check_name(const struct header *header, const char *name, size_t n_bytes)
-{
-    for (size_t i = 0; i < n_bytes; i++) {
-        if ((unsigned char)name[i] < ' ' || name[i] == 0x7f) {
-            return qe_fail(header->json.err, QE_EFORMAT,
-                           "%s: the name of tensor %d has byte 0x%02x, expected no "
-                           "control characters; download the file again",
-                           header->json.file, header->file->n_tensors, name[i]);
-        }
-    }
-    return 0;
 }
 
 /* One more zeroed tensor at the end of the file's, or NULL. */
@@ -242,14 +218,12 @@ read_tensors(struct header *header)
 {
     struct qe_json *json = &header->json;
     bool more, seen_metadata = false;
-    size_t n_bytes;
 
     if (qe_json_take(json, '}')) {
         return 0;
     }
     do {
-        if (qe_json_string(json, header->next_name, MAX_NAME_BYTES, &n_bytes) < 0 ||
-            check_name(header, header->next_name, n_bytes) < 0 ||
+        if (qe_json_string(json, header->next_name, MAX_NAME_BYTES) < 0 ||
             qe_json_expect(json, ':') < 0) {
             return json->err->status;
         }
@@ -266,7 +240,7 @@ read_tensors(struct header *header)
             if (tensor == NULL) {
                 return json->err->status;
             }
-            header->next_name += n_bytes + 1;
+            header->next_name += strlen(header->next_name) + 1;
             if (read_tensor(header, tensor) < 0) {
                 return json->err->status;
             }

@@ -1,6 +1,7 @@
 """Which C files are compiled how: one list for setup.py and for the tests."""
 
 import platform
+import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -8,26 +9,30 @@ HERE = Path(__file__).parent
 FLAGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
 FLAGS += ["-ffp-contract=off", "-fno-math-errno"]  # the same bits from every compiler; plain sqrt
 
-# Instruction set -> its own kernel, its compiler flags.
+# Instruction set -> its own kernels, its compiler flags.
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16"]
-KERNEL_SETS = {"portable": ("gemm_portable.c", [])}
+KERNEL_SETS = {"portable": (["gemm_portable.c", "pack.c", "epilogue.c"], [])}
 if platform.machine() in ("x86_64", "AMD64"):
     KERNEL_SETS |= {
-        "avx2": ("gemm_avx2.c", ["-mavx2", "-mfma", "-mf16c"]),
-        "avx512_bf16": ("gemm_avx512.c", AVX512),
-        "amx_bf16": ("gemm_amx.c", [*AVX512, "-mamx-tile", "-mamx-bf16"]),
+        "avx2": (["gemm_avx2.c", "pack.c", "epilogue.c"], ["-mavx2", "-mfma", "-mf16c"]),
+        "avx512_bf16": (["gemm_avx512.c", "pack_avx512.c", "epilogue_avx512.c"], AVX512),
+        "amx_bf16": (
+            ["gemm_amx.c", "pack_avx512.c", "epilogue_avx512.c"],
+            [*AVX512, "-mamx-tile", "-mamx-bf16"],
+        ),
     }
-KERNELS = ["pack.c", "epilogue.c", "ops.c", "attention.c", "isa_table.c"]  # in every set
-OWN_KERNELS = ["gemm_portable.c", "gemm_avx2.c", "gemm_avx512.c", "gemm_amx.c"]
+COMMON_KERNELS = ["ops.c", "attention.c", "isa_table.c"]  # in every set
+PER_SET = re.compile(r"(gemm|pack|epilogue)_?(amx|avx512|avx2|portable)?\.c")
 
 
 def engine_sources() -> list[str]:
     """The C engine's files that are compiled once, without Python."""
-    kernels = {*KERNELS, *OWN_KERNELS}
     return sorted(
         f"csrc/{file.relative_to(HERE)}"
         for file in HERE.rglob("*.c")
-        if file.name not in kernels and not file.name.startswith("py_")
+        if file.name not in COMMON_KERNELS
+        and not PER_SET.fullmatch(file.name)
+        and not file.name.startswith("py_")
     )
 
 
@@ -36,7 +41,7 @@ def kernel_sources() -> list[tuple[str, str, list[str]]]:
     return [
         (name, f"csrc/cpu/{file}", [*flags, f"-DQE_ISA={name}"])
         for name, (own, flags) in KERNEL_SETS.items()
-        for file in [own, *KERNELS]
+        for file in [*own, *COMMON_KERNELS]
     ]
 
 

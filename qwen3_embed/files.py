@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,9 +112,15 @@ def find_model(model: str | os.PathLike[str], options: HubOptions) -> ModelFiles
             f"{model} is a reranker, expected an embedding model such as {_OFFICIAL[0]}"
         )
     if model == _EMBEDDED:
-        return _from_folder(_EMBEDDED, Path(__file__).parent / "models" / _EMBEDDED)
+        embedded = Path(__file__).parent / "models" / _EMBEDDED
+        if not embedded.is_dir():
+            raise ModelNotFoundError(
+                f"this installation holds no embedded model {_EMBEDDED!r}; "
+                f"expected a folder, or a name such as {_OFFICIAL[0]}"
+            )
+        return _from_folder(_EMBEDDED, embedded)
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return _from_folder(model, path)
     if model in _OFFICIAL:
         return _from_hub(f"{_OWNER}/{model}", options)
@@ -192,22 +200,26 @@ def _shard_names(index: Path) -> list[str]:
 def _from_hub(name: str, options: HubOptions) -> ModelFiles:
     folder = _fetch(name, options, _SMALL_FILES)
     commit = folder.name
-    config, settings = _read_settings_of_hub(name, folder)
+    with _named(name):
+        config, settings = _read_settings(folder)
     # The weights of the commit whose config was read, whatever the branch does meanwhile.
     pinned = HubOptions(commit, options.cache_dir, options.token, options.local_files_only)
     if not (folder / _SINGLE).exists():
         index = folder / _INDEX
         _fetch(name, pinned, _shard_names(index) if index.exists() else (_SINGLE,))
-    return ModelFiles(name, commit, folder, config, settings, _find_shards(folder))
+    with _named(name):
+        shards = _find_shards(folder)
+    return ModelFiles(name, commit, folder, config, settings, shards)
 
 
-def _read_settings_of_hub(name: str, folder: Path) -> tuple[ModelConfig, ModuleSettings]:
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Tells which repository a missing file belongs to, and that others may have been there."""
     try:
-        return _read_settings(folder)
+        yield
     except ModelNotFoundError as error:
         raise ModelNotFoundError(
-            f"{name} on the hub is no model that can be loaded, or its cached copy is "
-            f"incomplete: {error}"
+            f"{name} on the hub lacks a file: {error} (pickled weights are never fetched)"
         ) from error
 
 

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -114,6 +115,16 @@ class Model:
     def revision(self) -> str | None:
         """The commit, for a model of the hub."""
         return self._files.revision
+
+    @property
+    def folder(self) -> Path:
+        """Where the model's files lie."""
+        return self._files.folder
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What makes token ids of texts."""
+        return self._tokenizer
 
     @property
     def prompts(self) -> Mapping[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -200,10 +199,12 @@ class Quantizer:
         ValueError
             Not a file of ranges.
         """
+        from zipfile import BadZipFile
+
         try:
             with np.load(path, allow_pickle=False) as content:
                 arrays = cast("dict[str, npt.NDArray[Any]]", dict(content))
-        except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, TypeError, EOFError, BadZipFile) as error:
             raise ValueError(f"{path}: not a Quantizer file: {error}") from error
         if set(arrays) != {"format", "ranges"} or arrays["format"] != _FORMAT:
             raise ValueError(f"{path}: not a Quantizer file of format {_FORMAT}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from functools import cache
@@ -15,6 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "csrc"))
+from sources import engine_sources, kernel_sources  # noqa: E402
 
 # A source, relative to the repository, or one with flags of its own.
 Source = str | tuple[str, tuple[str, ...]]
@@ -26,6 +29,26 @@ LOADER: tuple[Source, ...] = (
     "csrc/model.c",
     "csrc/prefetch.c",
     "csrc/safetensors.c",
+)
+
+# The whole engine, without Python.
+ENGINE: tuple[Source, ...] = (
+    *engine_sources(),
+    *((source, (*flags, "-Wno-psabi")) for _, source, flags in kernel_sources()),
+)
+
+# What a test of faults links beside its own file, and with which options.
+FAULTS: tuple[Source, ...] = (
+    "tests/c/fault_runs.c",
+    "tests/c/faults.c",
+    "tests/c/model_args.c",
+)
+FAULT_LINK = tuple(
+    f"-Wl,--wrap={name}"
+    for name in (
+        *("malloc", "calloc", "realloc", "aligned_alloc", "strdup", "open", "fstat", "mmap"),
+        *("madvise", "pthread_create", "sched_getaffinity"),
+    )
 )
 
 ASAN = "address,undefined"

@@ -36,14 +36,16 @@ def engine_config(folder: Path) -> dict[str, Any]:
     }
 
 
-def open_engine(folder: Path, isa: str | None = None, **options: Any) -> _core.Engine:
-    """An engine on the CPU; `isa` forces an instruction set."""
+def open_engine(
+    folder: Path, isa: str | None = None, core: Any = _core, **options: Any
+) -> _core.Engine:
+    """An engine on the CPU; `isa` forces an instruction set, `core` is another build's."""
     paths = [str(path) for path in sorted(folder.glob("*.safetensors"))]
     before = os.environ.get("QWEN3_EMBED_ISA")
     if isa is not None:
         os.environ["QWEN3_EMBED_ISA"] = isa
     try:
-        engine = _core.Engine(paths, engine_config(folder), **options)
+        engine: _core.Engine = core.Engine(paths, engine_config(folder), **options)
     finally:
         if isa is not None:
             os.environ.pop("QWEN3_EMBED_ISA")
@@ -53,9 +55,7 @@ def open_engine(folder: Path, isa: str | None = None, **options: Any) -> _core.E
     return engine
 
 
-def embed(
-    engine: _core.Engine, texts: Tokens, dim: int, *, normalize: bool = True
-) -> Floats:
+def embed(engine: _core.Engine, texts: Tokens, dim: int, *, normalize: bool = True) -> Floats:
     """(n, dim) rows of one call with all the texts."""
     cu_seqlens = np.zeros(len(texts) + 1, np.int32)
     np.cumsum([len(text) for text in texts], out=cu_seqlens[1:])
@@ -73,10 +73,12 @@ def random_texts(lengths: Sequence[int], vocab_size: int = 320, seed: int = 3) -
 
 def relative_errors(rows: Sequence[Floats], expected: Sequence[Floats]) -> Floats:
     """(n) distance of each row from the expected one, over the expected one's norm."""
-    return np.array([
-        np.linalg.norm(row - right) / np.linalg.norm(right)
-        for row, right in zip(rows, expected, strict=True)
-    ])
+    return np.array(
+        [
+            np.linalg.norm(row - right) / np.linalg.norm(right)
+            for row, right in zip(rows, expected, strict=True)
+        ]
+    )
 
 
 def rms(errors: npt.ArrayLike) -> float:

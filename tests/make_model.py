@@ -84,9 +84,9 @@ def config_of(shape: str, *, lm_head: bool = False, **changes: Any) -> dict[str,
     return config | changes
 
 
-def tensor_shapes(config: dict[str, Any], *, prefix: str = "", lm_head: bool = False) -> dict[
-    str, tuple[int, ...]
-]:
+def tensor_shapes(
+    config: dict[str, Any], *, prefix: str = "", lm_head: bool = False
+) -> dict[str, tuple[int, ...]]:
     """Every tensor's name and shape, by name: the order of the official files."""
     hidden, inter = config["hidden_size"], config["intermediate_size"]
     vocab, head_dim = config["vocab_size"], config["head_dim"]
@@ -188,8 +188,12 @@ def tensor_chunks(
 
 
 def write_safetensors(
-    path: Path, shapes: dict[str, tuple[int, ...]], config: dict[str, Any], seed: int,
-    dtype: str, misalign: int,
+    path: Path,
+    shapes: dict[str, tuple[int, ...]],
+    config: dict[str, Any],
+    seed: int,
+    dtype: str,
+    misalign: int,
 ) -> int:
     """Writes one file as a stream; returns the bytes of tensor data in it."""
     item_bytes = {"bf16": 2, "f16": 2, "f32": 4}[dtype]
@@ -197,9 +201,7 @@ def write_safetensors(
     offset = 0
     for name, shape in shapes.items():
         end = offset + item_bytes * int(np.prod(shape))
-        header[name] = {
-            "dtype": dtype.upper(), "shape": list(shape), "data_offsets": [offset, end]
-        }
+        header[name] = {"dtype": dtype.upper(), "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8 + misalign)
@@ -257,16 +259,25 @@ def byte_tokenizer(vocab_size: int) -> dict[str, Any]:
     end |= {"single_word": False, "lstrip": False, "rstrip": False}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [end],
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [end],
         "normalizer": {"type": "NFC"},
         "pre_tokenizer": level | {"use_regex": True},
         "post_processor": end_token_processor(level | {"use_regex": False}, end_id),
         "decoder": level | {"use_regex": False},
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": None,
-            "continuing_subword_prefix": "", "end_of_word_suffix": "",
-            "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-            "vocab": {token: i for i, token in enumerate(tokens)}, "merges": merges,
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {token: i for i, token in enumerate(tokens)},
+            "merges": merges,
         },
     }
 
@@ -305,36 +316,68 @@ def write_text_files(folder: Path, config: dict[str, Any], tokenizer: str) -> No
         folder / "tokenizer.json",
         qwen3_tokenizer() if real else byte_tokenizer(config["vocab_size"]),
     )
-    write_json(folder / "tokenizer_config.json", {
-        "add_bos_token": False, "add_prefix_space": False, "bos_token": None,
-        "clean_up_tokenization_spaces": False, "errors": "replace",
-        "eos_token": "<|im_end|>" if real else END_TOKEN, "pad_token": END_TOKEN,
-        "model_max_length": 131072, "split_special_tokens": False, "unk_token": None,
-        "tokenizer_class": "Qwen2Tokenizer" if real else "PreTrainedTokenizerFast",
-    })
-    write_json(folder / "config_sentence_transformers.json", {
-        "prompts": {"query": DEFAULT_QUERY_PROMPT, "document": ""},
-        "default_prompt_name": None, "similarity_fn_name": "cosine",
-    })
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "add_bos_token": False,
+            "add_prefix_space": False,
+            "bos_token": None,
+            "clean_up_tokenization_spaces": False,
+            "errors": "replace",
+            "eos_token": "<|im_end|>" if real else END_TOKEN,
+            "pad_token": END_TOKEN,
+            "model_max_length": 131072,
+            "split_special_tokens": False,
+            "unk_token": None,
+            "tokenizer_class": "Qwen2Tokenizer" if real else "PreTrainedTokenizerFast",
+        },
+    )
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "prompts": {"query": DEFAULT_QUERY_PROMPT, "document": ""},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    )
     kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
-    write_json(folder / "modules.json", [
-        {"idx": i, "name": str(i), "path": path,
-         "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(kinds)
-    ])
-    modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens",
-             "weightedmean_tokens", "lasttoken")
-    write_json(folder / "1_Pooling" / "config.json", {
-        "word_embedding_dimension": config["hidden_size"],
-        **{f"pooling_mode_{mode}": mode == "lasttoken" for mode in modes},
-        "include_prompt": True,
-    })
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(kinds)
+        ],
+    )
+    modes = (
+        "cls_token",
+        "mean_tokens",
+        "max_tokens",
+        "mean_sqrt_len_tokens",
+        "weightedmean_tokens",
+        "lasttoken",
+    )
+    write_json(
+        folder / "1_Pooling" / "config.json",
+        {
+            "word_embedding_dimension": config["hidden_size"],
+            **{f"pooling_mode_{mode}": mode == "lasttoken" for mode in modes},
+            "include_prompt": True,
+        },
+    )
 
 
 def make_model(
-    folder: Path | str, shape: str = "tiny64", *, seed: int = 0, tokenizer: str | None = None,
-    prefix: str = "", dtype: str = "bf16", shards: int = 1, lm_head: bool = False,
-    misalign: int = 0, **changes: Any,
+    folder: Path | str,
+    shape: str = "tiny64",
+    *,
+    seed: int = 0,
+    tokenizer: str | None = None,
+    prefix: str = "",
+    dtype: str = "bf16",
+    shards: int = 1,
+    lm_head: bool = False,
+    misalign: int = 0,
+    **changes: Any,
 ) -> Path:
     """Writes a model folder and returns it.
 

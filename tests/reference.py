@@ -33,17 +33,24 @@ def read_tensor(raw: bytes, dtype: str) -> Floats:
     return np.frombuffer(raw, {"F16": "<f2", "F32": "<f4"}[dtype]).astype(np.float32)
 
 
+def read_header(path: Path) -> dict[str, Any]:
+    """Name -> dtype, shape and place after the header, of a safetensors file."""
+    with path.open("rb") as file:
+        header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header.pop("__metadata__", None)
+    return header
+
+
 def read_weights(folder: Path | str) -> dict[str, Floats]:
     """All tensors of a model folder by bare name, as float32."""
     weights = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
         data = path.read_bytes()
         begin = 8 + int.from_bytes(data[:8], "little")
-        for name, entry in json.loads(data[8:begin]).items():
-            if name != "__metadata__":
-                first, last = (begin + offset for offset in entry["data_offsets"])
-                values = read_tensor(data[first:last], entry["dtype"])
-                weights[name.removeprefix("model.")] = values.reshape(entry["shape"])
+        for name, entry in read_header(path).items():
+            first, last = (begin + offset for offset in entry["data_offsets"])
+            values = read_tensor(data[first:last], entry["dtype"])
+            weights[name.removeprefix("model.")] = values.reshape(entry["shape"])
     return weights
 
 

@@ -130,10 +130,25 @@ class OneNormForBothBlocks(Reference):
 
 
 MUTANTS = [
-    QueriesRotatedOneTooFar, KeysRotatedOneTooFar, RopeFrequenciesOffByOne, OtherTheta,
-    RopeInterleaved, RopeBackwards, NoQNorm, NoKNorm, QAndKNormsSwapped, WrongHeadMap,
-    NoCausalMask, MaskHidesItself, LargeEps, NoFinalNorm, LastButOnePooled,
-    GateAndUpSwapped, NoScoreScale, ScoresScaledByHidden, NoResidualAroundAttention,
+    QueriesRotatedOneTooFar,
+    KeysRotatedOneTooFar,
+    RopeFrequenciesOffByOne,
+    OtherTheta,
+    RopeInterleaved,
+    RopeBackwards,
+    NoQNorm,
+    NoKNorm,
+    QAndKNormsSwapped,
+    WrongHeadMap,
+    NoCausalMask,
+    MaskHidesItself,
+    LargeEps,
+    NoFinalNorm,
+    LastButOnePooled,
+    GateAndUpSwapped,
+    NoScoreScale,
+    ScoresScaledByHidden,
+    NoResidualAroundAttention,
     OneNormForBothBlocks,
 ]
 
@@ -155,9 +170,7 @@ def engine_rows_and_noise(folder: Path) -> tuple[Floats, float]:
 
 @pytest.mark.parametrize("shape", ["tiny64", "tiny128"])
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
-def test_mutant_fails_tenfold(
-    models: ModelMaker, mutant: type[Reference], shape: str
-) -> None:
+def test_mutant_fails_tenfold(models: ModelMaker, mutant: type[Reference], shape: str) -> None:
     rows, noise = engine_rows_and_noise(models(shape))
     distance = rms(relative_errors(rows, raw_rows(mutant(models(shape), "bf16"))))
     assert distance > 10.0 * TOLERANCE * noise, distance / noise

@@ -46,9 +46,7 @@ def reference_rows(folder: Path, lengths: tuple[int, ...]) -> tuple[list[Floats]
     return rows, rms(errors)
 
 
-def engine_errors(
-    folder: Path, lengths: list[int], isa: str | None = None
-) -> tuple[Floats, float]:
+def engine_errors(folder: Path, lengths: list[int], isa: str | None = None) -> tuple[Floats, float]:
     """Each text's distance from the reference, and D."""
     expected, noise = reference_rows(folder, tuple(lengths))
     engine = open_engine(folder, isa)
@@ -113,9 +111,15 @@ class OneRoundingFewer(Reference):
         return x if self.order[self.call - 1] == self.place else super().rounded(x)
 
 
-@pytest.mark.parametrize("changes", [
-    {"rope_scaling": YARN}, {"rope_theta": 10000}, {"rms_norm_eps": 1e-3},
-], ids=["yarn", "theta", "eps"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_scaling": YARN},
+        {"rope_theta": 10000},
+        {"rms_norm_eps": 1e-3},
+    ],
+    ids=["yarn", "theta", "eps"],
+)
 def test_config_reaches_the_formulas(models: ModelMaker, changes: dict[str, Any]) -> None:
     check_forward(models("tiny128", **changes))
 
@@ -125,9 +129,16 @@ def test_other_dtypes_are_rounded_once(models: ModelMaker, dtype: str) -> None:
     check_roundings(models("tiny64", dtype=dtype, num_hidden_layers=1))
 
 
-@pytest.mark.parametrize("layout", [
-    {"prefix": "model."}, {"shards": 3}, {"misalign": 1}, {"lm_head": True},
-], ids=["prefix", "shards", "misalign", "lm_head"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"prefix": "model."},
+        {"shards": 3},
+        {"misalign": 1},
+        {"lm_head": True},
+    ],
+    ids=["prefix", "shards", "misalign", "lm_head"],
+)
 def test_layout_changes_no_bit(models: ModelMaker, layout: dict[str, Any]) -> None:
     texts = random_texts(LENGTHS)
     expected = embed(open_engine(models("odd64")), texts, 72)

@@ -9,44 +9,102 @@ from __future__ import annotations
 import random
 
 ENGLISH_SUBJECTS = [
-    "The lighthouse keeper", "A river in flood", "Our second prototype", "The committee",
-    "An impatient violinist", "The index of the database", "Dr. Okonkwo's assistant",
-    "Every commit since Tuesday", "The old tramway", "A kilogram of copper",
+    "The lighthouse keeper",
+    "A river in flood",
+    "Our second prototype",
+    "The committee",
+    "An impatient violinist",
+    "The index of the database",
+    "Dr. Okonkwo's assistant",
+    "Every commit since Tuesday",
+    "The old tramway",
+    "A kilogram of copper",
 ]
 ENGLISH_VERBS = [
-    "quietly replaced", "could not explain", "measured", "rejected", "has outlived",
-    "didn't notice", "will probably need", "compared", "returned", "is famous for",
+    "quietly replaced",
+    "could not explain",
+    "measured",
+    "rejected",
+    "has outlived",
+    "didn't notice",
+    "will probably need",
+    "compared",
+    "returned",
+    "is famous for",
 ]
 ENGLISH_OBJECTS = [
-    "the missing invoice", "seventeen grey pigeons", "a proof by contradiction",
-    "the price of bread in 1893", "its own shadow", "the capital's water supply",
-    "two hundred and six unread messages", "the boundary between clay and sand",
-    "an unusually cold spring", "the third law of thermodynamics",
+    "the missing invoice",
+    "seventeen grey pigeons",
+    "a proof by contradiction",
+    "the price of bread in 1893",
+    "its own shadow",
+    "the capital's water supply",
+    "two hundred and six unread messages",
+    "the boundary between clay and sand",
+    "an unusually cold spring",
+    "the third law of thermodynamics",
 ]
 ENGLISH_ENDINGS = [
-    ".", ", as far as anyone knows.", "; nobody was surprised.", " before lunch!",
-    " (see table 4.2).", ", which costs $12.50 a month.", " at 3:45 p.m.", "?",
+    ".",
+    ", as far as anyone knows.",
+    "; nobody was surprised.",
+    " before lunch!",
+    " (see table 4.2).",
+    ", which costs $12.50 a month.",
+    " at 3:45 p.m.",
+    "?",
 ]
 CHINESE_SUBJECTS = [
-    "图书馆的管理员", "上海的地铁", "这份合同的第七条", "一只橘色的猫", "量子计算机",
-    "村口的老榕树", "昨天的会议", "他的博士论文", "冬天的第一场雪", "供应商的报价",
+    "图书馆的管理员",
+    "上海的地铁",
+    "这份合同的第七条",
+    "一只橘色的猫",
+    "量子计算机",
+    "村口的老榕树",
+    "昨天的会议",
+    "他的博士论文",
+    "冬天的第一场雪",
+    "供应商的报价",
 ]
 CHINESE_VERBS = ["不仅影响了", "从来没有解释", "终于取代了", "正在测量", "提醒我们注意", "避免了"]
 CHINESE_OBJECTS = [
-    "全年的降水量", "三千二百本旧书", "用户的隐私", "高铁的准点率", "祖母留下的菜谱",
-    "数据库的索引", "明代的城墙", "人民币对美元的汇率", "两个函数之间的接口", "北方的口音",
+    "全年的降水量",
+    "三千二百本旧书",
+    "用户的隐私",
+    "高铁的准点率",
+    "祖母留下的菜谱",
+    "数据库的索引",
+    "明代的城墙",
+    "人民币对美元的汇率",
+    "两个函数之间的接口",
+    "北方的口音",
 ]
 CHINESE_ENDINGS = ["。", ",这一点毋庸置疑。", "!", "吗?", ";后来大家都忘记了。", "(见附录二)。"]
 CODE_NAMES = ["buffer", "n_rows", "offset", "parser", "total", "queue", "node", "limit"]
 CODE_LINES = [
     "for {a} in range(len({b})):\n    {c} += {b}[{a}] * {n}\n",
-    "if {a} is None or {b} > 0x{n:x}:\n    raise ValueError(f\"{a}: {{{b}!r}}\")\n",
+    'if {a} is None or {b} > 0x{n:x}:\n    raise ValueError(f"{a}: {{{b}!r}}")\n',
     "static int\n{a}_{b}(const float *{c}, size_t n)\n{{\n\treturn n > {n} ? -1 : 0;\n}}\n",
     "SELECT {a}, COUNT(*) FROM {b} WHERE {c} <> '{n}' GROUP BY {a};\n",
     "const {a} = await {b}.map(({c}) => {c} ** 2).filter(Boolean); // {n}\n",
     "def {a}({b}: int = {n}) -> list[str]:\n    return [{c} for {c} in {b} if {c}]\n\n",
 ]
-EMOJI = "😀 🚀 👩🏽‍🔬 🇨🇦 ❤️ 🧬 🎻 🌧️ 🐙 🧑‍🤝‍🧑 ✅ 🈶 ☕ 🗺️".split()
+EMOJI = [
+    "😀",
+    "🚀",
+    "👩🏽\u200d🔬",
+    "🇨🇦",
+    "❤️",
+    "🧬",
+    "🎻",
+    "🌧️",
+    "🐙",
+    "🧑\u200d🤝\u200d🧑",
+    "✅",
+    "🈶",
+    "☕",
+    "🗺️",
+]
 
 
 def english(source: random.Random) -> str:

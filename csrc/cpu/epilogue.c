@@ -1,7 +1,6 @@
-/* epilogue.c: from a tile of sums, which holds a part of the transpose of Y, to Y.
- *
- * Sixteen rows and columns at a time: the registers of AVX-512 hold such a square;
- * elsewhere it goes through a small array. */
+/* epilogue.c: from a tile of sums, which holds a part of the transpose of Y, to Y, in
+ * squares of 16 rows and columns; compiled for the sets that have no file of their own.
+ */
 #include "isa_kernels.h"
 
 #include "vec.h"
@@ -13,50 +12,6 @@ smaller(int a, int b)
 {
     return a < b ? a : b;
 }
-
-#if defined(__AVX512BW__)
-
-#include "transpose.h"
-
-/* y (m, n), m and n <= 16, = or += the transpose of tile (n, 16). */
-static void
-store_square(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,
-             bool accumulate)
-{
-    __mmask16 columns = (__mmask16)((1u << n) - 1);
-    __m512i r[SIDE];
-
-    for (int j = 0; j < SIDE; j++) {
-        r[j] = _mm512_loadu_si512(tile + (size_t)(j < n ? j : n - 1) * ldt);
-    }
-    transpose_16x16(r);
-    for (int i = 0; i < m; i++) {
-        __m512 sum = _mm512_castsi512_ps(r[i]);
-        if (accumulate) {
-            sum = _mm512_add_ps(_mm512_maskz_loadu_ps(columns, y + i * ldy), sum);
-        }
-        _mm512_mask_storeu_ps(y + i * ldy, columns, sum);
-    }
-}
-
-/* y (m, n) bf16, m <= 16 and n <= 32, = the transpose of the upper halves of
- * rounded (n, 16). Two rows of it make one row of pairs. */
-static void
-store_halves(qe_bf16 *y, size_t ldy, const vec rounded[2 * SIDE], int m, int n)
-{
-    __mmask32 columns = n >= 32 ? ~0u : (1u << n) - 1;
-    __m512i r[SIDE];
-
-    for (int j = 0; j < SIDE; j++) {
-        r[j] = (__m512i)((uvec)rounded[2 * j] >> 16 | (uvec)rounded[2 * j + 1]);
-    }
-    transpose_16x16(r);
-    for (int i = 0; i < m; i++) {
-        _mm512_mask_storeu_epi16(y + i * ldy, columns, r[i]);
-    }
-}
-
-#else
 
 static void
 store_square(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,
@@ -83,8 +38,6 @@ store_halves(qe_bf16 *y, size_t ldy, const vec rounded[2 * SIDE], int m, int n)
     }
 }
 
-#endif
-
 void
 ISA(qe_store)(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,
               bool accumulate)
@@ -104,7 +57,8 @@ silu(vec x)
 {
     vec exponent = x * -1.44269504088896f;
 
-    return x / (vec_exp2(vec_select(exponent > 126.0f, vec_all(126.0f), exponent)) + 1.0f);
+    return x /
+           (vec_exp2(vec_select(exponent > 126.0f, vec_all(126.0f), exponent)) + 1.0f);
 }
 
 void
@@ -118,9 +72,11 @@ ISA(qe_swiglu)(qe_bf16 *y, size_t ldy, const float *gate, const float *up, size_
             int n_columns = smaller(n - j0, 2 * SIDE);
             for (int j = 0; j < n_columns; j++) {
                 size_t at = (size_t)(j0 + j) * ldt + i;
-                rounded[j] = vec_round_bf16(silu(vec_load(gate + at)) * vec_load(up + at));
+                rounded[j] =
+                    vec_round_bf16(silu(vec_load(gate + at)) * vec_load(up + at));
             }
-            store_halves(y + i * ldy + j0, ldy, rounded, smaller(m - i, SIDE), n_columns);
+            store_halves(y + i * ldy + j0, ldy, rounded, smaller(m - i, SIDE),
+                         n_columns);
         }
     }
 }

@@ -68,16 +68,18 @@ multiply_strip(const struct strip *s)
         for (int pair = 0; pair < QE_K_STEP / 2; pair++) {
             __m256i low = _mm256_loadu_si256((const __m256i *)panel);
             __m256i high = _mm256_loadu_si256((const __m256i *)(panel + 16));
-            __m256 w0[2] = {first_of(low), first_of(high)};
-            __m256 w1[2] = {second_of(low), second_of(high)};
+            __m256 w[2] = {first_of(low), first_of(high)};
             for (int r = 0; r < STRIP_ROWS; r++) {
-                __m256i a = broadcast_pair(x[r] + 4 * pair);
-                __m256 a0 = first_of(a);
-                __m256 a1 = second_of(a);
-                sum[r][0] = _mm256_fmadd_ps(a0, w0[0], sum[r][0]);
-                sum[r][1] = _mm256_fmadd_ps(a0, w0[1], sum[r][1]);
-                sum[r][0] = _mm256_fmadd_ps(a1, w1[0], sum[r][0]);
-                sum[r][1] = _mm256_fmadd_ps(a1, w1[1], sum[r][1]);
+                __m256 a = first_of(broadcast_pair(x[r] + 4 * pair));
+                sum[r][0] = _mm256_fmadd_ps(a, w[0], sum[r][0]);
+                sum[r][1] = _mm256_fmadd_ps(a, w[1], sum[r][1]);
+            }
+            w[0] = second_of(low);
+            w[1] = second_of(high);
+            for (int r = 0; r < STRIP_ROWS; r++) {
+                __m256 a = second_of(broadcast_pair(x[r] + 4 * pair));
+                sum[r][0] = _mm256_fmadd_ps(a, w[0], sum[r][0]);
+                sum[r][1] = _mm256_fmadd_ps(a, w[1], sum[r][1]);
             }
             panel += 2 * QE_PANEL_ROWS;
         }

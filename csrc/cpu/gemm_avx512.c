@@ -53,12 +53,12 @@ multiply_strip(const struct strip *s, const int rows, const int blocks)
     }
     const qe_bf16 *panel = s->panel;
     for (int k0 = 0; k0 < s->k; k0 += QE_K_STEP) {
-        for (int r = 0; r < rows; r++) {
-            _mm_prefetch((const char *)x[r] + s->ahead_bytes, _MM_HINT_T1);
-        }
-#pragma GCC unroll 4
+#pragma GCC unroll 16
         for (int pair = 0; pair < QE_K_STEP / 2; pair++) {
             __m512bh w[MAX_BLOCKS];
+            if (pair % 2 == 0 && pair / 2 < rows) { /* spread out: they can stall */
+                _mm_prefetch((const char *)x[pair / 2] + s->ahead_bytes, _MM_HINT_T1);
+            }
             for (int b = 0; b < blocks; b++) {
                 w[b] = (__m512bh)_mm512_loadu_si512(panel + b * s->block_stride);
             }
@@ -81,22 +81,31 @@ multiply_strip(const struct strip *s, const int rows, const int blocks)
     }
 }
 
+/* All rows times the blocks of one group: as many sums as registers allow. */
 static void
-multiply_blocks(const struct strip *s, int n_blocks)
+multiply_group(struct strip s, int m, int blocks)
 {
-    switch (n_blocks) {
-    case 1:
-        multiply_strip(s, 8, 1);
-        break;
-    case 2:
-        multiply_strip(s, 8, 2);
-        break;
-    case 3:
-        multiply_strip(s, 8, 3);
-        break;
-    default:
-        multiply_strip(s, 6, 4);
-        break;
+    const int max_rows = blocks < MAX_BLOCKS ? 8 : 6;
+
+    s.ahead_bytes = (size_t)max_rows * s.row_bytes;
+    for (int row = 0; row < m; row += max_rows) {
+        s.n_rows = m - row < max_rows ? m - row : max_rows;
+        switch (blocks) {
+        case 1:
+            multiply_strip(&s, 8, 1);
+            break;
+        case 2:
+            multiply_strip(&s, 8, 2);
+            break;
+        case 3:
+            multiply_strip(&s, 8, 3);
+            break;
+        default:
+            multiply_strip(&s, 6, 4);
+            break;
+        }
+        s.x += s.ahead_bytes;
+        s.y += (size_t)max_rows * s.ldy;
     }
 }
 
@@ -105,24 +114,21 @@ ISA(qe_multiply)(float *y, size_t ldy, const void *x, size_t ldx, int m,
                  const qe_bf16 *panel, size_t block_stride, int n_blocks, int k,
                  bool accumulate)
 {
-    int max_rows = n_blocks < MAX_BLOCKS ? 8 : 6;
     struct strip s = {
         .ldy = ldy,
+        .x = x,
         .row_bytes = ldx * sizeof(qe_bf16),
         .block_stride = block_stride,
         .k = k,
         .accumulate = accumulate,
     };
 
-    for (int row = 0; row < m; row += max_rows) {
-        s.n_rows = m - row < max_rows ? m - row : max_rows;
-        s.x = (const unsigned char *)x + (size_t)row * s.row_bytes;
-        s.ahead_bytes = (size_t)max_rows * s.row_bytes;
-        for (int b = 0; b < n_blocks; b += MAX_BLOCKS) {
-            s.y = y + (size_t)row * ldy + QE_PANEL_ROWS * b;
-            s.panel = panel + b * block_stride;
-            multiply_blocks(&s, n_blocks - b);
-            s.ahead_bytes = 0; /* only once: the strip is now in the cache */
-        }
+    for (int block = 0; block < n_blocks;) {
+        int n_groups = (n_blocks - block + MAX_BLOCKS - 1) / MAX_BLOCKS;
+        int blocks = (n_blocks - block + n_groups - 1) / n_groups;
+        s.y = y + QE_PANEL_ROWS * block;
+        s.panel = panel + block * block_stride;
+        multiply_group(s, m, blocks);
+        block += blocks;
     }
 }

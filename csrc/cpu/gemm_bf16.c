@@ -3,11 +3,12 @@
 
 #include <string.h>
 
-#define MAX_TASK_M 256    /* rows of X in a task: its panel stays in the L2 cache     */
-#define MAX_TASK_N 96     /* rows of W in a task, and of each tile                    */
-#define TASK_N_STEP 24    /* a multiple of every strip's rows (6, 8)                  */
-#define TASK_K 1024       /* columns summed at a time, for the caches' sake; the sums
-                             wait in the tile                                         */
+#define MAX_TASK_M 256 /* rows of X in a task: its panel stays in the L2 cache     */
+#define MAX_TASK_N 96  /* rows of W in a task, and of each tile                    */
+#define TASK_N_STEP 24 /* a multiple of every strip's rows (6, 8)                  */
+#define TASK_K                                                       \
+    1024 /* columns summed at a time, for the caches' sake; the sums \
+            wait in the tile                                         */
 
 struct product {
     const struct qe_gemm *gemm;
@@ -66,8 +67,8 @@ pack_task(void *context, int index, int worker)
 /* tile (n, 16 * n_blocks), rows MAX_TASK_M apart, = rows of W times rows of X.
  * w (n, k); panel (n_blocks, k_padded / 2, 16, 2). */
 static void
-fill_tile(const struct product *p, float *tile, qe_bf16 *tail, const unsigned char *w, int n,
-          const qe_bf16 *panel, int n_blocks)
+fill_tile(const struct product *p, float *tile, qe_bf16 *tail, const unsigned char *w,
+          int n, const qe_bf16 *panel, int n_blocks)
 {
     int k = p->gemm->k;
     int whole_k = k - k % QE_K_STEP;
@@ -126,13 +127,13 @@ multiply_task(void *context, int index, int worker)
     size_t w_bytes = 2 * (size_t)row * g->k;
     size_t y_at = (size_t)m0 * g->ldy + column;
 
-    fill_tile(p, scratch->tile[0], scratch->tail, (const unsigned char *)w->rows + w_bytes,
-              n, panel, n_blocks);
+    fill_tile(p, scratch->tile[0], scratch->tail,
+              (const unsigned char *)w->rows + w_bytes, n, panel, n_blocks);
     if (g->epilogue == QE_SWIGLU) {
         fill_tile(p, scratch->tile[1], scratch->tail,
                   (const unsigned char *)g->w[1].rows + w_bytes, n, panel, n_blocks);
-        p->isa->swiglu((qe_bf16 *)g->y + y_at, g->ldy, scratch->tile[0], scratch->tile[1],
-                       MAX_TASK_M, m, n);
+        p->isa->swiglu((qe_bf16 *)g->y + y_at, g->ldy, scratch->tile[0],
+                       scratch->tile[1], MAX_TASK_M, m, n);
     } else {
         p->isa->store((float *)g->y + y_at, g->ldy, scratch->tile[0], MAX_TASK_M, m, n,
                       g->epilogue == QE_ADD);
@@ -173,7 +174,8 @@ choose_task_n(const struct qe_gemm *gemm, int n_threads)
 
 void
 qe_gemm_run(const struct qe_gemm *gemm, const struct qe_isa *isa,
-            struct qe_threads *threads, unsigned char *scratch, const atomic_int *cancel)
+            struct qe_threads *threads, unsigned char *scratch,
+            const atomic_int *cancel)
 {
     struct product p = {
         .gemm = gemm,
@@ -186,6 +188,6 @@ qe_gemm_run(const struct qe_gemm *gemm, const struct qe_isa *isa,
 
     p.n_tasks_n = count_tasks_n(gemm, p.task_n);
     qe_threads_run(threads, ceil_div(gemm->m, QE_PANEL_ROWS), pack_task, &p, cancel);
-    qe_threads_run(threads, ceil_div(gemm->m, MAX_TASK_M) * p.n_tasks_n, multiply_task, &p,
-                   cancel);
+    qe_threads_run(threads, ceil_div(gemm->m, MAX_TASK_M) * p.n_tasks_n, multiply_task,
+                   &p, cancel);
 }

@@ -24,13 +24,13 @@ struct qe_matrix {
 };
 
 struct qe_gemm {
-    const qe_bf16 *x;      /* (m, k), rows ldx elements apart                      */
+    const qe_bf16 *x; /* (m, k), rows ldx elements apart                      */
     size_t ldx;
     int m, k;
     struct qe_matrix w[3]; /* stacked along n; for QE_SWIGLU: gate, up, of equal n   */
     int n_w;
     enum qe_epilogue epilogue;
-    void *y;               /* fp32, or bf16 for QE_SWIGLU; rows ldy elements apart   */
+    void *y; /* fp32, or bf16 for QE_SWIGLU; rows ldy elements apart   */
     size_t ldy;
 };
 

@@ -141,7 +141,8 @@ qe_isa_choose(const char *name, struct qe_error *err)
             return sets[i];
         }
         size_t used = strlen(known);
-        snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", sets[i]->name);
+        snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "",
+                 sets[i]->name);
     }
     qe_fail(err, QE_EVALUE, "instruction set '%s', expected one of this machine's: %s",
             name, known);

@@ -30,7 +30,7 @@ void ISA(qe_narrow)(qe_bf16 *y, const float *x, int n);
 
 void ISA(qe_attend)(const struct qe_attend *attend, float *scratch);
 
-void ISA(qe_pool)(float *out, const float *h, const float *w, int n, int n_out, float eps,
-                  bool unit);
+void ISA(qe_pool)(float *out, const float *h, const float *w, int n, int n_out,
+                  float eps, bool unit);
 
 #endif

@@ -1,35 +1,8 @@
-/* pack.c: rows of bf16 regrouped into a panel; compiled once per instruction set.
- *
- * A pair of columns is one 32-bit element, so a block of 16 rows and 32 columns is a
- * 16 x 16 transpose of such elements. */
+/* pack.c: rows of bf16 regrouped into a panel; compiled for the sets that have no file
+ * of their own. */
 #include "isa_kernels.h"
 
 #include <string.h>
-
-#if defined(__AVX512BW__)
-
-#include "transpose.h"
-
-static void
-pack_block(qe_bf16 *panel, const unsigned char *w, size_t row_bytes, int n_rows,
-           int n_columns)
-{
-    __mmask32 columns = n_columns >= 32 ? ~0u : (1u << n_columns) - 1;
-    __m512i r[16];
-
-    for (int i = 0; i < 16; i++) {
-        r[i] = _mm512_setzero_si512();
-    }
-    for (int i = 0; i < n_rows; i++) {
-        r[i] = _mm512_maskz_loadu_epi16(columns, w + (size_t)i * row_bytes);
-    }
-    transpose_16x16(r);
-    for (int i = 0; i < 16; i++) {
-        _mm512_storeu_si512(panel + 32 * i, r[i]);
-    }
-}
-
-#else
 
 static void
 pack_block(qe_bf16 *panel, const unsigned char *w, size_t row_bytes, int n_rows,
@@ -44,8 +17,6 @@ pack_block(qe_bf16 *panel, const unsigned char *w, size_t row_bytes, int n_rows,
         }
     }
 }
-
-#endif
 
 static int
 smaller(int a, int b)

@@ -112,7 +112,8 @@ run_tasks(struct qe_threads *pool, int worker)
     int index;
 
     while ((index = claim_task(pool)) >= 0) {
-        if (!pool->cancel || !atomic_load_explicit(pool->cancel, memory_order_relaxed)) {
+        if (!pool->cancel ||
+            !atomic_load_explicit(pool->cancel, memory_order_relaxed)) {
             pool->task(pool->context, index, worker);
         }
         /* The caller stores caller_sleeps before it last reads n_pending, so either it
@@ -156,7 +157,8 @@ qe_threads_open(int n_threads, struct qe_threads **threads, struct qe_error *err
         return qe_fail(err, QE_EVALUE, "threads is %d, expected at least 1", n_threads);
     }
     size_t n_workers = (size_t)n_threads - 1;
-    struct qe_threads *pool = calloc(1, sizeof *pool + n_workers * sizeof(struct worker));
+    struct qe_threads *pool =
+        calloc(1, sizeof *pool + n_workers * sizeof(struct worker));
     if (!pool) {
         return qe_fail(err, QE_ENOMEM, "no memory for %d threads", n_threads);
     }

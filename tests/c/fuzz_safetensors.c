@@ -63,7 +63,7 @@ check_file(const struct qe_safetensors *file)
         total_bytes += tensor->n_bytes;
     }
     require(total_bytes + 10 <= file->map_bytes);
-    require(qe_safetensors_find(file, "no such tensor") == NULL);
+    require(qe_safetensors_find(file, "\n") == NULL);
 }
 
 static void
@@ -72,6 +72,10 @@ check_error(const struct qe_error *err)
     require(err->status == QE_EFORMAT);
     size_t n_bytes = strnlen(err->message, sizeof err->message);
     require(n_bytes > 0 && n_bytes < sizeof err->message - 1); /* none was cut */
+    for (size_t i = 0; i < n_bytes; i++) {
+        /* Nothing in a file can forge a line of a log. */
+        require((unsigned char)err->message[i] >= ' ' && err->message[i] != 0x7f);
+    }
 }
 
 /* Binds the file, from memory that has a path. */

@@ -1,0 +1,213 @@
+/* peak.c: loops over registers alone, one for each instruction set, and a loop that
+ * only reads. Each is compiled for its set by its target attribute. */
+#define _GNU_SOURCE
+#include "peak.h"
+
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define N_ROUNDS 200
+#define N_STEPS 200000 /* of each loop */
+#define N_PARTS 64     /* of the data that is read */
+
+struct loop {
+    const char *isa;
+    double flop; /* of one run */
+    void (*run)(void);
+};
+
+/* Twelve sums hide the latency of an instruction that takes six cycles, two a cycle; the
+ * bf16 products of some processors take longer. */
+#define N_SUMS 12
+#define N_BF16_SUMS 24
+
+typedef float quad __attribute__((vector_size(16)));
+
+static void
+run_portable(void)
+{
+    quad sum[N_SUMS] = {{0}};
+    quad a = {1.0f, 1.0f, 1.0f, 1.0f};
+
+    for (int i = 0; i < N_STEPS; i++) {
+#pragma GCC unroll 12
+        for (int j = 0; j < N_SUMS; j++) {
+            __asm__ volatile("" : "+x"(a));
+            sum[j] += a * a;
+        }
+    }
+    for (int j = 0; j < N_SUMS; j++) {
+        __asm__ volatile("" ::"x"(sum[j]));
+    }
+}
+
+#if defined(__x86_64__)
+
+__attribute__((target("avx2,fma"))) static void
+run_avx2(void)
+{
+    __m256 sum[N_SUMS], a = _mm256_set1_ps(1.0f);
+
+    for (int j = 0; j < N_SUMS; j++) {
+        sum[j] = a;
+    }
+    for (int i = 0; i < N_STEPS; i++) {
+#pragma GCC unroll 12
+        for (int j = 0; j < N_SUMS; j++) {
+            sum[j] = _mm256_fmadd_ps(a, a, sum[j]);
+        }
+        __asm__ volatile("" : "+x"(a));
+    }
+    for (int j = 0; j < N_SUMS; j++) {
+        __asm__ volatile("" ::"x"(sum[j]));
+    }
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static void
+run_avx512(void)
+{
+    __m512 sum[N_BF16_SUMS];
+    __m512i a = _mm512_set1_epi32(0x3f803f80);
+
+    for (int j = 0; j < N_BF16_SUMS; j++) {
+        sum[j] = _mm512_setzero_ps();
+    }
+    for (int i = 0; i < N_STEPS; i++) {
+#pragma GCC unroll 24
+        for (int j = 0; j < N_BF16_SUMS; j++) {
+            sum[j] = _mm512_dpbf16_ps(sum[j], (__m512bh)a, (__m512bh)a);
+        }
+        __asm__ volatile("" : "+v"(a));
+    }
+    for (int j = 0; j < N_BF16_SUMS; j++) {
+        __asm__ volatile("" ::"v"(sum[j]));
+    }
+}
+
+struct tile_config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+};
+
+#define ARCH_REQ_XCOMP_PERM 0x1023
+#define XFEATURE_XTILEDATA 18
+
+__attribute__((target("amx-tile,amx-bf16"))) static void
+run_amx(void)
+{
+    struct tile_config config = {.palette = 1};
+
+    /* Linux gives tile registers only to a process that asks. */
+    syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
+    for (int t = 0; t < 8; t++) {
+        config.row_bytes[t] = 64;
+        config.rows[t] = 16;
+    }
+    __asm__ volatile("" ::"m"(config)); /* gcc 12 sees only 8 bytes of it used */
+    _tile_loadconfig(&config);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_zero(4);
+    _tile_zero(5);
+    for (int i = 0; i < N_STEPS / 4; i++) {
+        _tile_dpbf16ps(0, 4, 5);
+        _tile_dpbf16ps(1, 4, 5);
+        _tile_dpbf16ps(2, 4, 5);
+        _tile_dpbf16ps(3, 4, 5);
+    }
+    _tile_release();
+}
+
+#endif
+
+static const struct loop loops[] = {
+#if defined(__x86_64__)
+    {"amx_bf16", N_STEPS * 16384.0, run_amx},
+    {"avx512_bf16", N_STEPS * 64.0 * N_BF16_SUMS, run_avx512},
+    {"avx2", N_STEPS * 16.0 * N_SUMS, run_avx2},
+#endif
+    {"portable", N_STEPS * 8.0 * N_SUMS, run_portable},
+};
+
+static double
+now_s(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+static void
+loop_task(void *context, int index, int worker)
+{
+    (void)index;
+    (void)worker;
+    ((const struct loop *)context)->run();
+}
+
+double
+qe_peak_flops(struct qe_threads *threads, const char *isa)
+{
+    const struct loop *loop = loops;
+    int n_threads = qe_threads_count(threads);
+    double best_s = 1e9;
+
+    while (strcmp(loop->isa, isa) != 0) {
+        loop++;
+    }
+    for (int i = 0; i < N_ROUNDS; i++) {
+        double start = now_s();
+        qe_threads_run(threads, n_threads, loop_task, (void *)loop, NULL);
+        double taken_s = now_s() - start;
+        best_s = taken_s < best_s ? taken_s : best_s;
+    }
+    return loop->flop * n_threads / best_s;
+}
+
+typedef uint64_t chunk __attribute__((vector_size(16)));
+
+struct reading {
+    const unsigned char *data;
+    size_t part_bytes; /* a multiple of 64 */
+};
+
+static void
+read_task(void *context, int index, int worker)
+{
+    const struct reading *reading = context;
+    const unsigned char *part = reading->data + (size_t)index * reading->part_bytes;
+    chunk sum[4] = {{0}};
+
+    (void)worker;
+    for (size_t at = 0; at < reading->part_bytes; at += 4 * sizeof(chunk)) {
+        __builtin_prefetch(part + at + 4096);
+        for (int i = 0; i < 4; i++) {
+            chunk words;
+            memcpy(&words, part + at + i * sizeof words, sizeof words);
+            sum[i] ^= words;
+        }
+    }
+    sum[0] ^= sum[1] ^ sum[2] ^ sum[3];
+    __asm__ volatile("" ::"x"(sum[0]));
+}
+
+double
+qe_read_bandwidth(struct qe_threads *threads, const unsigned char *data, size_t n_bytes)
+{
+    struct reading reading = {data, n_bytes / N_PARTS / 64 * 64};
+    double start = now_s();
+
+    qe_threads_run(threads, N_PARTS, read_task, &reading, NULL);
+    return (double)reading.part_bytes * N_PARTS / (now_s() - start);
+}

