@@ -23,16 +23,15 @@ load32(const unsigned char *data, uint64_t i)
     return bits;
 }
 
-/* The bits of the fp32 of the same value. Masks, not branches, so that it vectorises.
- */
+/* The bits of the fp32 of the same value. Masks, not branches: so it vectorises. */
 static inline uint32_t
 widen_f16(uint16_t bits)
 {
     uint32_t magnitude = bits & 0x7fff;
     /* From exponent bias 15 to 127; infinity and NaN go on to the largest exponent. */
     uint32_t wide = (magnitude << 13) + ((127 - 15) << 23);
-    float subnormal =
-        (float)(int)magnitude * 0x1p-24f; /* exact; itself not subnormal */
+    /* Exact, and as fp32 not subnormal. */
+    float subnormal = (float)(int)magnitude * 0x1p-24f;
     uint32_t subnormal_bits;
 
     memcpy(&subnormal_bits, &subnormal, sizeof subnormal);

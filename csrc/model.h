@@ -14,47 +14,47 @@
 #include "safetensors.h"
 
 struct qe_config {
-    int hidden_size;            /* C                                              */
-    int intermediate_size;      /* I                                              */
-    int n_layers;               /* L                                              */
-    int n_heads;                /* NH, a multiple of n_kv_heads                   */
-    int n_kv_heads;             /* NKV                                            */
-    int head_dim;               /* HS, a multiple of 32, at most 256              */
-    int vocab_size;             /* V, rows of embed_tokens                        */
-    int max_length;             /* longest sequence, in tokens                    */
+    int hidden_size;       /* C */
+    int intermediate_size; /* I */
+    int n_layers;          /* L */
+    int n_heads;           /* NH, a multiple of n_kv_heads */
+    int n_kv_heads;        /* NKV */
+    int head_dim;          /* HS, a multiple of 32, at most 256 */
+    int vocab_size;        /* V, rows of embed_tokens */
+    int max_length;        /* longest sequence, in tokens */
     float rms_norm_eps;
-    float rope_scale;           /* multiplies cos and sin; 1 without YaRN         */
-    const float *rope_inv_freq; /* (HS/2) borrowed by qe_model_open, then copied  */
+    float rope_scale;           /* multiplies cos and sin; 1 without YaRN */
+    const float *rope_inv_freq; /* (HS/2) borrowed by qe_model_open, then copied */
 };
 
 struct qe_layer {
-    const float *input_layernorm;           /* (C)                                */
-    const float *post_attention_layernorm;  /* (C)                                */
-    const float *q_norm;                    /* (HS)                               */
-    const float *k_norm;                    /* (HS)                               */
-    const void *q_proj;                     /* (NH * HS, C)  bf16, any alignment  */
-    const void *k_proj;                     /* (NKV * HS, C) bf16, any alignment  */
-    const void *v_proj;                     /* (NKV * HS, C) bf16, any alignment  */
-    const void *o_proj;                     /* (C, NH * HS)  bf16, any alignment  */
-    const void *gate_proj;                  /* (I, C)        bf16, any alignment  */
-    const void *up_proj;                    /* (I, C)        bf16, any alignment  */
-    const void *down_proj;                  /* (C, I)        bf16, any alignment  */
+    const float *input_layernorm;          /* (C) */
+    const float *post_attention_layernorm; /* (C) */
+    const float *q_norm;                   /* (HS) */
+    const float *k_norm;                   /* (HS) */
+    const void *q_proj;                    /* (NH * HS, C)  bf16, any alignment */
+    const void *k_proj;                    /* (NKV * HS, C) bf16, any alignment */
+    const void *v_proj;                    /* (NKV * HS, C) bf16, any alignment */
+    const void *o_proj;                    /* (C, NH * HS)  bf16, any alignment */
+    const void *gate_proj;                 /* (I, C)        bf16, any alignment */
+    const void *up_proj;                   /* (I, C)        bf16, any alignment */
+    const void *down_proj;                 /* (C, I)        bf16, any alignment */
 };
 
 struct qe_prefetch;
 
 struct qe_model {
-    struct qe_config config;        /* rope_inv_freq points into owned memory     */
-    const void *embed_tokens;       /* (V, C) bf16, any alignment                 */
-    const float *norm;              /* (C)                                        */
-    struct qe_layer *layers;        /* (L)                                        */
-    struct qe_safetensors *files;   /* (n_files) owned                            */
+    struct qe_config config;      /* rope_inv_freq points into owned memory */
+    const void *embed_tokens;     /* (V, C) bf16, any alignment */
+    const float *norm;            /* (C) */
+    struct qe_layer *layers;      /* (L) */
+    struct qe_safetensors *files; /* (n_files) owned */
     int n_files;
-    float *vectors;                 /* owned storage of all fp32 vectors          */
-    unsigned char *rounded;         /* owned storage of matrices rounded to bf16  */
-    struct qe_prefetch *prefetch;   /* owned; maps pages ahead of the first pass  */
-    size_t mapped_bytes;            /* file bytes mapped                          */
-    size_t owned_bytes;             /* vectors and rounded matrices               */
+    float *vectors;               /* owned storage of all fp32 vectors */
+    unsigned char *rounded;       /* owned storage of matrices rounded to bf16 */
+    struct qe_prefetch *prefetch; /* owned; maps pages ahead of the first pass */
+    size_t mapped_bytes;          /* file bytes mapped */
+    size_t owned_bytes;           /* vectors and rounded matrices */
 };
 
 /* Binds the weights in the files at paths (n_paths). Names may carry the prefix

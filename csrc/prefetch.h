@@ -19,8 +19,8 @@ struct qe_prefetch;
  * it. Returns NULL where it can't. */
 struct qe_prefetch *qe_prefetch_open(struct qe_range *ranges, size_t n_ranges);
 
-/* Waits for the thread, a few milliseconds. Accepts NULL, and works in a forked child,
- * where the thread is not. */
+/* Stops the thread, after the piece it is at. Accepts NULL, and works in a forked
+ * child, where the thread is not. */
 void qe_prefetch_close(struct qe_prefetch *prefetch);
 
 #endif

@@ -3,10 +3,9 @@
 #include "py_core.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "cpu/isa.h"
-
-static struct PyModuleDef module_def;
 
 struct py_state *
 py_state_of(PyObject *self)
@@ -15,10 +14,36 @@ py_state_of(PyObject *self)
     return PyType_GetModuleState(Py_TYPE(self));
 }
 
+/* A message may end inside a character of a file's name, so decoding must not fail. */
+static PyObject *
+decode(const char *message)
+{
+    return PyUnicode_DecodeUTF8(message, (Py_ssize_t)strlen(message), "replace");
+}
+
+/* Sets an exception of type with text, and index if that is not negative. Takes
+ * ownership of text, which may be NULL. */
+static void
+raise(PyObject *type, PyObject *text, Py_ssize_t index)
+{
+    if (text == NULL) {
+        return;
+    }
+    PyObject *error = PyObject_CallFunctionObjArgs(type, text, NULL);
+    PyObject *number = PyLong_FromSsize_t(index);
+    if (error != NULL && number != NULL &&
+        (index < 0 || PyObject_SetAttrString(error, "index", number) == 0)) {
+        PyErr_SetObject(type, error);
+    }
+    Py_XDECREF(error);
+    Py_XDECREF(number);
+    Py_DECREF(text);
+}
+
 static void
 raise_os_error(const struct qe_error *err)
 {
-    PyObject *arguments = Py_BuildValue("(is)", err->os_errno, err->message);
+    PyObject *arguments = Py_BuildValue("(iN)", err->os_errno, decode(err->message));
 
     if (arguments != NULL) {
         PyErr_SetObject(PyExc_OSError, arguments);
@@ -26,18 +51,30 @@ raise_os_error(const struct qe_error *err)
     }
 }
 
-static void
-raise_non_finite(const struct py_state *state, const char *message, Py_ssize_t index)
+static PyObject *
+type_of(const struct py_state *state, enum qe_status status)
 {
-    PyObject *error = PyObject_CallFunction(state->non_finite_error, "s", message);
-    PyObject *number = PyLong_FromSsize_t(index);
-
-    if (error != NULL && number != NULL &&
-        PyObject_SetAttrString(error, "index", number) == 0) {
-        PyErr_SetObject(state->non_finite_error, error);
+    switch (status) {
+    case QE_EVALUE:
+    case QE_ECLOSED:
+        return PyExc_ValueError;
+    case QE_ENOMEM:
+        return PyExc_MemoryError;
+    case QE_EIO:
+        return PyExc_OSError;
+    case QE_EFORMAT:
+        return state->model_file_error;
+    case QE_ENONFINITE:
+        return state->non_finite_error;
+    case QE_EDEVICE:
+        return state->device_error;
+    case QE_EDEVICEMEM:
+        return state->device_memory_error;
+    case QE_ECANCELLED:
+    case QE_OK:
+        break;
     }
-    Py_XDECREF(error);
-    Py_XDECREF(number);
+    return PyExc_RuntimeError;
 }
 
 PyObject *
@@ -46,39 +83,15 @@ py_raise(const struct py_state *state, const struct qe_error *err, Py_ssize_t fi
     char message[sizeof err->message + 32];
     Py_ssize_t index = err->index < 0 ? -1 : first_row + err->index;
 
-    if (index < 0) {
-        snprintf(message, sizeof message, "%s", err->message);
-    } else {
-        snprintf(message, sizeof message, "texts[%zd]: %s", index, err->message);
-    }
-    switch ((enum qe_status)err->status) {
-    case QE_EVALUE:
-    case QE_ECLOSED:
-        PyErr_SetString(PyExc_ValueError, message);
-        break;
-    case QE_ENOMEM:
-        PyErr_SetString(PyExc_MemoryError, message);
-        break;
-    case QE_EIO:
+    if (err->status == QE_EIO) {
         raise_os_error(err);
-        break;
-    case QE_EFORMAT:
-        PyErr_SetString(state->model_file_error, message);
-        break;
-    case QE_ENONFINITE:
-        raise_non_finite(state, message, index);
-        break;
-    case QE_EDEVICE:
-        PyErr_SetString(state->device_error, message);
-        break;
-    case QE_EDEVICEMEM:
-        PyErr_SetString(state->device_memory_error, message);
-        break;
-    case QE_ECANCELLED:
-    case QE_OK:
-        PyErr_SetString(PyExc_RuntimeError, message);
-        break;
+        return NULL;
     }
+    snprintf(message, sizeof message, "texts[%zd]: ", index);
+    snprintf(message + (index < 0 ? 0 : strlen(message)), sizeof err->message, "%s",
+             err->message);
+    raise(type_of(state, (enum qe_status)err->status), decode(message),
+          err->status == QE_ENONFINITE ? index : -1);
     return NULL;
 }
 

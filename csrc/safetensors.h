@@ -21,22 +21,22 @@ enum qe_dtype {
 };
 
 struct qe_tensor {
-    const char *name;           /* borrowed from the file; terminated, no NUL inside */
+    const char *name; /* borrowed from the file; terminated, no NUL inside */
     enum qe_dtype dtype;
-    const char *dtype_name;     /* static: "BF16", or what QE_OTHER stands for       */
+    const char *dtype_name; /* static: "BF16", or what QE_OTHER stands for */
     int n_dims;
     uint64_t shape[QE_MAX_DIMS];
-    const unsigned char *data;  /* borrowed from the mapping; any alignment          */
+    const unsigned char *data; /* borrowed from the mapping; any alignment */
     uint64_t n_bytes;
 };
 
 struct qe_safetensors {
-    const char *path;             /* owned; NULL: map is borrowed from who parsed it */
-    const unsigned char *map;     /* (map_bytes) the whole file, read-only          */
+    const char *path;         /* owned; NULL: map is borrowed from who parsed it */
+    const unsigned char *map; /* (map_bytes) the whole file, read-only */
     size_t map_bytes;
-    struct qe_tensor *tensors;    /* (n_tensors) sorted by name                     */
+    struct qe_tensor *tensors; /* (n_tensors) sorted by name */
     int n_tensors;
-    char *names;                  /* owned storage of all names                     */
+    char *names; /* owned storage of all names */
 };
 
 /* Maps path and parses its header. On failure nothing is left open. */
@@ -48,8 +48,8 @@ int qe_safetensors_parse(const unsigned char *bytes, size_t n_bytes,
                          struct qe_safetensors *file, struct qe_error *err);
 
 /* NULL when there is no tensor of that name. */
-const struct qe_tensor *qe_safetensors_find(const struct qe_safetensors *file,
-                                            const char *name);
+const struct qe_tensor *
+qe_safetensors_find(const struct qe_safetensors *file, const char *name);
 
 /* Accepts a zeroed or half-opened file. */
 void qe_safetensors_close(struct qe_safetensors *file);

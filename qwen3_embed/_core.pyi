@@ -1,6 +1,6 @@
 """The C engine (csrc/py_*.c). Private: `qwen3_embed.Embedder` is the interface."""
 
-from collections.abc import Buffer, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
@@ -45,8 +45,8 @@ class Engine:
         """A new (n, dim) array over engine memory, not yet written; it outlives the engine."""
     def submit(
         self,
-        tokens: Buffer,
-        cu_seqlens: Buffer,
+        tokens: npt.NDArray[np.int32],
+        cu_seqlens: npt.NDArray[np.int32],
         out: npt.NDArray[np.float32],
         first_row: int,
         normalize: bool,

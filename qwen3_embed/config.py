@@ -173,9 +173,7 @@ def _refuse_what_we_compute_wrongly(fields: _Fields) -> None:
     fields.one_of("attention_bias", (False,), "false: projections with biases aren't built")
     fields.one_of("mlp_bias", (False,), "false: projections with biases aren't built")
     fields.one_of("is_causal", (True,), "true: only causal attention is built")
-    fields.one_of(
-        "use_bidirectional_attention", (False,), "false: only causal attention is built"
-    )
+    fields.one_of("use_bidirectional_attention", (False,), "false: only causal attention is built")
     fields.one_of("partial_rotary_factor", (1, 1.0), "1: the whole head is rotated")
     fields.one_of("quantization_config", (), "none: take the unquantised model")
     fields.one_of("use_sliding_window", (True, False), "true or false")
@@ -246,9 +244,7 @@ def _yarn(
     def magnitude(scale: float) -> float:
         return 0.1 * scale * math.log(factor) + 1.0
 
-    mscale, mscale_all = (
-        rope.real(k, 0.0, 1e3, default=0.0) for k in ("mscale", "mscale_all_dim")
-    )
+    mscale, mscale_all = (rope.real(k, 0.0, 1e3, default=0.0) for k in ("mscale", "mscale_all_dim"))
     inferred = magnitude(1.0)
     if mscale and mscale_all:
         inferred = magnitude(mscale) / magnitude(mscale_all)

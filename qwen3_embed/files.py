@@ -247,7 +247,7 @@ def _what_to_do(name: str, options: HubOptions, error: Exception) -> str:
     from huggingface_hub import constants, errors
 
     revision = options.revision or "main"
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _http_status(error)
     if isinstance(error, errors.GatedRepoError):
         return (
             f"{name} is gated: accept its terms at {constants.ENDPOINT}/{name}, then pass token= "
@@ -262,18 +262,30 @@ def _what_to_do(name: str, options: HubOptions, error: Exception) -> str:
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{name} has no revision {revision!r}: expected a branch, a tag or a commit"
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        offline = options.local_files_only or constants.HF_HUB_OFFLINE
-        return f"{name} (revision {revision}) is not, or not whole, in the cache, and " + (
-            "the network may not be used: allow it once (local_files_only=False, no "
-            "HF_HUB_OFFLINE), or pass a folder"
-            if offline
-            else f"{constants.ENDPOINT} can't be reached: connect, set HF_ENDPOINT, or pass a "
-            f"folder ({error})"
-        )
     if isinstance(error, errors.HFValidationError):
         return f"{name!r} is not a hub name ({error}); expected 'owner/name'"
+    if isinstance(error, errors.LocalEntryNotFoundError) and status is None:
+        here = f"{name} (revision {revision}) is not, or not whole, in the cache, and "
+        if options.local_files_only or constants.HF_HUB_OFFLINE:
+            return (
+                f"{here}the network may not be used: allow it once (local_files_only=False, no "
+                f"HF_HUB_OFFLINE), or pass a folder"
+            )
+        return (
+            f"{here}{constants.ENDPOINT} can't be reached: connect, set HF_ENDPOINT, or pass a "
+            f"folder ({error})"
+        )
     return (
         f"fetching {name} (revision {revision}) failed: {type(error).__name__}: {error}; "
         f"try again, what has arrived is kept"
     )
+
+
+def _http_status(error: BaseException | None) -> int | None:
+    """The hub's answer in an error or in what caused it; None: there was none."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+        error = error.__cause__
+    return None

@@ -136,9 +136,7 @@ class Pipeline:
         self._on_done = on_done
         self._jobs: deque[_Chunk] = deque()
 
-    def feed(
-        self, texts: list[str], rows: npt.NDArray[np.float32], first_index: int = 0
-    ) -> int:
+    def feed(self, texts: list[str], rows: npt.NDArray[np.float32], first_index: int = 0) -> int:
         """Tokenises and submits all texts; text i goes to rows[i].
 
         Returns the number of jobs when the last is submitted; `finish` waits for the rows.
@@ -148,9 +146,7 @@ class Pipeline:
         for start, stop in chunk_bounds(texts, self._batch_tokens, self._prefix):
             batch = self._tokenise(texts[start:stop], first_index + start)
             self.finish(_MAX_JOBS - 1)
-            job = self._engine.submit(
-                batch.tokens, batch.cu_seqlens, rows, start, self._normalize
-            )
+            job = self._engine.submit(batch.tokens, batch.cu_seqlens, rows, start, self._normalize)
             self._jobs.append(_Chunk(job, stop - start, first_index))
             n_jobs += 1
         return n_jobs

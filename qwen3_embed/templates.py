@@ -64,16 +64,12 @@ INSTRUCTIONS: Mapping[str, str] = MappingProxyType(
         "DuRetrieval": (
             "Given a Chinese search query, retrieve web passages that answer the question"
         ),
-        "Banking77Classification": (
-            "Given a online banking query, find the corresponding intents"
-        ),
+        "Banking77Classification": ("Given a online banking query, find the corresponding intents"),
         "EmotionClassification": (
             "Classify the emotion expressed in the given Twitter message into one of the six "
             "emotions: anger, fear, joy, love, sadness, and surprise"
         ),
-        "TwentyNewsgroupsClustering": (
-            "Identify the topic or theme of the given news articles"
-        ),
+        "TwentyNewsgroupsClustering": ("Identify the topic or theme of the given news articles"),
         "STS12": "Retrieve semantically similar text",
         "STS13": "Retrieve semantically similar text",
         "STS14": "Retrieve semantically similar text",

@@ -16,9 +16,7 @@ pyarrow string array."""
 
 def _refuse_non_iterable(texts: Any) -> None:
     """Raises TypeError for what iterates, or doesn't, but can't be meant as texts."""
-    if isinstance(texts, (bytes, bytearray, memoryview, Mapping)) or not hasattr(
-        texts, "__iter__"
-    ):
+    if isinstance(texts, (bytes, bytearray, memoryview, Mapping)) or not hasattr(texts, "__iter__"):
         raise TypeError(f"texts is {type(texts).__name__}, expected str or an iterable of str")
     if isinstance(texts, np.ndarray) and texts.ndim != 1:
         raise TypeError(f"texts is an array of shape {texts.shape}, expected (n,)")

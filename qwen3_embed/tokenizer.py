@@ -155,9 +155,7 @@ def _load(path: Path) -> tokenizers.Tokenizer:
             f"{path} can't be read: {error.strerror}; a model folder needs its tokenizer.json"
         ) from error
     if size_bytes > _MAX_FILE_BYTES:
-        raise ModelFileError(
-            f"{path} has {size_bytes} bytes, expected at most {_MAX_FILE_BYTES}"
-        )
+        raise ModelFileError(f"{path} has {size_bytes} bytes, expected at most {_MAX_FILE_BYTES}")
     try:
         loaded = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:

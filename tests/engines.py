@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from reference import Floats, rope_frequencies
+from reference import Floats, Reference, rope_frequencies
 
 from qwen3_embed import _core
+
+TOLERANCE = 1.5  # of D: test_ops.py derives it
 
 Tokens = Sequence[npt.NDArray[np.int32]]
 
@@ -69,6 +71,13 @@ def random_texts(lengths: Sequence[int], vocab_size: int = 320, seed: int = 3) -
     """Texts of random token ids, of the given lengths."""
     source = np.random.default_rng(seed)
     return [source.integers(0, vocab_size, n, dtype=np.int32) for n in lengths]
+
+
+def reference_rows(folder: Path, texts: Tokens) -> tuple[list[Floats], float]:
+    """The reference's raw rows with rounding, and D: their distance from those without."""
+    rounding, exact = Reference(folder, "bf16"), Reference(folder)
+    rows = [rounding.raw_row(text) for text in texts]
+    return rows, rms(relative_errors(rows, [exact.raw_row(text) for text in texts]))
 
 
 def relative_errors(rows: Sequence[Floats], expected: Sequence[Floats]) -> Floats:

@@ -56,7 +56,8 @@ class Hub:
     ----------
     repositories : by "owner/name".
     valid_tokens : any other token is refused.
-    cut_after_bytes : end this many downloads of large files after so many bytes.
+    n_cuts, cut_after_bytes : end so many downloads of large files after so many bytes.
+    fails_with : answer everything with this status.
     requests : "GET /path", in order of arrival.
     downloads : names of the files whose content was sent, or begun.
     """
@@ -65,6 +66,7 @@ class Hub:
     valid_tokens: set[str] = field(default_factory=set)
     cut_after_bytes: int = 0
     n_cuts: int = 0
+    fails_with: int = 0
     requests: list[str] = field(default_factory=list)
     downloads: list[str] = field(default_factory=list)
     url: str = ""
@@ -86,6 +88,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _route(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
+        if self.hub.fails_with:
+            self._refuse(self.hub.fails_with, "", "out of order")
+            return
         if path.startswith("/store/"):
             self._store(path.removeprefix("/store/"))
             return

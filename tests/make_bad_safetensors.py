@@ -139,6 +139,7 @@ DAMAGED = {
     "meta-no-colon": '{"__metadata__":{"x" "y"}}',
     "meta-not-closed": '{"__metadata__":{"x":"y"',
     "meta-trailing-comma": '{"__metadata__":{"x":"y",}}',
+    "meta-raw-newline": '{"__metadata__":{"x":"\n"}}',
     "meta-bad-escape": '{"__metadata__":{"x":"\\q"}}',
     "deep-arrays": '{"a":' + "[" * 5000,
     "key-too-long": '{"a":{"' + "k" * 40 + '":1}}',
@@ -179,7 +180,31 @@ def utf8_cases() -> Iterator[Case]:
         header = b'{"' + text + b'":' + F32.encode() + b"}"
         yield Case(f"utf8-{name}", file_of(header), "expected UTF-8")
     yield Case("utf8-cut-at-end", file_of(b'{"\xe2\x82', b""), "expected UTF-8")
+    yield Case("utf8-cut-in-data", file_of(b'{"\xe2\x82', b"\xac1234"), "expected UTF-8")
     yield Case("utf16", file_of(f'{{"a":{F32}}}'.encode("utf-16-le")), "damaged header")
+
+
+DAMAGED_SHAPES = {
+    "negative": "[-1]",
+    "fraction": "[1.5]",
+    "fraction-0": "[1.0]",
+    "exponent": "[1e0]",
+    "text": '["1"]',
+    "leading-0": "[01]",
+    "minus-0": "[-0]",
+    "plus": "[+1]",
+    "hex": "[0x1]",
+    "nan": "[NaN]",
+    "number": "1",
+    "null": "null",
+    "nested": "[[1]]",
+    "trailing-comma": "[1,]",
+    "not-closed": "[1",
+    "object": "{}",
+    "no-comma": "[1 1]",
+    "20-digits": "[18446744073709551616]",
+    "40-digits": "[" + "9" * 40 + "]",
+}
 
 
 def tensor_cases() -> Iterator[Case]:
@@ -188,28 +213,7 @@ def tensor_cases() -> Iterator[Case]:
     yield Case("dtype-with-nul", file_of(entry("BF16\\u0000")), "no control character")
     yield Case("dtype-with-newline", file_of(entry("BF16\\n")), "no control character")
     yield Case("dtype-number", file_of(entry().replace('"F32"', "1")), "damaged header")
-    shapes = {
-        "negative": "[-1]",
-        "fraction": "[1.5]",
-        "fraction-0": "[1.0]",
-        "exponent": "[1e0]",
-        "text": '["1"]',
-        "leading-0": "[01]",
-        "minus-0": "[-0]",
-        "plus": "[+1]",
-        "hex": "[0x1]",
-        "nan": "[NaN]",
-        "number": "1",
-        "null": "null",
-        "nested": "[[1]]",
-        "trailing-comma": "[1,]",
-        "not-closed": "[1",
-        "object": "{}",
-        "no-comma": "[1 1]",
-        "20-digits": "[18446744073709551616]",
-        "40-digits": "[" + "9" * 40 + "]",
-    }
-    for name, shape in shapes.items():
+    for name, shape in DAMAGED_SHAPES.items():
         yield Case(f"shape-{name}", file_of(entry(shape=shape)), "damaged header")
     for name, shape in {
         "product-2-64": "[4294967296,4294967296]",
@@ -237,6 +241,9 @@ def tensor_cases() -> Iterator[Case]:
     yield Case("shape-too-small", file_of(entry(shape="[2]")), "place of 4 bytes, expected 8")
     yield Case("shape-too-large", file_of(entry("U8")), "place of 4 bytes, expected 1")
     yield Case("bits-no-whole-byte", file_of(entry("F4", "[3]", "[0,2]"), b"12"), "whole bytes")
+
+
+def entry_cases() -> Iterator[Case]:
     offsets = {
         "one": "[4]",
         "none": "[]",
@@ -369,7 +376,15 @@ def valid_cases() -> Iterator[Case]:
 
 def all_cases() -> list[Case]:
     """Every case; the names are all different."""
-    makers = (length_cases, grammar_cases, utf8_cases, tensor_cases, place_cases, valid_cases)
+    makers = (
+        length_cases,
+        grammar_cases,
+        utf8_cases,
+        tensor_cases,
+        entry_cases,
+        place_cases,
+        valid_cases,
+    )
     return [case for maker in makers for case in maker()]
 
 

@@ -41,6 +41,7 @@ SHAPES: dict[str, tuple[int, int, int, int, int, int, int, int]] = {
     "odd128": (104, 136, 2, 8, 1, 128, 320, 4096),  # eight heads a group
     "small": (256, 768, 6, 4, 2, 128, 320, 4096),
 }
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 OFFICIAL = ("0.6B", "4B", "8B")
 
 EMBED_SCALE = 0.03

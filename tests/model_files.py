@@ -38,6 +38,9 @@ HARD_F32 = """
 FF800000 7F800001 FF800001 7FFFFFFF 7FC00000
 """
 
+# The same for fp16: subnormals, the first normal, the largest, infinities, NaNs.
+HARD_F16 = "0000 8000 0001 8001 03FF 83FF 0400 0401 7BFF FBFF 7C00 FC00 7C01 FC01 7FFF FFFF 3C01"
+
 
 def names(prefix: str = "model.") -> Iterator[tuple[str, list[int]]]:
     """Names and shapes, in the order in which open_model prints the weights."""
@@ -55,10 +58,12 @@ def random_weights(dtype: str, prefix: str = "model.", seed: int = 1) -> Weights
     for name, shape in names(prefix):
         if dtype == "F32":
             bits: Bits = source.integers(0, 1 << 32, shape, np.uint32)
-            hard = [int(word, 16) for word in HARD_F32.split()][: bits.size]
-            bits.reshape(-1)[: len(hard)] = hard
+            hard = HARD_F32
         else:
             bits = source.integers(0, 1 << 16, shape, np.uint16)
+            hard = HARD_F16
+        first = [int(word, 16) for word in hard.split()][: bits.size]
+        bits.reshape(-1)[: len(first)] = first
         weights[name] = (dtype, bits)
     return weights
 

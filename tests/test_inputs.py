@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -221,6 +223,28 @@ class TestTokens:
     def test_refused(self, model: Embedder, tokens: Any, offsets: Any, error: Any) -> None:
         with pytest.raises(error):
             model.encode_tokens(tokens, offsets)
+
+
+MEMORY = """
+import sys
+import numpy as np
+from qwen3_embed import Embedder
+
+def resident_mb():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+
+texts = (f"document number {i % 90}" for i in range(48_000))  # few words: they are cached
+sizes = [resident_mb() for _ in Embedder(sys.argv[1]).encode_iter(texts, chunk=1000)]
+print(max(sizes) - sizes[5])
+"""
+
+
+def test_streams_need_bounded_memory(folder: Path) -> None:
+    """42,000 rows of 512 bytes more, and the process has not grown by half of that."""
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(folder)], capture_output=True,
+                          text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 10.7
 
 
 class TestStreams:

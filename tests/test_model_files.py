@@ -182,10 +182,11 @@ def test_no_tensors_at_all(tmp_path: Path) -> None:
     assert message.startswith("embed_tokens.weight: missing (24 of 24 tensors are)")
 
 
-def test_config_and_fork(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sanitize", [ASAN, ""])
+def test_config_and_fork(tmp_path: Path, sanitize: str) -> None:
     path = write_file(tmp_path / "m.safetensors", random_weights("F16"))
     sources = ["tests/c/test_model.c", "tests/c/model_args.c", *LOADER]
-    done = run(build("test_model", sources, sanitize=ASAN), [path])
+    done = run(build("test_model", sources, sanitize=sanitize), [path])
     assert done.stdout == b"ok\n", done.stdout + done.stderr
 
 

@@ -14,10 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ModelMaker
-from engines import embed, open_engine, random_texts, relative_errors, rms
+from engines import (
+    TOLERANCE,
+    embed,
+    open_engine,
+    random_texts,
+    reference_rows,
+    relative_errors,
+    rms,
+)
 from reference import Floats, Reference, rope_frequencies
 
-TOLERANCE = 1.5  # of D, as in test_ops.py
 TEXTS = random_texts([2, 5, 9, 16, 17, 33, 64, 65, 100, 129])
 
 
@@ -153,24 +160,19 @@ MUTANTS = [
 ]
 
 
-def raw_rows(reference: Reference) -> list[Floats]:
-    return [reference.raw_row(text) for text in TEXTS]
-
-
 @cache
-def engine_rows_and_noise(folder: Path) -> tuple[Floats, float]:
+def engine_rows(folder: Path) -> tuple[Floats, float]:
     """The engine's raw rows, once they have passed, and D."""
-    engine = open_engine(folder)
-    rounding = raw_rows(Reference(folder, "bf16"))
-    rows = embed(engine, TEXTS, rounding[0].size, normalize=False)
-    noise = rms(relative_errors(rounding, raw_rows(Reference(folder))))
-    assert rms(relative_errors(rows, rounding)) < TOLERANCE * noise
+    expected, noise = reference_rows(folder, TEXTS)
+    rows = embed(open_engine(folder), TEXTS, expected[0].size, normalize=False)
+    assert rms(relative_errors(rows, expected)) < TOLERANCE * noise
     return rows, noise
 
 
 @pytest.mark.parametrize("shape", ["tiny64", "tiny128"])
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_mutant_fails_tenfold(models: ModelMaker, mutant: type[Reference], shape: str) -> None:
-    rows, noise = engine_rows_and_noise(models(shape))
-    distance = rms(relative_errors(rows, raw_rows(mutant(models(shape), "bf16"))))
+    rows, noise = engine_rows(models(shape))
+    reference = mutant(models(shape), "bf16")
+    distance = rms(relative_errors(rows, [reference.raw_row(text) for text in TEXTS]))
     assert distance > 10.0 * TOLERANCE * noise, distance / noise

@@ -1,7 +1,9 @@
 """Pins tests/reference.py to Transformers, so that it can judge the engine.
 
-Both compute in fp32; they differ only in the order of sums, so a few 1e-7 a rounding,
-summed over some dozen operations: 1e-5 of the row's size leaves a factor of ten.
+Both compute in fp32 and differ in the order of sums and the last bit of cos, sin and
+exp: about 1e-7 a step. Attention scores of size 10 turn that into 1e-6 of a weight, and
+three layers of some ten steps each into several 1e-6 of the row; Transformers itself
+lies 5e-6 from its own float64. 2e-5 is allowed; the mildest mutant lies above 1e-1.
 """
 
 from __future__ import annotations
@@ -11,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from make_model import make_model
+from make_model import YARN, make_model
 from reference import Reference, round_bf16
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-TOLERANCE = 1e-5
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+TOLERANCE = 2e-5
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "two_heads_a_group": ("tiny64", {}),
     "four_heads_a_group": ("tiny128", {}),

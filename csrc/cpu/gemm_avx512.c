@@ -56,8 +56,10 @@ multiply_strip(const struct strip *s, const int rows, const int blocks)
 #pragma GCC unroll 16
         for (int pair = 0; pair < QE_K_STEP / 2; pair++) {
             __m512bh w[MAX_BLOCKS];
-            if (pair % 2 == 0 && pair / 2 < rows) { /* spread out: they can stall */
-                _mm_prefetch((const char *)x[pair / 2] + s->ahead_bytes, _MM_HINT_T1);
+            if (pair % 2 == 0 && pair / 2 < rows) {
+                const char *row = (const char *)x[pair / 2];
+                _mm_prefetch(row + 2 * QE_K_STEP, _MM_HINT_T0);
+                _mm_prefetch(row + s->ahead_bytes, _MM_HINT_T1);
             }
             for (int b = 0; b < blocks; b++) {
                 w[b] = (__m512bh)_mm512_loadu_si512(panel + b * s->block_stride);

@@ -3,12 +3,10 @@
 
 #include <string.h>
 
-#define MAX_TASK_M 256 /* rows of X in a task: its panel stays in the L2 cache     */
-#define MAX_TASK_N 96  /* rows of W in a task, and of each tile                    */
-#define TASK_N_STEP 24 /* a multiple of every strip's rows (6, 8)                  */
-#define TASK_K                                                       \
-    1024 /* columns summed at a time, for the caches' sake; the sums \
-            wait in the tile                                         */
+#define MAX_TASK_M 256 /* rows of X in a task: its panel stays in the L2 cache */
+#define MAX_TASK_N 96  /* rows of W in a task, and of each tile                */
+#define TASK_N_STEP 24 /* a multiple of every strip's rows (6, 8)              */
+#define TASK_K 1024    /* columns summed before the sums wait in the tile      */
 
 struct product {
     const struct qe_gemm *gemm;

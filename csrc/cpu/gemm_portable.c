@@ -1,50 +1,61 @@
-/* gemm_portable.c: rows times panel in plain C, for any machine.
+/* gemm_portable.c: rows times panel for any machine, in the compiler's vectors of four
+ * floats, which it lowers to what there is.
  *
- * Two rows and one block at a time, over columns that are widened to fp32 once; the
- * compiler turns the loops over 16 sums into what vectors it has. */
+ * Two rows and one block at a time, over columns that are widened to fp32 once. */
 #include "isa_kernels.h"
 
 #include <string.h>
 
+#define N_QUADS (QE_PANEL_ROWS / 4)
+
+typedef float quad __attribute__((vector_size(16)));
+
 static float
-widen(const unsigned char *bf16)
+widen(qe_bf16 half)
 {
-    qe_bf16 half;
+    uint32_t bits = (uint32_t)half << 16;
     float x;
 
-    memcpy(&half, bf16, sizeof half);
-    uint32_t bits = (uint32_t)half << 16;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-/* w (2, 16) <- panel (16, 2) */
+/* w (32, 16) <- panel (16, 16, 2) */
 static void
-widen_pairs(float w[2][QE_PANEL_ROWS], const qe_bf16 *panel)
+widen_panel(float w[QE_K_STEP][QE_PANEL_ROWS], const qe_bf16 *panel)
 {
-    uint32_t bits[2][QE_PANEL_ROWS];
-
-    for (int i = 0; i < QE_PANEL_ROWS; i++) {
-        bits[0][i] = (uint32_t)panel[2 * i] << 16;
-        bits[1][i] = (uint32_t)panel[2 * i + 1] << 16;
+    for (int c = 0; c < QE_K_STEP; c += 2) {
+        for (int i = 0; i < QE_PANEL_ROWS; i++) {
+            w[c][i] = widen(panel[2 * i]);
+            w[c + 1][i] = widen(panel[2 * i + 1]);
+        }
+        panel += 2 * QE_PANEL_ROWS;
     }
-    memcpy(w, bits, sizeof bits);
 }
 
 /* y (2, 16) += x (2, 32) times w (32, 16); the rows of x and y may be the same. */
 static void
 multiply_rows(float *y[2], const unsigned char *x[2], float w[QE_K_STEP][QE_PANEL_ROWS])
 {
-    float sum[2][QE_PANEL_ROWS];
+    quad sum[2][N_QUADS];
+    qe_bf16 halves[2][QE_K_STEP];
+    float wide[2][QE_K_STEP];
 
-    memcpy(sum[0], y[0], sizeof sum[0]);
-    memcpy(sum[1], y[1], sizeof sum[1]);
+    for (int r = 0; r < 2; r++) {
+        memcpy(sum[r], y[r], sizeof sum[r]);
+        memcpy(halves[r], x[r], sizeof halves[r]);
+        for (int c = 0; c < QE_K_STEP; c++) {
+            wide[r][c] = widen(halves[r][c]);
+        }
+    }
     for (int c = 0; c < QE_K_STEP; c++) {
-        float a = widen(x[0] + 2 * c);
-        float b = widen(x[1] + 2 * c);
-        for (int i = 0; i < QE_PANEL_ROWS; i++) {
-            sum[0][i] += a * w[c][i];
-            sum[1][i] += b * w[c][i];
+        float a = wide[0][c];
+        float b = wide[1][c];
+        for (int q = 0; q < N_QUADS; q++) {
+            quad column;
+            memcpy(&column, &w[c][4 * q], sizeof column);
+            sum[0][q] += a * column;
+            sum[1][q] += b * column;
         }
     }
     memcpy(y[0], sum[0], sizeof sum[0]);
@@ -58,14 +69,12 @@ multiply_block(float *y, size_t ldy, const unsigned char *x, size_t row_bytes,
 {
     for (int k0 = 0; k0 < k; k0 += QE_K_STEP) {
         float w[QE_K_STEP][QE_PANEL_ROWS];
-        for (int p = 0; p < QE_K_STEP; p += 2) {
-            widen_pairs(&w[p], panel + (size_t)(k0 + p) * QE_PANEL_ROWS);
-        }
+        widen_panel(w, panel + (size_t)k0 * QE_PANEL_ROWS);
         for (int r = 0; r < n_rows; r += 2) {
-            size_t pair[2] = {(size_t)r, (size_t)(r + 1 < n_rows ? r + 1 : r)};
-            float *rows_y[2] = {y + pair[0] * ldy, y + pair[1] * ldy};
-            const unsigned char *rows_x[2] = {x + pair[0] * row_bytes + 2 * (size_t)k0,
-                                              x + pair[1] * row_bytes + 2 * (size_t)k0};
+            size_t first = (size_t)r, second = (size_t)(r + 1 < n_rows ? r + 1 : r);
+            float *rows_y[2] = {y + first * ldy, y + second * ldy};
+            const unsigned char *rows_x[2] = {x + first * row_bytes + 2 * (size_t)k0,
+                                              x + second * row_bytes + 2 * (size_t)k0};
             multiply_rows(rows_y, rows_x, w);
         }
     }

@@ -1,6 +1,7 @@
 /* fault_runs.c: the loop over n, and what each run must leave. */
 #include "fault_runs.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,39 @@ require(int holds, const char *what)
         printf("broken: %s\n", what);
         exit(1);
     }
+}
+
+/* Descriptors that are open. */
+static int
+count_descriptors(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    int n = 0;
+
+    require(folder != NULL, "/proc for the test");
+    while (readdir(folder) != NULL) {
+        n++;
+    }
+    closedir(folder);
+    return n;
+}
+
+/* Whether some file of inputs is mapped. */
+static int
+is_mapped(const struct inputs *inputs)
+{
+    char line[8192];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    int found = 0;
+
+    require(maps != NULL, "/proc for the test");
+    while (fgets(line, sizeof line, maps) != NULL) {
+        for (int i = 0; i < inputs->n_paths; i++) {
+            found |= strstr(line, inputs->paths[i]) != NULL;
+        }
+    }
+    fclose(maps);
+    return found;
 }
 
 static void
@@ -46,6 +80,7 @@ run_scenario(const char *name, scenario *run, const struct inputs *inputs)
     int n_errors = 0, n_hints = 0;
 
     require(run(inputs, &(struct qe_error){0}) == 0, "it works without a fault");
+    int n_descriptors = count_descriptors();
     for (int n = 1;; n++) {
         struct qe_error err = {0};
         require(n < MAX_CALLS, "the calls have an end");
@@ -63,6 +98,8 @@ run_scenario(const char *name, scenario *run, const struct inputs *inputs)
         } else {
             n_hints++;
         }
+        require(count_descriptors() == n_descriptors, "descriptors are closed");
+        require(!is_mapped(inputs), "files are unmapped");
 #if defined(__SANITIZE_ADDRESS__)
         if (__lsan_do_recoverable_leak_check() != 0) {
             printf("%s: call %d, %s: leak\n", name, n, function);

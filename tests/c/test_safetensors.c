@@ -97,6 +97,23 @@ test_beginnings(void)
     free(bytes);
 }
 
+/* A character that ends after the header, at the end of what may be read. */
+static void
+test_cut_character(void)
+{
+    static const unsigned char cut[] = {5, 0,   0,   0,   0,    0,   0,
+                                        0, '{', '"', 'a', 0xe2, 0x82};
+    struct qe_safetensors file;
+    struct qe_error err;
+    unsigned char *bytes = malloc(sizeof cut);
+
+    require(bytes != NULL, "memory for the test");
+    memcpy(bytes, cut, sizeof cut);
+    require(qe_safetensors_parse(bytes, sizeof cut, &file, &err) == QE_EFORMAT, "cut");
+    require(strstr(err.message, "expected UTF-8") != NULL, err.message);
+    free(bytes);
+}
+
 static void
 require_refused(const char *path, int status, const char *message)
 {
@@ -176,6 +193,7 @@ main(int argc, char **argv)
     }
     test_tensors();
     test_beginnings();
+    test_cut_character();
     test_paths(argv[1]);
     test_change_of_size(argv[1]);
     puts("ok");

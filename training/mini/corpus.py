@@ -61,7 +61,7 @@ KINDS = [
     "code_named",
 ]
 # Records of one kind beyond this many are thinned by hash, so that no source drowns the rest.
-MAX_RECORDS = {"parallel": 330_000, "entry": 90_000, "title": 110_000, "code": 90_000}
+MAX_RECORDS = {"parallel": 430_000, "entry": 60_000, "title": 110_000, "code": 90_000}
 MAX_RECORDS |= {"code_named": 45_000, "long": 12_000}
 VALIDATION_FROM = 0xFA  # groups whose byte is this or more are kept out of the losses
 
@@ -217,8 +217,9 @@ def build(lists: Path, unpacked: Path, wheels: Path, parts: Path, out: Path) -> 
     kept = thinned(kept)
     for record in kept:
         counts[record.kind, record.source, "used"] += 1
-    with lzma.open(out / "corpus.jsonl.xz", "wt", encoding="utf-8", preset=6) as file:
-        for record in sorted(kept, key=lambda r: (r.kind, r.source, r.group)):
+    with lzma.open(out / "corpus.jsonl.xz", "wt", encoding="utf-8", preset=9) as file:
+        # Texts that are alike lie side by side: the file is a third smaller.
+        for record in sorted(kept, key=lambda r: (r.source, r.group, r.query)):
             file.write(json.dumps([*record, int(is_validation(record))], ensure_ascii=False) + "\n")
     columns = ("in", "duplicate", "overlap", "used")
     with (out / "corpus_counts.csv").open("w", newline="") as file:

@@ -19,7 +19,7 @@ class Shape:
 
     vocab_size: int = 16384
     hidden_size: int = 256
-    intermediate_size: int = 448
+    intermediate_size: int = 512
     num_hidden_layers: int = 7
     num_attention_heads: int = 4
     num_key_value_heads: int = 2

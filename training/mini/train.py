@@ -44,7 +44,7 @@ RECIPE = {
     "code": (0.11, 1280, 224),
     "code_named": (0.04, 1280, 192),
 }
-MINED_AT = (0.40, 0.62, 0.82)  # parts of the time at which hard negatives are mined anew
+MINED_AT = (0.42, 0.70)  # parts of the time at which hard negatives are mined anew
 CHUNK_TOKENS = 65536  # padded tokens of one forward pass
 PROMPTED, DEFAULT_PROMPTED = 0.45, 0.75  # draws below: task, default, else bare query
 
@@ -275,10 +275,10 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-            if step % 10 == 0 and not math.isfinite(float(norm)):
+            if math.isfinite(float(norm)):
+                self.optimizer.step()
+            else:
                 skipped += 1
-                self.optimizer.zero_grad(set_to_none=True)
-            self.optimizer.step()
             sums.setdefault(kind, []).append(torch.stack([nce, near]))
             step += 1
             if time.time() - shown > self.args.every:
