@@ -129,8 +129,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._json([repository.entry(name) for name in repository.files()])
         else:
             siblings = [{"rfilename": name} for name in repository.files()]
-            self._json({"id": "-", "sha": repository.commit, "siblings": siblings,
-                        "private": False, "tags": [], "downloads": 0, "likes": 0})
+            self._json(
+                {
+                    "id": "-",
+                    "sha": repository.commit,
+                    "siblings": siblings,
+                    "private": False,
+                    "tags": [],
+                    "downloads": 0,
+                    "likes": 0,
+                }
+            )
 
     def _resolve(self, repository: Repository, revision: str, name: str) -> None:
         if revision not in ("main", repository.commit):
@@ -142,8 +151,10 @@ class _Handler(BaseHTTPRequestHandler):
         entry = repository.entry(name)
         if "lfs" not in entry:
             self._note(name)
-            self._content((repository.folder / name).read_bytes(), {
-                "ETag": f'"{entry["oid"]}"', "X-Repo-Commit": repository.commit})
+            self._content(
+                (repository.folder / name).read_bytes(),
+                {"ETag": f'"{entry["oid"]}"', "X-Repo-Commit": repository.commit},
+            )
             return
         sha256 = entry["lfs"]["oid"]  # type: ignore[index]
         self.send_response(302)
@@ -175,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("range", "")
         if wanted:
             first, _, last = wanted.removeprefix("bytes=").partition("-")
-            content = content[int(first):int(last) + 1 if last else None]
+            content = content[int(first) : int(last) + 1 if last else None]
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {first}-{total - 1}/{total}")
         else:

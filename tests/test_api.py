@@ -186,8 +186,10 @@ class TestPrompts:
         assert np.array_equal(model.encode_query(TEXTS), expected)
         assert np.array_equal(model.encode(TEXTS, prompt_name="query"), expected)
         assert np.array_equal(model.encode(TEXTS, prompt_name="web_search"), expected)
-        assert model.prompts["query"] == prompt == instruct_prompt(
-            qwen3_embed.INSTRUCTIONS["web_search"]
+        assert (
+            model.prompts["query"]
+            == prompt
+            == instruct_prompt(qwen3_embed.INSTRUCTIONS["web_search"])
         )
 
     def test_two_at_once(self, model: Embedder) -> None:
@@ -201,16 +203,23 @@ class TestPrompts:
 class TestSentenceTransformersNames:
     def test_understood(self, model: Embedder, rows: Any) -> None:
         assert np.array_equal(
-            model.encode(TEXTS, batch_size=8, convert_to_numpy=True, convert_to_tensor=False,
-                         show_progress_bar=False, truncate_dim=None),
+            model.encode(
+                TEXTS,
+                batch_size=8,
+                convert_to_numpy=True,
+                convert_to_tensor=False,
+                show_progress_bar=False,
+                truncate_dim=None,
+            ),
             rows,
         )
         assert np.array_equal(model.encode(TEXTS, truncate_dim=64), model.encode(TEXTS, dim=64))
         assert np.array_equal(
             model.encode(TEXTS, normalize_embeddings=False), model.encode(TEXTS, normalize=False)
         )
-        assert np.array_equal(model.encode_query("q", normalize_embeddings=True),
-                              model.encode_query("q"))
+        assert np.array_equal(
+            model.encode_query("q", normalize_embeddings=True), model.encode_query("q")
+        )
 
     @pytest.mark.parametrize(
         ("options", "words"),
@@ -276,8 +285,9 @@ def test_import_is_light() -> None:
         "try: qwen3_embed.nope\n"
         "except AttributeError as error: assert 'nope' in str(error)\n"
     )
-    subprocess.run([sys.executable, "-S", "-c", "import site; site.main()\n" + code], check=True,
-                   timeout=60)
+    subprocess.run(
+        [sys.executable, "-S", "-c", "import site; site.main()\n" + code], check=True, timeout=60
+    )
 
 
 def test_version_is_that_of_the_distribution() -> None:

@@ -36,8 +36,11 @@ def model(folder: str) -> Embedder:
 def run(*arguments: str, stdin: bytes = b"", **options: Any) -> subprocess.CompletedProcess[bytes]:
     """The command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "qwen3_embed", *arguments], input=stdin, capture_output=True,
-        timeout=120, **options,
+        [sys.executable, "-m", "qwen3_embed", *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=120,
+        **options,
     )
 
 
@@ -106,23 +109,40 @@ class TestEncode:
     def test_errors(self, folder: str, tmp_path: Path, capsys: Capture) -> None:
         text, output = str(tmp_path / "in.txt"), str(tmp_path / "out.npy")
         Path(text).write_bytes(b"ok\nok\n\xff\n")
-        assert "not UTF-8 in line 3" in fails(capsys, "encode", text, "-o", output,
-                                              "--model", folder)
+        assert "not UTF-8 in line 3" in fails(
+            capsys, "encode", text, "-o", output, "--model", folder
+        )
         Path(text).write_bytes(b"ok")
         assert "no folder" in fails(capsys, "encode", text, "-o", output, "--model", "./none")
-        assert "CUDA" in fails(capsys, "encode", text, "-o", output, "--model", folder,
-                               "--device", "cuda")
-        assert "none.txt" in fails(capsys, "encode", str(tmp_path / "none.txt"), "-o", output,
-                                   "--model", folder)
-        assert "No such file" in fails(capsys, "encode", text, "-o", str(tmp_path / "no/out.npy"),
-                                       "--model", folder)
+        assert "CUDA" in fails(
+            capsys, "encode", text, "-o", output, "--model", folder, "--device", "cuda"
+        )
+        assert "none.txt" in fails(
+            capsys, "encode", str(tmp_path / "none.txt"), "-o", output, "--model", folder
+        )
+        assert "No such file" in fails(
+            capsys, "encode", text, "-o", str(tmp_path / "no/out.npy"), "--model", folder
+        )
 
     def test_truncation_is_a_line_on_stderr(
         self, folder: str, tmp_path: Path, capsys: Capture
     ) -> None:
         (tmp_path / "in.txt").write_text("x" * 50)
-        assert main(["encode", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"),
-                     "--model", folder, "--max-length", "9"]) == 0
+        assert (
+            main(
+                [
+                    "encode",
+                    str(tmp_path / "in.txt"),
+                    "-o",
+                    str(tmp_path / "out.npy"),
+                    "--model",
+                    folder,
+                    "--max-length",
+                    "9",
+                ]
+            )
+            == 0
+        )
         assert capsys.readouterr().err == (
             "warning: 1 text was cut at max_length=9 tokens; the longest, texts[0], has 51\n"
         )
@@ -131,9 +151,19 @@ class TestEncode:
         """Ctrl-C: status 130, no traceback, nothing left behind."""
         (tmp_path / "in.txt").write_text(("word " * 500 + "\n") * 2000)
         process = subprocess.Popen(
-            [sys.executable, "-m", "qwen3_embed", "encode", "in.txt", "-o", "out.npy",
-             "--model", str(models("small"))],
-            cwd=tmp_path, stderr=subprocess.PIPE,
+            [
+                sys.executable,
+                "-m",
+                "qwen3_embed",
+                "encode",
+                "in.txt",
+                "-o",
+                "out.npy",
+                "--model",
+                str(models("small")),
+            ],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
         )
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob(".out.npy*")) and time.monotonic() < deadline:
@@ -150,11 +180,18 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         "arguments",
         [
-            [], ["nope"], ["encode"], ["encode", "in.txt"], ["encode", "in.txt", "-o", "out.txt"],
-            ["encode", "in.csv", "-o", "out.npy"], ["encode", "in.jsonl", "-o", "out.npy"],
+            [],
+            ["nope"],
+            ["encode"],
+            ["encode", "in.txt"],
+            ["encode", "in.txt", "-o", "out.txt"],
+            ["encode", "in.csv", "-o", "out.npy"],
+            ["encode", "in.jsonl", "-o", "out.npy"],
             ["encode", "in.txt", "-o", "out.npy", "--dim", "x"],
             ["encode", "in.txt", "-o", "out.npy", "--instruction", "a", "--prompt-name", "b"],
-            ["info", "extra"], ["verify", "--write", "a", "--values", "b"], ["--debug"],
+            ["info", "extra"],
+            ["verify", "--write", "a", "--values", "b"],
+            ["--debug"],
         ],
     )
     def test_wrong_command_lines(self, arguments: list[str], capsys: Capture) -> None:
@@ -187,7 +224,9 @@ class TestCommandLine:
 
     def test_closed_pipe_is_quiet(self) -> None:
         done = subprocess.run(
-            f"{sys.executable} -m qwen3_embed info | true", shell=True, capture_output=True,
+            f"{sys.executable} -m qwen3_embed info | true",
+            shell=True,
+            capture_output=True,
             timeout=60,
         )
         assert done.stderr == b""
@@ -253,8 +292,9 @@ class TestVerify:
         assert "12 of 12 numbers agree" in output
         assert "MISS" not in output
         # Between instruction sets the last bits differ, and stay inside the tolerance.
-        done = run("verify", "--model", str(recorded),
-                   env=os.environ | {"QWEN3_EMBED_ISA": "portable"})
+        done = run(
+            "verify", "--model", str(recorded), env=os.environ | {"QWEN3_EMBED_ISA": "portable"}
+        )
         assert done.returncode == 0, done.stdout
 
     @pytest.mark.parametrize(
@@ -276,18 +316,25 @@ class TestVerify:
 
     def test_another_models_values_fail(self, recorded: Path, tmp_path: Path) -> None:
         other = make_model(tmp_path / "other", "small", seed=1)
-        assert main(["verify", "--model", str(other), "--values",
-                     str(recorded / "verify.json")]) == 1
+        assert (
+            main(["verify", "--model", str(other), "--values", str(recorded / "verify.json")]) == 1
+        )
 
     def test_nothing_known(self, folder: str, capsys: Capture) -> None:
         assert "no numbers are known" in fails(capsys, "verify", "--model", folder)
 
     def test_damaged_values(self, folder: str, tmp_path: Path, capsys: Capture) -> None:
         path = tmp_path / "verify.json"
-        for content in ("", "[]", "{}", '{"format": 2, "cases": []}', '{"format": 1, "cases": []}',
-                        '{"format": 1, "cases": [{"text": "x"}]}',
-                        '{"format": 1, "cases": [{"text": "x", "prompt_name": "query",'
-                        ' "n_tokens": 1, "first": [], "cosine_to_first": 1}]}'):
+        for content in (
+            "",
+            "[]",
+            "{}",
+            '{"format": 2, "cases": []}',
+            '{"format": 1, "cases": []}',
+            '{"format": 1, "cases": [{"text": "x"}]}',
+            '{"format": 1, "cases": [{"text": "x", "prompt_name": "query",'
+            ' "n_tokens": 1, "first": [], "cosine_to_first": 1}]}',
+        ):
             path.write_text(content)
             assert str(path) in fails(capsys, "verify", "--model", folder, "--values", str(path))
 
@@ -303,8 +350,11 @@ class TestVerify:
         lines = [line for line in output.splitlines() if line.startswith("token ids")]
         assert len(lines) == 6
         assert all("ok" in line for line in lines)  # the tokenizer is the real one
-        for source in ("model card of Qwen3-Embedding-0.6B", "text-embeddings-inference",
-                       "sentence-transformers tests"):
+        for source in (
+            "model card of Qwen3-Embedding-0.6B",
+            "text-embeddings-inference",
+            "sentence-transformers tests",
+        ):
             assert source in output
         assert "MISS" in output
         renamed = made.rename(tmp_path / "x")
@@ -317,7 +367,9 @@ class TestVerify:
     def test_published_numbers_pass_when_met(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A model made of the published numbers themselves passes every check."""
         checks = verification.run_checks(
-            PublishedModel(), official="Qwen3-Embedding-0.6B", values=None  # type: ignore[arg-type]
+            PublishedModel(),
+            official="Qwen3-Embedding-0.6B",
+            values=None,  # type: ignore[arg-type]
         )
         assert len(checks) == 6 + 4 + 5 + 4
         assert [check for check in checks if not check.ok] == []

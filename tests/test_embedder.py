@@ -82,10 +82,20 @@ class TestConstruction:
     @pytest.mark.parametrize(
         "options",
         [
-            {"device": "tpu"}, {"device": []}, {"device": ["cpu", "cpu"]}, {"device": "cuda:x"},
-            {"dtype": "float16"}, {"dtype": "int8"}, {"max_length": 0}, {"max_length": 10**6},
-            {"max_length": 5.0}, {"max_length": True}, {"batch_tokens": 0}, {"num_threads": -1},
-            {"num_threads": 1.5}, {"num_threads": True},
+            {"device": "tpu"},
+            {"device": []},
+            {"device": ["cpu", "cpu"]},
+            {"device": "cuda:x"},
+            {"dtype": "float16"},
+            {"dtype": "int8"},
+            {"max_length": 0},
+            {"max_length": 10**6},
+            {"max_length": 5.0},
+            {"max_length": True},
+            {"batch_tokens": 0},
+            {"num_threads": -1},
+            {"num_threads": 1.5},
+            {"num_threads": True},
         ],
     )
     def test_arguments_out_of_range(self, folder: Path, options: Any) -> None:
@@ -127,9 +137,7 @@ class TestConstruction:
         make_model(tmp_path / "tokenizer", "tiny64")
         with (tmp_path / "tokenizer" / "tokenizer.json").open("a") as file:
             file.write("\n")
-        found = {
-            path.name: Embedder(path).fingerprint for path in sorted(tmp_path.iterdir())
-        }
+        found = {path.name: Embedder(path).fingerprint for path in sorted(tmp_path.iterdir())}
         assert found["same"] == found["unused"] == model.fingerprint
         assert len(set(found.values())) == 4
         assert Embedder(folder, max_length=99).fingerprint != model.fingerprint

@@ -118,9 +118,20 @@ def test_pickled_weights_are_refused(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "../model.safetensors", "/etc/x.safetensors", "a/b.safetensors", "a\\b.safetensors",
-        "..safetensors", "a..safetensors", ".hidden.safetensors", "x.bin", "model.safetensors\n",
-        "model\0.safetensors", "C:x.safetensors", "*.safetensors", "", "~.safetensors",
+        "../model.safetensors",
+        "/etc/x.safetensors",
+        "a/b.safetensors",
+        "a\\b.safetensors",
+        "..safetensors",
+        "a..safetensors",
+        ".hidden.safetensors",
+        "x.bin",
+        "model.safetensors\n",
+        "model\0.safetensors",
+        "C:x.safetensors",
+        "*.safetensors",
+        "",
+        "~.safetensors",
     ],
 )
 def test_shard_names_are_plain(sharded: Path, name: str) -> None:
@@ -133,8 +144,15 @@ def test_shard_names_are_plain(sharded: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ['{"weight_map": {}}', "{}", "[]", '{"weight_map": ["x"]}', "{", "",
-     '{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}'],
+    [
+        '{"weight_map": {}}',
+        "{}",
+        "[]",
+        '{"weight_map": ["x"]}',
+        "{",
+        "",
+        '{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}',
+    ],
 )
 def test_damaged_index(sharded: Path, content: str) -> None:
     (sharded / "model.safetensors.index.json").write_text(content)
@@ -184,8 +202,10 @@ def write_modules(folder: Path, modules: Any) -> None:
     [
         MODULES,
         MODULES[:2],
-        [m | {"type": m["type"].replace("models", "sentence_transformer.modules.x")}
-         for m in MODULES],
+        [
+            m | {"type": m["type"].replace("models", "sentence_transformer.modules.x")}
+            for m in MODULES
+        ],
     ],
 )
 def test_modules_that_are_computed(folder: Path, modules: Any) -> None:
@@ -326,18 +346,31 @@ def test_nothing_in_a_folder_runs(folder: Path) -> None:
     for name in ("modeling_evil.py", "configuration_evil.py", "__init__.py", "setup.py"):
         (folder / name).write_text("raise SystemExit('ran')")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n")
-    edit(folder / "config.json", auto_map={"AutoConfig": "configuration_evil.Config"},
-         _attn_implementation="modeling_evil.attention", custom_code=True)
-    edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["x.y", None]},
-         chat_template="{{ ''.__class__ }}")
+    edit(
+        folder / "config.json",
+        auto_map={"AutoConfig": "configuration_evil.Config"},
+        _attn_implementation="modeling_evil.attention",
+        custom_code=True,
+    )
+    edit(
+        folder / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["x.y", None]},
+        chat_template="{{ ''.__class__ }}",
+    )
     done = subprocess.run(
-        [sys.executable, "-c", NOTHING_RUNS, str(folder)], capture_output=True, text=True,
+        [sys.executable, "-c", NOTHING_RUNS, str(folder)],
+        capture_output=True,
+        text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
     opened = set(done.stdout.split())
     assert opened <= {
-        "config.json", "config_sentence_transformers.json", "modules.json", "tokenizer.json",
-        "tokenizer_config.json", "model.safetensors",
+        "config.json",
+        "config_sentence_transformers.json",
+        "modules.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
     }
     assert {"config.json", "tokenizer.json"} <= opened

@@ -78,7 +78,10 @@ class Opener:
         arguments = json.dumps({"model": model, **options})
         done = subprocess.run(
             [sys.executable, "-c", CHILD, arguments],
-            env=environment | (env or {}), capture_output=True, text=True, timeout=120,
+            env=environment | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -87,7 +90,9 @@ class Opener:
         """The message of the ModelNotFoundError that opening raises; it holds all `words`."""
         result = self(model, env, **options)
         assert result.get("bases", [])[:3] == [
-            "ModelNotFoundError", "QwenEmbedError", "FileNotFoundError"
+            "ModelNotFoundError",
+            "QwenEmbedError",
+            "FileNotFoundError",
         ], result
         for word in (model, *words):
             assert word in result["error"]
@@ -103,9 +108,14 @@ def test_first_download_then_cache_then_offline(hub: Hub, opened: Opener) -> Non
     first = opened("acme/open")
     assert (first["name"], first["revision"]) == ("acme/open", COMMIT)
     assert sorted(hub.downloads) == [
-        "1_Pooling/config.json", "config.json", "config_sentence_transformers.json",
-        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-        "model.safetensors.index.json", "modules.json", "tokenizer.json",
+        "1_Pooling/config.json",
+        "config.json",
+        "config_sentence_transformers.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "modules.json",
+        "tokenizer.json",
         "tokenizer_config.json",
     ]
     assert opened("acme/open") == first

@@ -60,9 +60,16 @@ class TestInputs:
     @pytest.mark.parametrize(
         "make",
         [
-            list, tuple, iter, lambda t: (x for x in t), lambda t: dict.fromkeys(t).keys(),
-            lambda t: np.array(t, object), lambda t: np.array(t), ArrowLike,
-            lambda t: map(str, t), lambda t: np.array(t, object)[::1],
+            list,
+            tuple,
+            iter,
+            lambda t: (x for x in t),
+            lambda t: dict.fromkeys(t).keys(),
+            lambda t: np.array(t, object),
+            lambda t: np.array(t),
+            ArrowLike,
+            lambda t: map(str, t),
+            lambda t: np.array(t, object)[::1],
         ],
     )
     def test_any_iterable_of_str(self, model: Embedder, rows: Any, make: Any) -> None:
@@ -98,9 +105,13 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("value", "words"),
         [
-            (None, "texts is NoneType"), (b"abc", "texts is bytes"), (7, "texts is int"),
-            ({"a": 1}, "texts is dict"), (bytearray(b"a"), "texts is bytearray"),
-            (np.array("a"), r"shape \(\)"), (np.array([["a"]]), r"shape \(1, 1\)"),
+            (None, "texts is NoneType"),
+            (b"abc", "texts is bytes"),
+            (7, "texts is int"),
+            ({"a": 1}, "texts is dict"),
+            (bytearray(b"a"), "texts is bytearray"),
+            (np.array("a"), r"shape \(\)"),
+            (np.array([["a"]]), r"shape \(1, 1\)"),
         ],
     )
     def test_wrong_whole(self, model: Embedder, value: Any, words: str) -> None:
@@ -140,9 +151,12 @@ class TestInputs:
 class TestLength:
     def test_one_warning_a_call_at_the_callers_line(self, short: Embedder) -> None:
         texts = ["x" * 40, "x", "x" * 99, "x" * 16, "x" * 15] * 100
-        for call in (short.encode, short.encode_document,
-                     lambda t: short.encode_query(t, prompt=""),
-                     lambda t: list(short.encode_iter(t, chunk=70))):
+        for call in (
+            short.encode,
+            short.encode_document,
+            lambda t: short.encode_query(t, prompt=""),
+            lambda t: list(short.encode_iter(t, chunk=70)),
+        ):
             with pytest.warns(TruncationWarning) as caught:
                 call(texts)
             assert len(caught) == 1
@@ -241,8 +255,9 @@ print(max(sizes) - sizes[5])
 
 def test_streams_need_bounded_memory(folder: Path) -> None:
     """42,000 rows of 512 bytes more, and the process has not grown by half of that."""
-    done = subprocess.run([sys.executable, "-c", MEMORY, str(folder)], capture_output=True,
-                          text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(folder)], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 10.7
 

@@ -33,10 +33,18 @@ def test_levels_by_hand() -> None:
     vectors = np.array([[0.0, -1.0], [2.55, -1.0], [1.0, 5.0], [-9.0, -9.0], [9.0, 300.0]])
     # 2.55 / 255 steps of 0.01; a range of nothing counts in steps of 1.
     assert quantizer.quantize(vectors, "uint8").tolist() == [
-        [0, 0], [255, 0], [100, 6], [0, 0], [255, 255],
+        [0, 0],
+        [255, 0],
+        [100, 6],
+        [0, 0],
+        [255, 255],
     ]
     assert quantizer.quantize(vectors, "int8").tolist() == [
-        [-128, -128], [127, -128], [-28, -122], [-128, -128], [127, 127],
+        [-128, -128],
+        [127, -128],
+        [-28, -122],
+        [-128, -128],
+        [127, 127],
     ]
 
 

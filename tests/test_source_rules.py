@@ -30,8 +30,33 @@ MAX_FORWARD_LINES = 130
 MAX_MACRO_LINES = 5
 MAX_COLUMNS = 88
 
-STANDARD_C = set("""assert complex ctype errno fenv float inttypes limits locale math setjmp signal
-    stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib string tgmath time""".split())
+STANDARD_C = set(
+    [
+        "assert",
+        "complex",
+        "ctype",
+        "errno",
+        "fenv",
+        "float",
+        "inttypes",
+        "limits",
+        "locale",
+        "math",
+        "setjmp",
+        "signal",
+        "stdalign",
+        "stdarg",
+        "stdatomic",
+        "stdbool",
+        "stddef",
+        "stdint",
+        "stdio",
+        "stdlib",
+        "string",
+        "tgmath",
+        "time",
+    ]
+)
 
 
 def name_of(path: Path) -> str:
@@ -169,9 +194,7 @@ def test_no_globals_that_change() -> None:
         ["objdump", "-t", _core.__file__], capture_output=True, text=True, check=True
     ).stdout
     writable = {
-        line.split()[-1]
-        for line in table.splitlines()
-        if " .data\t" in line or " .bss\t" in line
+        line.split()[-1] for line in table.splitlines() if " .data\t" in line or " .bss\t" in line
     }
     tables = re.compile(r"module_def|(module|engine|job)_(methods|slots|getset)|py_\w+_spec")
     given = re.compile(r"_|\.|completed\.|qe_numpy_api|names\.\d+$|data_start")

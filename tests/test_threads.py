@@ -19,9 +19,9 @@ import pytest
 from c_build import ASAN, TSAN, build
 from conftest import ModelMaker
 from engines import embed, engine_config, open_engine, random_texts
+from sources import engine_sources, kernel_sources
 
 from qwen3_embed import Embedder
-from sources import engine_sources, kernel_sources
 
 TESTS = Path(__file__).parent
 C_ENGINE = [

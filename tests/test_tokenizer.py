@@ -18,8 +18,25 @@ END = 151643
 ROWS = 151669
 TASK = "Given a web search query, retrieve relevant passages that answer the query"
 PROMPT_IDS = [
-    641, 1235, 25, 16246, 264, 3482, 2711, 3239, 11, 17179, 9760, 46769, 429, 4226, 279, 3239,
-    198, 2859, 25,
+    641,
+    1235,
+    25,
+    16246,
+    264,
+    3482,
+    2711,
+    3239,
+    11,
+    17179,
+    9760,
+    46769,
+    429,
+    4226,
+    279,
+    3239,
+    198,
+    2859,
+    25,
 ]
 GRAVITY = (
     "Gravity is a force that attracts two bodies towards each other. It gives weight to physical "
@@ -41,8 +58,38 @@ GOLDEN = [
     ("The capital of China is Beijing.", [785, 6722, 315, 5616, 374, 26549, 13]),
     (
         GRAVITY,
-        [38409, 374, 264, 5344, 429, 60091, 1378, 12866, 6974, 1817, 1008, 13, 1084, 6696, 4680,
-         311, 6961, 6171, 323, 374, 8480, 369, 279, 7203, 315, 32875, 2163, 279, 7015, 13],
+        [
+            38409,
+            374,
+            264,
+            5344,
+            429,
+            60091,
+            1378,
+            12866,
+            6974,
+            1817,
+            1008,
+            13,
+            1084,
+            6696,
+            4680,
+            311,
+            6961,
+            6171,
+            323,
+            374,
+            8480,
+            369,
+            279,
+            7203,
+            315,
+            32875,
+            2163,
+            279,
+            7015,
+            13,
+        ],
     ),
     (
         "Which planet is known as the Red Planet?",
@@ -58,10 +105,19 @@ GOLDEN = [
     ("<|im_start|>x<|endoftext|>", [151644, 87, END]),
     ("", []),
     (" ", [220]),
-    *[(word, [i]) for word, i in {
-        "yes": 9693, "no": 2152, " yes": 9834, " no": 902, "Yes": 9454, "No": 2753, "1": 16,
-        "0": 15,
-    }.items()],
+    *[
+        (word, [i])
+        for word, i in {
+            "yes": 9693,
+            "no": 2152,
+            " yes": 9834,
+            " no": 902,
+            "Yes": 9454,
+            "No": 2753,
+            "1": 16,
+            "0": 15,
+        }.items()
+    ],
 ]
 
 
@@ -136,8 +192,23 @@ def test_cut_keeps_the_head_and_the_end_token(with_end: Path) -> None:
     tokenizer = Tokenizer(with_end, vocab_size=ROWS, max_length=5)
     batch = tokenizer.encode([GRAVITY, "What is Deep Learning?", "test", "Deep Learning is..."])
     assert batch.tokens.tolist() == [
-        38409, 374, 264, 5344, END, 3838, 374, 18183, 20909, END, 1944, END,
-        33464, 20909, 374, 1112, END,
+        38409,
+        374,
+        264,
+        5344,
+        END,
+        3838,
+        374,
+        18183,
+        20909,
+        END,
+        1944,
+        END,
+        33464,
+        20909,
+        374,
+        1112,
+        END,
     ]
     assert batch.cu_seqlens.tolist() == [0, 5, 10, 12, 17]
     assert batch.lengths.tolist() == [31, 6, 2, 5]
@@ -236,10 +307,15 @@ def test_tokens_before_the_text_are_kept(tmp_path: Path) -> None:
 def test_truncation_and_padding_of_the_file_are_not_used(tmp_path: Path) -> None:
     path = small(
         tmp_path,
-        truncation={"direction": "Right", "max_length": 3, "strategy": "LongestFirst",
-                    "stride": 0},
-        padding={"strategy": {"Fixed": 50}, "direction": "Right", "pad_to_multiple_of": None,
-                 "pad_id": 0, "pad_type_id": 0, "pad_token": "!"},
+        truncation={"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
+        padding={
+            "strategy": {"Fixed": 50},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "!",
+        },
     )
     tokenizer = Tokenizer(path, vocab_size=320, max_length=100)
     assert len(ids_of(tokenizer, "xyzxyz")) == 7

@@ -57,7 +57,7 @@ ISA(qe_store)(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,
 /* x / (1 + e^-x) * up. 2^f on [-1/2, 1/2] is a polynomial fitted to a relative error of
  * 1e-7; the reciprocal is good to 2^-14 and, after a step of Newton's, to 2^-23. All
  * told the relative error is below 5e-7 + 1e-7 |x|, where bf16 keeps 4e-3. NaN stays
- * NaN. The bound on the exponent keeps e^-x finite: past it the result is below 1e-34.
+ * NaN. The bound on the exponent keeps e^-x finite: past it the factor is below 1e-36.
  */
 static inline __attribute__((always_inline)) __m512
 gated(__m512 x, __m512 up)

@@ -1,12 +1,17 @@
-/* gemm_bf16.c: cuts a product into tasks and runs them over the workers. */
+/* gemm_bf16.c: cuts a product into tasks and runs them over the workers.
+ *
+ * A product is one job: its workers pack X together, in pieces, before the first task
+ * of each, since a job of its own would cost as much as a small product. */
 #include "gemm_bf16.h"
 
 #include <string.h>
 
 #define MAX_TASK_M 256 /* rows of X in a task: its panel stays in the L2 cache */
 #define MAX_TASK_N 96  /* rows of W in a task, and of each tile                */
-#define TASK_N_STEP 24 /* a multiple of every strip's rows (6, 8)              */
+#define TASK_N_STEP 8  /* of the choice of fewer                               */
+#define STRIP_ROWS 6   /* that kernels run together: others are cut to waste   */
 #define TASK_K 1024    /* columns summed before the sums wait in the tile      */
+#define PIECE_K 512    /* columns of X, of one block of rows, that are packed at once */
 
 struct product {
     const struct qe_gemm *gemm;
@@ -14,8 +19,10 @@ struct product {
     qe_bf16 *panel; /* (round_up(m, 16) / 16, k_padded / 2, 16, 2) */
     int k_padded;
     unsigned char *workers; /* (n_threads) struct scratch */
-    int task_n;
+    int task_m, task_n;
     int n_tasks_n; /* tasks over all rows of W that go with one part of X */
+    int n_pieces;  /* of X                                                */
+    atomic_int next_piece, n_packed;
 };
 
 /* What a worker needs for itself. */
@@ -50,16 +57,33 @@ qe_gemm_scratch_bytes(int max_m, int max_k, int n_threads)
 }
 
 static void
-pack_task(void *context, int index, int worker)
+pack_piece(const struct product *p, int piece)
 {
-    const struct product *p = context;
     const struct qe_gemm *g = p->gemm;
-    int row = index * QE_PANEL_ROWS;
+    int n_pieces_k = ceil_div(p->k_padded, PIECE_K);
+    int row = piece / n_pieces_k * QE_PANEL_ROWS;
+    int k0 = piece % n_pieces_k * PIECE_K;
 
-    (void)worker;
-    p->isa->pack(p->panel + (size_t)row * p->k_padded, g->x + (size_t)row * g->ldx,
-                 g->ldx * sizeof *g->x, smaller(QE_PANEL_ROWS, g->m - row), g->k,
-                 p->k_padded);
+    p->isa->pack(p->panel + (size_t)row * p->k_padded + (size_t)k0 * QE_PANEL_ROWS,
+                 g->x + (size_t)row * g->ldx + k0, g->ldx * sizeof *g->x,
+                 smaller(QE_PANEL_ROWS, g->m - row), smaller(PIECE_K, g->k - k0),
+                 smaller(PIECE_K, p->k_padded - k0));
+}
+
+/* Returns once all of X is packed. Pieces begun are being packed by running threads. */
+static void
+pack_x(struct product *p)
+{
+    if (atomic_load(&p->n_packed) == p->n_pieces) {
+        return;
+    }
+    int piece = atomic_fetch_add(&p->next_piece, 1);
+    while (piece < p->n_pieces) {
+        pack_piece(p, piece);
+        atomic_fetch_add(&p->n_packed, 1);
+        piece = atomic_fetch_add(&p->next_piece, 1);
+    }
+    qe_threads_wait(&p->n_packed, p->n_pieces);
 }
 
 /* tile (n, 16 * n_blocks), rows MAX_TASK_M apart, = rows of W times rows of X.
@@ -112,19 +136,20 @@ find_rows(const struct product *p, int task, const struct qe_matrix **w, int *ro
 static void
 multiply_task(void *context, int index, int worker)
 {
-    const struct product *p = context;
+    struct product *p = context;
     const struct qe_gemm *g = p->gemm;
     struct scratch *scratch = (struct scratch *)p->workers + worker;
     const struct qe_matrix *w;
     int row, column;
-    int m0 = index / p->n_tasks_n * MAX_TASK_M;
-    int m = smaller(MAX_TASK_M, g->m - m0);
+    int m0 = index / p->n_tasks_n * p->task_m;
+    int m = smaller(p->task_m, g->m - m0);
     int n = find_rows(p, index % p->n_tasks_n, &w, &row, &column);
     const qe_bf16 *panel = p->panel + (size_t)m0 * p->k_padded;
     int n_blocks = ceil_div(m, QE_PANEL_ROWS);
     size_t w_bytes = 2 * (size_t)row * g->k;
     size_t y_at = (size_t)m0 * g->ldy + column;
 
+    pack_x(p);
     fill_tile(p, scratch->tile[0], scratch->tail,
               (const unsigned char *)w->rows + w_bytes, n, panel, n_blocks);
     if (g->epilogue == QE_SWIGLU) {
@@ -150,18 +175,19 @@ count_tasks_n(const struct qe_gemm *gemm, int task_n)
     return n_tasks;
 }
 
-/* The task size with the shortest longest worker, if all tasks took the same time; the
- * larger of equals, since a task has a cost of its own, of about two rows. */
+/* The task size with the shortest longest worker, if all rows took the same time: a
+ * task has a cost of its own, of about two rows, and the last one is waited for half
+ * the time. */
 static int
-choose_task_n(const struct qe_gemm *gemm, int n_threads)
+choose_task_n(const struct qe_gemm *gemm, int n_tasks_m, int n_threads)
 {
-    int n_tasks_m = ceil_div(gemm->m, MAX_TASK_M);
     long best = 0;
     int best_n = 0;
 
     for (int task_n = MAX_TASK_N; task_n > 0; task_n -= TASK_N_STEP) {
         int n_tasks = n_tasks_m * count_tasks_n(gemm, task_n);
-        long cost = (long)ceil_div(n_tasks, n_threads) * (task_n + 2);
+        int rows = ceil_div(task_n, STRIP_ROWS) * STRIP_ROWS + 2;
+        long cost = (2L * ceil_div(n_tasks, n_threads) + 1) * rows;
         if (best_n == 0 || cost < best) {
             best = cost;
             best_n = task_n;
@@ -175,17 +201,20 @@ qe_gemm_run(const struct qe_gemm *gemm, const struct qe_isa *isa,
             struct qe_threads *threads, unsigned char *scratch,
             const atomic_int *cancel)
 {
+    int k_padded = ceil_div(gemm->k, QE_K_STEP) * QE_K_STEP;
+    int n_blocks = ceil_div(gemm->m, QE_PANEL_ROWS);
+    int n_tasks_m = ceil_div(gemm->m, MAX_TASK_M);
     struct product p = {
         .gemm = gemm,
         .isa = isa,
         .panel = (qe_bf16 *)scratch,
-        .k_padded = ceil_div(gemm->k, QE_K_STEP) * QE_K_STEP,
+        .k_padded = k_padded,
         .workers = scratch + panel_bytes(gemm->m, gemm->k),
-        .task_n = choose_task_n(gemm, qe_threads_count(threads)),
+        .task_m = ceil_div(n_blocks, n_tasks_m) * QE_PANEL_ROWS,
+        .task_n = choose_task_n(gemm, n_tasks_m, qe_threads_count(threads)),
+        .n_pieces = n_blocks * ceil_div(k_padded, PIECE_K),
     };
 
     p.n_tasks_n = count_tasks_n(gemm, p.task_n);
-    qe_threads_run(threads, ceil_div(gemm->m, QE_PANEL_ROWS), pack_task, &p, cancel);
-    qe_threads_run(threads, ceil_div(gemm->m, MAX_TASK_M) * p.n_tasks_n, multiply_task,
-                   &p, cancel);
+    qe_threads_run(threads, n_tasks_m * p.n_tasks_n, multiply_task, &p, cancel);
 }

@@ -8,6 +8,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#endif
+#if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -84,11 +86,21 @@ has_avx512_bf16(void)
 /* Linux gives tile registers only to a process that asks; its later threads inherit
  * the leave. */
 static bool
+may_use_tiles(void)
+{
+#if defined(__linux__)
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return false;
+#endif
+}
+
+static bool
 has_amx_bf16(void)
 {
     return has_avx512_bf16() && has_bits(read_xcr0(), XCR0_TILES) &&
            has_bits(read_cpuid(7, 0).edx, BIT_AMX_TILE | BIT_AMX_BF16) &&
-           syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+           may_use_tiles();
 }
 
 #endif

@@ -73,10 +73,10 @@ struct qe_isa {
     /* y = softmax(q k^T / sqrt(HS)) v, causal; see ops.h. scratch (QE_ATTEND_FLOATS) */
     void (*attend)(const struct qe_attend *attend, float *scratch);
 
-    /* out (n_out) = h / sqrt(mean(h^2) + eps) * w, cut; divided by its L2 norm if unit. All
-     * NaN if an element of h (n) or of the result is not finite. */
-    void (*pool)(float *out, const float *h, const float *w, int n, int n_out, float eps,
-                 bool unit);
+    /* out (n_out) = h / sqrt(mean(h^2) + eps) * w, cut; divided by its L2 norm if unit.
+     * All NaN if an element of h (n) or of the result is not finite. */
+    void (*pool)(float *out, const float *h, const float *w, int n, int n_out,
+                 float eps, bool unit);
 };
 
 /* The set named, or with NULL the best, that this machine can run. NULL with

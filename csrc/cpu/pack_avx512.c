@@ -4,7 +4,7 @@
 
 #include "transpose.h"
 
-static void
+static inline __attribute__((always_inline)) void
 pack_block(qe_bf16 *panel, const unsigned char *w, size_t row_bytes, int n_rows,
            int n_columns)
 {
@@ -34,13 +34,18 @@ ISA(qe_pack)(qe_bf16 *panel, const void *w, size_t row_bytes, int n_rows, int n_
              int k_padded)
 {
     for (int r0 = 0; r0 < n_rows; r0 += QE_PANEL_ROWS) {
-        const unsigned char *rows = (const unsigned char *)w + (size_t)r0 * row_bytes;
+        const unsigned char *block = (const unsigned char *)w + (size_t)r0 * row_bytes;
+        int rows = smaller(n_rows - r0, QE_PANEL_ROWS);
         for (int k0 = 0; k0 < k_padded; k0 += QE_K_STEP) {
             int n_columns = smaller(n_k - k0, QE_K_STEP);
-            pack_block(panel, rows + 2 * (size_t)k0, row_bytes,
-                       smaller(n_rows - r0, QE_PANEL_ROWS),
-                       n_columns > 0 ? n_columns : 0);
+            if (rows == QE_PANEL_ROWS && n_columns == QE_K_STEP) { /* straight code */
+                pack_block(panel, block, row_bytes, QE_PANEL_ROWS, QE_K_STEP);
+            } else {
+                pack_block(panel, block, row_bytes, rows,
+                           n_columns > 0 ? n_columns : 0);
+            }
             panel += QE_PANEL_ROWS * QE_K_STEP;
+            block += QE_K_STEP * sizeof(qe_bf16);
         }
     }
 }

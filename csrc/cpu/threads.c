@@ -1,47 +1,55 @@
 /* threads.c: a small pool of threads, owned by the CPU backend.
  *
- * One counter, n_left, holds the tasks of the current job that nobody has begun; a
- * worker claims one by lowering it, and only then reads the job. So a worker never
- * has to know whether the job it looked at is the job it works for, and a job never
- * waits for a worker that slept through it. */
+ * A job's tasks are cut into one share for each worker, of neighbours, whose memory is
+ * neighbouring too. A share's counter holds the tasks that nobody has begun; a worker
+ * claims one by lowering it, in its own share first, and only then reads the job. So a
+ * worker never has to know whether the job it looked at is the job it works for, and a
+ * job never waits for a worker that slept through it. */
 #define _POSIX_C_SOURCE 200809L
 #include "threads.h"
 
 #include <pthread.h>
+#include <sched.h>
+#include <stdalign.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
-/* A forward pass is some 200 jobs in a row: a thread looks for the next one this long
- * before it sleeps, since waking it takes about as long. */
-#define SPIN_NS 50000
+/* A forward pass is some 200 jobs in a row: a thread looks for the next one for longer
+ * than most jobs take before it sleeps, since waking it costs a good part of a job. */
+#define SPIN_NS 200000
+
+#define CACHE_LINE 64
 
 struct worker {
-    struct qe_threads *pool;
-    pthread_t thread;
+    alignas(CACHE_LINE) atomic_int n_left; /* tasks of its share not yet claimed */
+    int end;                               /* the task after the share's last    */
     int index;
+    struct qe_threads *pool;
+    pthread_t thread; /* of all but worker 0, which is the caller */
 };
 
 struct qe_threads {
     int n_threads;
-    int n_started; /* workers to join: n_threads - 1 unless half-opened */
+    int n_started; /* threads to join: n_threads - 1 unless half-opened */
 
     /* The job; written by the caller while no task is claimed or left. */
-    int n_tasks;
     qe_task *task;
     void *context;
     const atomic_int *cancel;
 
-    atomic_int n_left;    /* tasks not yet claimed  */
-    atomic_int n_pending; /* tasks not yet finished */
+    alignas(CACHE_LINE) atomic_int n_begun;    /* jobs; also raised by closing */
+    alignas(CACHE_LINE) atomic_int n_pending;  /* tasks not yet finished       */
+    alignas(CACHE_LINE) atomic_int n_finished; /* jobs                         */
 
-    pthread_mutex_t mutex;   /* taken only to sleep and to wake            */
-    pthread_cond_t work;     /* n_left > 0 or closing                      */
-    pthread_cond_t finished; /* n_pending == 0                             */
-    atomic_int n_sleeping;   /* workers that wait, or are about to, on work */
+    alignas(CACHE_LINE) pthread_mutex_t mutex; /* taken only to sleep and to wake */
+    pthread_cond_t begun;
+    pthread_cond_t finished;
+    atomic_int n_sleeping; /* workers that wait, or are about to, on begun */
     atomic_int caller_sleeps;
     atomic_int closing;
-    struct worker workers[]; /* (n_threads - 1) */
+    struct worker workers[]; /* (n_threads) */
 };
 
 static void
@@ -63,66 +71,66 @@ now_ns(void)
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
+/* True once *value is not old, false when that took longer than SPIN_NS. */
 static bool
-has_work(struct qe_threads *pool)
+spin_while(const atomic_int *value, int old)
 {
-    return atomic_load(&pool->n_left) > 0 || atomic_load(&pool->closing);
-}
+    long long end_ns = 0;
 
-static bool
-has_finished(struct qe_threads *pool)
-{
-    return atomic_load(&pool->n_pending) == 0;
-}
-
-/* True once done(pool), false when it took longer than SPIN_NS. */
-static bool
-spin(struct qe_threads *pool, bool (*done)(struct qe_threads *))
-{
-    long long end_ns = now_ns() + SPIN_NS;
-
-    do {
-        for (int i = 0; i < 32; i++) {
-            if (done(pool)) {
-                return true;
+    for (int i = 1; atomic_load(value) == old; i++) {
+        pause_briefly();
+        if (i % 64 == 0) {
+            long long ns = now_ns();
+            end_ns = end_ns ? end_ns : ns + SPIN_NS;
+            if (ns > end_ns) {
+                return false;
             }
-            pause_briefly();
         }
-    } while (now_ns() < end_ns);
-    return false;
+    }
+    return true;
 }
 
-/* The index of a task that is now this worker's, or -1. */
+/* A task of the share that is now the caller's to run, or -1. */
 static int
-claim_task(struct qe_threads *pool)
+claim_task(struct worker *share)
 {
-    int n_left = atomic_load(&pool->n_left);
+    int n_left = atomic_load(&share->n_left);
 
     while (n_left > 0) {
-        if (atomic_compare_exchange_weak(&pool->n_left, &n_left, n_left - 1)) {
-            return pool->n_tasks - n_left;
+        if (atomic_compare_exchange_weak(&share->n_left, &n_left, n_left - 1)) {
+            return share->end - n_left;
         }
     }
     return -1;
 }
 
 static void
+run_task(struct qe_threads *pool, int index, int worker)
+{
+    if (!pool->cancel || !atomic_load_explicit(pool->cancel, memory_order_relaxed)) {
+        pool->task(pool->context, index, worker);
+    }
+    if (atomic_fetch_sub(&pool->n_pending, 1) != 1) {
+        return;
+    }
+    /* The caller sets caller_sleeps before it last reads n_finished, so either it sees
+     * the job finished or it is seen here. */
+    atomic_fetch_add(&pool->n_finished, 1);
+    if (atomic_load(&pool->caller_sleeps)) {
+        pthread_mutex_lock(&pool->mutex);
+        pthread_cond_signal(&pool->finished);
+        pthread_mutex_unlock(&pool->mutex);
+    }
+}
+
+static void
 run_tasks(struct qe_threads *pool, int worker)
 {
-    int index;
-
-    while ((index = claim_task(pool)) >= 0) {
-        if (!pool->cancel ||
-            !atomic_load_explicit(pool->cancel, memory_order_relaxed)) {
-            pool->task(pool->context, index, worker);
-        }
-        /* The caller stores caller_sleeps before it last reads n_pending, so either it
-         * sees this task finished or it is seen here. */
-        if (atomic_fetch_sub(&pool->n_pending, 1) == 1 &&
-            atomic_load(&pool->caller_sleeps)) {
-            pthread_mutex_lock(&pool->mutex);
-            pthread_cond_signal(&pool->finished);
-            pthread_mutex_unlock(&pool->mutex);
+    for (int i = 0; i < pool->n_threads; i++) {
+        struct worker *share = &pool->workers[(worker + i) % pool->n_threads];
+        int index;
+        while ((index = claim_task(share)) >= 0) {
+            run_task(pool, index, worker);
         }
     }
 }
@@ -132,21 +140,35 @@ work_until_closed(void *argument)
 {
     struct worker *worker = argument;
     struct qe_threads *pool = worker->pool;
+    int seen = 0;
 
     while (!atomic_load(&pool->closing)) {
+        if (!spin_while(&pool->n_begun, seen)) {
+            pthread_mutex_lock(&pool->mutex);
+            atomic_fetch_add(&pool->n_sleeping, 1);
+            while (atomic_load(&pool->n_begun) == seen) {
+                pthread_cond_wait(&pool->begun, &pool->mutex);
+            }
+            atomic_fetch_sub(&pool->n_sleeping, 1);
+            pthread_mutex_unlock(&pool->mutex);
+        }
+        seen = atomic_load(&pool->n_begun);
         run_tasks(pool, worker->index);
-        if (spin(pool, has_work)) {
-            continue;
-        }
-        pthread_mutex_lock(&pool->mutex);
-        atomic_fetch_add(&pool->n_sleeping, 1);
-        while (!has_work(pool)) {
-            pthread_cond_wait(&pool->work, &pool->mutex);
-        }
-        atomic_fetch_sub(&pool->n_sleeping, 1);
-        pthread_mutex_unlock(&pool->mutex);
     }
     return NULL;
+}
+
+/* Tells the workers to look at their shares, or at closing; wakes those that sleep, if
+ * there is something for them. */
+static void
+begin(struct qe_threads *pool, bool wake)
+{
+    atomic_fetch_add(&pool->n_begun, 1);
+    if (wake && atomic_load(&pool->n_sleeping) > 0) {
+        pthread_mutex_lock(&pool->mutex);
+        pthread_cond_broadcast(&pool->begun);
+        pthread_mutex_unlock(&pool->mutex);
+    }
 }
 
 int
@@ -156,25 +178,26 @@ qe_threads_open(int n_threads, struct qe_threads **threads, struct qe_error *err
     if (n_threads < 1) {
         return qe_fail(err, QE_EVALUE, "threads is %d, expected at least 1", n_threads);
     }
-    size_t n_workers = (size_t)n_threads - 1;
-    struct qe_threads *pool =
-        calloc(1, sizeof *pool + n_workers * sizeof(struct worker));
+    size_t n_bytes =
+        sizeof(struct qe_threads) + (size_t)n_threads * sizeof(struct worker);
+    struct qe_threads *pool = aligned_alloc(CACHE_LINE, n_bytes);
     if (!pool) {
         return qe_fail(err, QE_ENOMEM, "no memory for %d threads", n_threads);
     }
+    memset(pool, 0, n_bytes);
     pool->n_threads = n_threads;
     pthread_mutex_init(&pool->mutex, NULL);
-    pthread_cond_init(&pool->work, NULL);
+    pthread_cond_init(&pool->begun, NULL);
     pthread_cond_init(&pool->finished, NULL);
-    for (int i = 0; i < n_threads - 1; i++) {
+    for (int i = 1; i < n_threads; i++) {
         struct worker *worker = &pool->workers[i];
         worker->pool = pool;
-        worker->index = i + 1;
+        worker->index = i;
         if (pthread_create(&worker->thread, NULL, work_until_closed, worker) != 0) {
             qe_fail(err, QE_ENOMEM,
                     "could start %d of %d threads: use fewer threads or raise the "
                     "limit of processes (ulimit -u)",
-                    i + 1, n_threads);
+                    i, n_threads);
             goto fail;
         }
         pool->n_started++;
@@ -197,31 +220,48 @@ void
 qe_threads_run(struct qe_threads *threads, int n_tasks, qe_task *task, void *context,
                const atomic_int *cancel)
 {
+    int n_threads = threads->n_threads;
+
     if (n_tasks <= 0) {
         return;
     }
-    threads->n_tasks = n_tasks;
     threads->task = task;
     threads->context = context;
     threads->cancel = cancel;
     atomic_store(&threads->n_pending, n_tasks);
-    atomic_store(&threads->n_left, n_tasks);
-    if (n_tasks > 1 && atomic_load(&threads->n_sleeping) > 0) {
-        pthread_mutex_lock(&threads->mutex);
-        pthread_cond_broadcast(&threads->work);
-        pthread_mutex_unlock(&threads->mutex);
+    int next = 0;
+    for (int i = 0; i < n_threads; i++) {
+        struct worker *share = &threads->workers[i];
+        int n = n_tasks / n_threads + (i < n_tasks % n_threads);
+        next += n;
+        share->end = next;
+        atomic_store(&share->n_left, n);
     }
+    begin(threads, n_tasks > 1);
     run_tasks(threads, 0);
-    if (has_finished(threads) || spin(threads, has_finished)) {
+
+    int unfinished = atomic_load(&threads->n_begun) - 1;
+    if (spin_while(&threads->n_finished, unfinished)) {
         return;
     }
     pthread_mutex_lock(&threads->mutex);
     atomic_store(&threads->caller_sleeps, 1);
-    while (!has_finished(threads)) {
+    while (atomic_load(&threads->n_finished) == unfinished) {
         pthread_cond_wait(&threads->finished, &threads->mutex);
     }
     atomic_store(&threads->caller_sleeps, 0);
     pthread_mutex_unlock(&threads->mutex);
+}
+
+void
+qe_threads_wait(const atomic_int *value, int target)
+{
+    for (int i = 1; atomic_load(value) < target; i++) {
+        pause_briefly();
+        if (i % 1024 == 0) { /* the thread it waits for may need this core */
+            sched_yield();
+        }
+    }
 }
 
 void
@@ -231,14 +271,12 @@ qe_threads_close(struct qe_threads *threads)
         return;
     }
     atomic_store(&threads->closing, 1);
-    pthread_mutex_lock(&threads->mutex);
-    pthread_cond_broadcast(&threads->work);
-    pthread_mutex_unlock(&threads->mutex);
-    for (int i = 0; i < threads->n_started; i++) {
+    begin(threads, true);
+    for (int i = 1; i <= threads->n_started; i++) {
         pthread_join(threads->workers[i].thread, NULL);
     }
     pthread_cond_destroy(&threads->finished);
-    pthread_cond_destroy(&threads->work);
+    pthread_cond_destroy(&threads->begun);
     pthread_mutex_destroy(&threads->mutex);
     free(threads);
 }

@@ -1,8 +1,8 @@
 /* threads.h: a small pool of threads, owned by the CPU backend.
  *
- * One operation: run n_tasks independent tasks over the workers and wait. Tasks are
- * taken from one counter, so who computes what is not fixed; results never depend
- * on it because tasks write disjoint memory. */
+ * One operation: run n_tasks independent tasks over the workers and wait. Each worker
+ * has its own run of consecutive tasks, then helps others with theirs, so who computes
+ * what is not fixed; results never depend on it because tasks write disjoint memory. */
 #ifndef QE_THREADS_H
 #define QE_THREADS_H
 
@@ -22,8 +22,12 @@ int qe_threads_count(const struct qe_threads *threads);
 
 /* Returns when every task has run; once *cancel is not 0, tasks not begun are skipped.
  * cancel may be NULL. One caller at a time. */
-void qe_threads_run(struct qe_threads *threads, int n_tasks, qe_task *task, void *context,
-                    const atomic_int *cancel);
+void qe_threads_run(struct qe_threads *threads, int n_tasks, qe_task *task,
+                    void *context, const atomic_int *cancel);
+
+/* For a task that needs what tasks of its job, running on other threads, are at:
+ * returns once *value has reached target. */
+void qe_threads_wait(const atomic_int *value, int target);
 
 /* Accepts NULL. */
 void qe_threads_close(struct qe_threads *threads);

@@ -148,7 +148,8 @@ main(int argc, char **argv)
         inv_freq[i] = powf(1e6f, -2.0f * i / config.head_dim);
     }
     const char *paths[1] = {argv[11]};
-    struct qe_engine_options options = {.device = "cpu", .n_threads = 2, .batch_tokens = 256};
+    struct qe_engine_options options = {
+        .device = "cpu", .n_threads = 2, .batch_tokens = 256};
     if (qe_engine_open(&config, paths, 1, &options, &shared.engine, &err) < 0) {
         die("open", &err);
     }
