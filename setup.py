@@ -48,7 +48,7 @@ core = Extension(
     py_limited_api=ABI3,
     extra_compile_args=FLAGS,
     extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
-    libraries=["m", "pthread"],
+    libraries=["m", "pthread", "dl"],
 )
 
 setup(

@@ -18,6 +18,41 @@ struct qe_engine {
     pid_t pid; /* of the process whose threads these are */
 };
 
+/* The device's index for "cuda" or "cuda:1", else -1. */
+static int
+cuda_index(const char *device)
+{
+    char *end;
+
+    if (strcmp(device, "cuda") == 0) {
+        return 0;
+    }
+    if (strncmp(device, "cuda:", 5) != 0 || device[5] < '0' || device[5] > '9') {
+        return -1;
+    }
+    long index = strtol(device + 5, &end, 10);
+    return *end == '\0' && index < 1024 ? (int)index : -1;
+}
+
+static int
+open_backend(struct qe_engine *e, const struct qe_engine_options *options,
+             struct qe_error *err)
+{
+    if (strcmp(options->device, "cpu") == 0) {
+        return qe_backend_cpu_open(&e->model, getenv("QWEN3_EMBED_ISA"),
+                                   options->n_threads, options->batch_tokens,
+                                   &e->backend, err);
+    }
+    struct qe_cuda_options cuda = {.device = cuda_index(options->device),
+                                   .batch_tokens = options->batch_tokens,
+                                   .cache_folder = options->cache_folder};
+    if (cuda.device < 0) {
+        return qe_fail(err, QE_EDEVICE, "device: %s, expected cpu, cuda or cuda:1",
+                       options->device);
+    }
+    return qe_cuda_library_open(&options->cuda, &cuda, &e->model, &e->backend, err);
+}
+
 int
 qe_engine_open(const struct qe_config *config, const char *const *paths, int n_paths,
                const struct qe_engine_options *options, struct qe_engine **engine,
@@ -31,17 +66,11 @@ qe_engine_open(const struct qe_config *config, const char *const *paths, int n_p
         return qe_fail(err, QE_ENOMEM, "engine: no memory");
     }
     e->pid = getpid();
-    if (strcmp(options->device, "cpu") != 0) {
-        status = qe_fail(err, QE_EDEVICE, "device: %s, expected cpu", options->device);
-        goto fail;
-    }
     status = qe_model_open(config, paths, n_paths, &e->model, err);
     if (status < 0) {
         goto fail;
     }
-    status =
-        qe_backend_cpu_open(&e->model, getenv("QWEN3_EMBED_ISA"), options->n_threads,
-                            options->batch_tokens, &e->backend, err);
+    status = open_backend(e, options, err);
     if (status < 0) {
         goto fail;
     }
@@ -60,6 +89,9 @@ qe_engine_open(const struct qe_config *config, const char *const *paths, int n_p
         .mapped_bytes = e->model.mapped_bytes,
         .owned_bytes = e->model.owned_bytes,
     };
+    if (strcmp(options->device, "cpu") != 0) {
+        qe_model_close(&e->model); /* the device has its own copy */
+    }
     *engine = e;
     return 0;
 fail:

@@ -3,15 +3,18 @@
 #ifndef QE_ENGINE_H
 #define QE_ENGINE_H
 
+#include "cuda_library.h"
 #include "model.h"
 #include "scheduler.h"
 
 struct qe_engine;
 
 struct qe_engine_options {
-    const char *device; /* "cpu"                                                  */
+    const char *device; /* "cpu", "cuda" or "cuda:1"                              */
     int n_threads;      /* 0: chosen                                              */
     int batch_tokens;   /* 0: chosen                                              */
+    struct qe_cuda_paths cuda; /* where its libraries are                         */
+    const char *cache_folder;  /* for what is measured once; NULL: nowhere        */
 };
 
 struct qe_engine_info {

@@ -158,7 +158,15 @@ fail:
 static int
 engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"", "", "device", "num_threads", "batch_tokens", NULL};
+    static char *names[] = {"",
+                            "",
+                            "device",
+                            "num_threads",
+                            "batch_tokens",
+                            "cuda_library",
+                            "cublas_folder",
+                            "cache_folder",
+                            NULL};
     EngineObject *self = (EngineObject *)object;
     struct qe_engine_options options = {.device = "cpu"};
     struct qe_config config = {0};
@@ -167,9 +175,11 @@ engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
     PyObject *sequence, *dict, *keep;
     int n_paths;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|$sii", names, &sequence,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|$siizzz", names, &sequence,
                                      &PyDict_Type, &dict, &options.device,
-                                     &options.n_threads, &options.batch_tokens)) {
+                                     &options.n_threads, &options.batch_tokens,
+                                     &options.cuda.library, &options.cuda.cublas_folder,
+                                     &options.cache_folder)) {
         return -1;
     }
     if (self->engine != NULL) {

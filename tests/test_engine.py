@@ -134,7 +134,9 @@ def test_rows_are_the_engines_memory_and_outlive_it(models: ModelMaker) -> None:
     before = rows.copy()
     assert type(rows.base).__name__ == "PyCapsule"
     assert rows.ctypes.data % 64 == 0
-    assert rows.flags.c_contiguous and rows.flags.writeable and not rows.flags.owndata
+    assert rows.flags.c_contiguous
+    assert rows.flags.writeable
+    assert not rows.flags.owndata
     engine.close()
     del engine
     gc.collect()

@@ -126,9 +126,12 @@ def fetch_indices(work: Path) -> None:
         lines.append(f"deb {option} http://deb.debian.org/debian {suite} main")
     (apt / "sources.list").write_text("\n".join(lines) + "\n")
     (apt / "apt.conf").write_text(
-        f'''Dir::Etc::main "/dev/null"; Dir::Etc::parts "/dev/null"; Dir::Etc::sourceparts "/dev/null";
-Dir::Etc::sourcelist "{apt}/sources.list"; Dir::State::Lists "{apt}/lists"; Dir::Cache "{apt}/cache";
-Acquire::Languages {{ "en"; "zh_CN"; }}; APT::Architectures {{ "amd64"; }}; APT::Sandbox::User "root";
+        f'''Dir::Etc::main "/dev/null"; Dir::Etc::parts "/dev/null";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::sourcelist "{apt}/sources.list"; Dir::State::Lists "{apt}/lists";
+Dir::Cache "{apt}/cache";
+Acquire::Languages {{ "en"; "zh_CN"; }}; APT::Architectures {{ "amd64"; }};
+APT::Sandbox::User "root";
 Acquire::IndexTargets::deb::Contents-deb {{
   MetaKey "$(COMPONENT)/Contents-$(ARCHITECTURE)"; ShortDescription "Contents";
   Description "$(RELEASE)/$(COMPONENT) $(ARCHITECTURE) Contents (deb)";

@@ -58,9 +58,9 @@ def load(source: str) -> Iterator[Function]:
         node.body = node.body[1:]
         node.decorator_list = []
         for inner in ast.walk(node):
-            if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                if ast.get_docstring(inner) and len(inner.body) > 1:
-                    inner.body = inner.body[1:]
+            documented = isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            if documented and ast.get_docstring(inner) and len(inner.body) > 1:
+                inner.body = inner.body[1:]
         try:
             full = ast.unparse(node)
         except (RecursionError, ValueError):

@@ -146,11 +146,10 @@ def page_records(folders: list[Path]) -> Iterator[Record]:
         source = next(iter(found.values())).relative_to(folders[0].parent).parts[0]
         if len(blocks) == 2:
             for english, chinese in documents.aligned(blocks["en"], blocks["zh"]):
-                if is_chinese(chinese) and not is_chinese(english) and len(english) > 5:
-                    if 0.12 < len(chinese) / len(english) < 1.5:
-                        yield Record(
-                            "parallel", source, "", english[:MAX_CHARS], chinese[:MAX_CHARS]
-                        )
+                if not is_chinese(chinese) or is_chinese(english) or len(english) <= 5:
+                    continue
+                if 0.12 < len(chinese) / len(english) < 1.5:
+                    yield Record("parallel", source, "", english[:MAX_CHARS], chinese[:MAX_CHARS])
         parts = {lang: list(documents.sections(page, MAX_CHARS)) for lang, page in blocks.items()}
         if len(parts) == 2 and len(parts["en"]) == len(parts["zh"]):
             for (title, text), (title_zh, text_zh) in zip(parts["en"], parts["zh"], strict=True):

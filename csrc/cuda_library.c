@@ -1,0 +1,95 @@
+/* cuda_library.c: loads libcublasLt, then libqe_cuda.so, which finds the former by its
+ * name among the libraries already loaded.
+ *
+ * Neither is ever unloaded: a CUDA runtime does not survive that. Loading again only
+ * counts, so there is no state to keep here. */
+#include "cuda_library.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+
+#define CUBLAS_LIBRARY "libcublasLt.so.13"
+
+/* NULL on success, else what went wrong. */
+static const char *
+load(const char *path)
+{
+    if (dlopen(path, RTLD_NOW | RTLD_LOCAL) != NULL) {
+        return NULL;
+    }
+    const char *reason = dlerror();
+    return reason == NULL ? "not loaded, no reason given" : reason;
+}
+
+/* Leaves in reasons why each place failed, or "" once one did not. */
+static void
+load_cublas(const char *folder, char *reasons, size_t n_reasons)
+{
+    char path[4096];
+    size_t used = 0;
+    const char *reason;
+
+    reasons[0] = '\0';
+    if (folder != NULL) {
+        snprintf(path, sizeof path, "%s/%s", folder, CUBLAS_LIBRARY);
+        reason = load(path);
+        if (reason == NULL) {
+            return;
+        }
+        used = (size_t)snprintf(reasons, n_reasons, "%s; ", reason);
+    }
+    reason = load(CUBLAS_LIBRARY);
+    if (reason == NULL) {
+        reasons[0] = '\0';
+    } else if (used < n_reasons) {
+        snprintf(reasons + used, n_reasons - used, "%s", reason);
+    }
+}
+
+int
+qe_cuda_library_open(const struct qe_cuda_paths *paths,
+                     const struct qe_cuda_options *options,
+                     const struct qe_model *model, struct qe_backend **backend,
+                     struct qe_error *err)
+{
+    struct qe_cuda_options checked = *options;
+    char reasons[384];
+    qe_cuda_open_function *open;
+
+    *backend = NULL;
+    if (paths->library == NULL) {
+        return qe_fail(err, QE_EDEVICE,
+                       "device cuda: this build of qwen3_embed holds no CUDA library; "
+                       "use device='cpu', or install where nvcc is");
+    }
+    load_cublas(paths->cublas_folder, reasons, sizeof reasons);
+    if (reasons[0] != '\0') {
+        return qe_fail(err, QE_EDEVICE,
+                       "device cuda: no cuBLAS (%s); install qwen3-embed-native[cuda]",
+                       reasons);
+    }
+    void *library = dlopen(paths->library, RTLD_NOW | RTLD_LOCAL);
+    if (library == NULL) {
+        return qe_fail(err, QE_EDEVICE, "device cuda: %s", dlerror());
+    }
+    void *symbol = dlsym(library, QE_CUDA_OPEN);
+    if (symbol == NULL) {
+        return qe_fail(err, QE_EDEVICE, "device cuda: %s has no %s; reinstall",
+                       paths->library, QE_CUDA_OPEN);
+    }
+    memcpy(&open, &symbol, sizeof open); /* ISO C has no such cast */
+    checked.abi = QE_CUDA_ABI;
+    checked.size = sizeof checked;
+    int status = open(&checked, model, backend, err);
+    if (status == 0 && ((*backend)->abi != QE_BACKEND_ABI ||
+                        (*backend)->size != sizeof(struct qe_backend))) {
+        /* Its close() may lie elsewhere in the struct, so it stays open. */
+        qe_fail(err, QE_EDEVICE,
+                "device cuda: %s has backend version %u, expected %u; reinstall",
+                paths->library, (*backend)->abi, (unsigned)QE_BACKEND_ABI);
+        *backend = NULL;
+        return QE_EDEVICE;
+    }
+    return status;
+}

@@ -1,0 +1,374 @@
+/* backend_cuda.cu: the forward pass of Qwen3 on an NVIDIA GPU.
+ *
+ * Side by side with csrc/cpu/backend_cpu.c: the same steps in the same order. The
+ * residual stream h is fp32 and matrix products add to it; other activations are bf16.
+ * Formulas: transformers modeling_qwen3.py. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda_error.h"
+#include "device.h"
+
+/* Tokens from which a batch takes long enough to be worth cancelling. */
+#define LARGE_BATCH 2048
+
+struct cuda_backend {
+    struct qe_backend base; /* first */
+    struct device gpu;      /* owned */
+};
+
+/* One forward pass in progress. */
+struct pass {
+    struct device *gpu;
+    const struct place_arrays *at; /* on the device */
+    cudaError_t status;            /* of the first launch that failed */
+    int n_rows;                    /* rows of h: tokens, and in the last layer, once its
+                                      keys are made, last tokens only */
+};
+
+/* ---- steps ---- */
+
+/* After a failure the pass goes on to its end without effect. */
+static void
+run(struct pass *p, cudaError_t status)
+{
+    if (p->status == cudaSuccess) {
+        p->status = status;
+    }
+}
+
+static void
+rms_norm(struct pass *p, const float *weight, int layer)
+{
+    const struct device *gpu = p->gpu;
+
+    run(p, launch_rms_norm(gpu->ws.x, gpu->ws.h, in_layer(weight, &gpu->weights, layer),
+                           p->n_rows, gpu->shape.C, gpu->shape.n_columns,
+                           gpu->config.rms_norm_eps, gpu->stream));
+}
+
+static void
+linear(struct pass *p, enum linear which, void *y, const bf16 *x, const bf16 *weight,
+       int layer, int n_rows)
+{
+    run(p, gemm_run(p->gpu->gemm, which, y, x,
+                    in_layer(weight, &p->gpu->weights, layer), n_rows, p->gpu->stream));
+}
+
+static void
+qk_norm_rope(struct pass *p, const int32_t *positions, int layer, int first_head,
+             int n_heads)
+{
+    const struct device *gpu = p->gpu;
+    const struct device_shape *s = &gpu->shape;
+    const struct device_weights *w = &gpu->weights;
+
+    run(p, launch_qk_norm_rope(
+               gpu->ws.qkv, positions, gpu->ws.cos_sin, in_layer(w->q_norm, w, layer),
+               in_layer(w->k_norm, w, layer), p->n_rows, s->NH, s->NKV, s->HS,
+               first_head, n_heads, gpu->config.rms_norm_eps, gpu->stream));
+}
+
+static void
+attention(struct pass *p, const struct attention_block *blocks, int n_blocks, bool tall)
+{
+    const struct device_shape *s = &p->gpu->shape;
+
+    if (n_blocks > 0) {
+        run(p, launch_attention(p->gpu->ws.qkv, blocks, n_blocks, s->NH, s->NKV, s->HS,
+                                tall, p->gpu->stream));
+    }
+}
+
+/* Moves the kept rows of a buffer, which lie in order, to its front, by way of gate_up,
+ * which is free. What one part writes, no later part reads. */
+static void
+compact_rows(struct pass *p, void *buffer, size_t row_bytes)
+{
+    const struct device *gpu = p->gpu;
+    const size_t free_bytes =
+        (size_t)gpu->ws.mlp_rows * 2 * gpu->shape.I * sizeof *gpu->ws.gate_up;
+    const int n_kept = gpu->places.n_last, n_at_once = (int)(free_bytes / row_bytes);
+
+    for (int row = 0; row < n_kept; row += n_at_once) {
+        int n = n_kept - row < n_at_once ? n_kept - row : n_at_once;
+        run(p, launch_gather_rows(gpu->ws.gate_up, buffer, p->at->last_rows + row, n,
+                                  row_bytes, gpu->stream));
+        run(p, cudaMemcpyAsync(static_cast<unsigned char *>(buffer) + row * row_bytes,
+                               gpu->ws.gate_up, n * row_bytes, cudaMemcpyDeviceToDevice,
+                               gpu->stream));
+    }
+}
+
+/* After the last layer's keys are made, only the last token of each text that has a row
+ * to write matters. */
+static void
+keep_last_rows(struct pass *p)
+{
+    compact_rows(p, p->gpu->ws.h, p->gpu->shape.C * sizeof(float));
+    compact_rows(p, p->gpu->ws.x, p->gpu->shape.C * sizeof(bf16));
+    p->n_rows = p->gpu->places.n_last;
+}
+
+/* Rows go to the pinned ring, as many as it holds, and from there to their callers. */
+static void
+pool_rows(struct pass *p, const struct qe_batch *batch)
+{
+    const struct device *gpu = p->gpu;
+    const struct places *places = &gpu->places;
+
+    for (int first = 0, end; first < p->n_rows && p->status == cudaSuccess;
+         first = end) {
+        for (end = first + 1;
+             end < p->n_rows && places->host.pool_rows[end].first > 0;) {
+            end++;
+        }
+        run(p,
+            launch_pool(gpu->ws.ring, gpu->ws.h, p->at->pool_rows + first,
+                        gpu->weights.norm, end - first, gpu->shape.C,
+                        gpu->shape.n_columns, gpu->config.rms_norm_eps, gpu->stream));
+        run(p, cudaStreamSynchronize(gpu->stream));
+        for (int i = first; i < end && p->status == cudaSuccess; i++) {
+            const struct qe_seq *seq = &batch->seqs[places->last_seqs[i]];
+            memcpy(seq->out, gpu->ws.ring + places->host.pool_rows[i].first,
+                   seq->n_out * sizeof(float));
+        }
+    }
+}
+
+/* ---- plans ---- */
+
+/* The buffers are free between batches, so plans are tried on them. */
+static int
+prepare_linear(struct device *gpu, enum linear which, int n_rows, struct qe_error *err)
+{
+    struct linear_trial trial =
+        workspace_trial(&gpu->ws, &gpu->shape, &gpu->weights, which);
+
+    return gemm_prepare(gpu->gemm, which, n_rows, &trial, gpu->stream, err);
+}
+
+/* Products of n_rows rows whose parts MLP makes at most mlp_rows at a time. */
+static int
+prepare_layer(struct device *gpu, enum linear first, int n_rows, struct qe_error *err)
+{
+    const int rest = n_rows % gpu->ws.mlp_rows;
+    int status = prepare_linear(gpu, first, n_rows, err);
+
+    if (status == 0) {
+        status = prepare_linear(gpu, LINEAR_O, n_rows, err);
+    }
+    for (int which = LINEAR_GATE_UP; which <= LINEAR_DOWN; which++) {
+        if (status == 0 && n_rows >= gpu->ws.mlp_rows) {
+            status = prepare_linear(gpu, (enum linear)which, gpu->ws.mlp_rows, err);
+        }
+        if (status == 0 && rest > 0) {
+            status = prepare_linear(gpu, (enum linear)which, rest, err);
+        }
+    }
+    return status;
+}
+
+static int
+prepare_plans(struct device *gpu, const struct qe_batch *batch, struct qe_error *err)
+{
+    int n_last = 0;
+
+    for (int s = 0; s < batch->n_seqs; s++) {
+        n_last += batch->seqs[s].out != NULL;
+    }
+    int status = prepare_linear(gpu, LINEAR_KV, batch->n_tokens, err);
+    if (status == 0 && gpu->shape.L > 1) {
+        status = prepare_layer(gpu, LINEAR_QKV, batch->n_tokens, err);
+    }
+    if (status == 0 && n_last > 0) {
+        status = prepare_layer(gpu, LINEAR_Q, n_last, err);
+    }
+    gemm_save(gpu->gemm);
+    return status;
+}
+
+/* ---- the pass ---- */
+
+/* Before layer l of a large batch is queued, waits until the GPU is near it. */
+static void
+wait_for_layers(struct pass *p, int l)
+{
+    cudaEvent_t event = p->gpu->layer_done[l % LAYERS_AHEAD];
+
+    if (p->n_rows >= LARGE_BATCH) {
+        run(p, cudaEventSynchronize(event));
+        run(p, cudaEventRecord(event, p->gpu->stream));
+    }
+}
+
+static int
+finish(struct pass *p, const struct qe_batch *batch, struct qe_error *err)
+{
+    cudaError_t status = cudaStreamSynchronize(p->gpu->stream);
+
+    run(p, status);
+    if (p->status != cudaSuccess) {
+        return cuda_fail(err, p->status, "forward");
+    }
+    if (batch->cancel->load() != 0) {
+        return qe_fail(err, QE_ECANCELLED, "cancelled");
+    }
+    return 0;
+}
+
+static int
+forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_error *err)
+{
+    struct device *gpu = &reinterpret_cast<struct cuda_backend *>(backend)->gpu;
+    const struct device_weights *w = &gpu->weights;
+    const struct device_shape *s = &gpu->shape;
+    struct pass pass = {gpu, &gpu->places.device, cudaSuccess, batch->n_tokens};
+    struct pass *p = &pass;
+
+    if (batch->n_tokens > gpu->ws.max_rows || batch->n_seqs > gpu->max_seqs) {
+        return qe_fail(err, QE_EVALUE,
+                       "batch: %d tokens in %d sequences, expected at most %d in %d",
+                       batch->n_tokens, batch->n_seqs, gpu->ws.max_rows, gpu->max_seqs);
+    }
+    CUDA_TRY(err, cudaSetDevice(gpu->index));
+    int status = prepare_plans(gpu, batch, err);
+    if (status < 0) {
+        return status;
+    }
+    run(p, places_fill(&gpu->places, batch, RING_FLOATS, gpu->stream));
+
+    run(p, launch_embed(gpu->ws.h, p->at->tokens, w->embed_tokens, p->n_rows, s->C,
+                        gpu->stream));
+    for (int l = 0; l < s->L && batch->cancel->load() == 0; l++) {
+        bool last = l == s->L - 1;
+        wait_for_layers(p, l);
+
+        /* keys, values, queries */
+        rms_norm(p, w->input_layernorm, l);
+        if (last) {
+            linear(p, LINEAR_KV, gpu->ws.qkv + s->q_width, gpu->ws.x,
+                   w->qkv_proj + (size_t)s->q_width * s->C, l, p->n_rows);
+            qk_norm_rope(p, p->at->positions, l, s->NH, s->NKV);
+            keep_last_rows(p);
+            if (p->n_rows == 0) {
+                break;
+            }
+            linear(p, LINEAR_Q, gpu->ws.qkv, gpu->ws.x, w->qkv_proj, l, p->n_rows);
+            qk_norm_rope(p, p->at->last_positions, l, 0, s->NH);
+        } else {
+            linear(p, LINEAR_QKV, gpu->ws.qkv, gpu->ws.x, w->qkv_proj, l, p->n_rows);
+            qk_norm_rope(p, p->at->positions, l, 0, s->NH + s->NKV);
+        }
+
+        /* attention */
+        if (last) {
+            attention(p, p->at->last_blocks, p->n_rows, false);
+        } else {
+            attention(p, p->at->tall_blocks, gpu->places.n_tall, true);
+            attention(p, p->at->blocks, gpu->places.n_short, false);
+        }
+        linear(p, LINEAR_O, gpu->ws.h, gpu->ws.qkv, w->o_proj, l, p->n_rows);
+
+        /* MLP */
+        rms_norm(p, w->post_attention_layernorm, l);
+        for (int row = 0; row < p->n_rows; row += gpu->ws.mlp_rows) {
+            int left = p->n_rows - row;
+            int n = left < gpu->ws.mlp_rows ? left : gpu->ws.mlp_rows;
+            linear(p, LINEAR_GATE_UP, gpu->ws.gate_up, gpu->ws.x + (size_t)row * s->C,
+                   w->gate_up_proj, l, n);
+            run(p, launch_swiglu(gpu->ws.gate_up, n, s->I, gpu->stream));
+            linear(p, LINEAR_DOWN, gpu->ws.h + (size_t)row * s->C, gpu->ws.gate_up,
+                   w->down_proj, l, n);
+        }
+    }
+    if (batch->cancel->load() == 0) {
+        pool_rows(p, batch);
+    }
+    return finish(p, batch, err);
+}
+
+/* ---- rows ---- */
+
+static void
+release_rows(float *data, size_t n_bytes)
+{
+    (void)n_bytes;
+    free(data);
+}
+
+/* Plain memory, filled through the pinned ring: pinning costs more than that copy, and
+ * plain rows outlive the device and fork. */
+static int
+alloc_rows(struct qe_backend *backend, size_t n_floats, struct qe_rows *rows,
+           struct qe_error *err)
+{
+    (void)backend;
+    size_t n_bytes = (n_floats * sizeof(float) + 63) / 64 * 64;
+
+    rows->data = static_cast<float *>(aligned_alloc(64, n_bytes == 0 ? 64 : n_bytes));
+    if (rows->data == NULL) {
+        return qe_fail(err, QE_ENOMEM, "result: no memory for %zu bytes", n_bytes);
+    }
+    rows->n_bytes = n_bytes;
+    rows->release = release_rows;
+    return 0;
+}
+
+static int
+after_fork(struct qe_backend *backend, struct qe_error *err)
+{
+    return qe_fail(
+        err, QE_EDEVICE,
+        "device %s was opened before fork(), which CUDA does not survive; open "
+        "the model in the child, or start it by 'spawn' or 'forkserver'",
+        backend->name);
+}
+
+/* ---- open, close ---- */
+
+static void
+close_backend(struct qe_backend *backend)
+{
+    struct cuda_backend *cuda = reinterpret_cast<struct cuda_backend *>(backend);
+
+    if (cuda != NULL) {
+        device_close(&cuda->gpu);
+        free(cuda);
+    }
+}
+
+extern "C" __attribute__((visibility("default"))) int
+qe_cuda_open(const struct qe_cuda_options *options, const struct qe_model *model,
+             struct qe_backend **backend, struct qe_error *err)
+{
+    *backend = NULL;
+    if (options->abi != QE_CUDA_ABI || options->size != sizeof *options) {
+        return qe_fail(err, QE_EDEVICE,
+                       "device cuda: library of version %d, expected %u; reinstall",
+                       QE_CUDA_ABI, options->abi);
+    }
+    struct cuda_backend *cuda =
+        static_cast<struct cuda_backend *>(calloc(1, sizeof(struct cuda_backend)));
+    if (cuda == NULL) {
+        return qe_fail(err, QE_ENOMEM, "backend: no memory for %zu bytes",
+                       sizeof *cuda);
+    }
+    int status = device_open(&cuda->gpu, options, model, err);
+    cuda->base = {.abi = QE_BACKEND_ABI,
+                  .size = sizeof cuda->base,
+                  .name = cuda->gpu.name,
+                  .kernels = cuda->gpu.kernels,
+                  .n_threads = 1,
+                  .batch_tokens = cuda->gpu.batch_tokens,
+                  .forward = forward,
+                  .alloc_rows = alloc_rows,
+                  .after_fork = after_fork,
+                  .close = close_backend};
+    if (status < 0) {
+        close_backend(&cuda->base);
+        return status;
+    }
+    *backend = &cuda->base;
+    return 0;
+}

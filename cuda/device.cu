@@ -1,0 +1,203 @@
+/* device.cu: chooses the GPU, sees that the model fits, allocates once and loads. */
+#include "device.h"
+
+#include <stdio.h>
+
+#include "cuda_error.h"
+
+/* Row tiles of 128, one for each multiprocessor: products of any width then fill whole
+ * waves. */
+#define ROWS_PER_MULTIPROCESSOR 128
+#define MAX_HIDDEN_SIZE 8192
+/* Memory that contexts, modules and cuBLAS take besides what is asked for. */
+#define SPARE_BYTES ((size_t)256 << 20)
+
+/* The device must exist, be new enough and fit the model. */
+static int
+choose_device(struct device *gpu, struct qe_error *err)
+{
+    const struct device_shape *s = &gpu->shape;
+    cudaDeviceProp properties;
+    int n_devices = 0;
+    cudaError_t status = cudaGetDeviceCount(&n_devices);
+
+    if (status != cudaSuccess) {
+        cudaGetLastError();
+        return qe_fail(err, QE_EDEVICE,
+                       "device cuda: %s (%s); expected an NVIDIA GPU and a "
+                       "driver for CUDA %d",
+                       cudaGetErrorString(status), cudaGetErrorName(status),
+                       CUDART_VERSION / 1000);
+    }
+    if (gpu->index < 0 || gpu->index >= n_devices) {
+        return qe_fail(err, QE_EDEVICE, "device cuda:%d: not found, expected 0 to %d",
+                       gpu->index, n_devices - 1);
+    }
+    CUDA_TRY(err, cudaSetDevice(gpu->index));
+    CUDA_TRY(err, cudaGetDeviceProperties(&properties, gpu->index));
+    if (properties.major < 8) {
+        return qe_fail(
+            err, QE_EDEVICE,
+            "device cuda:%d: %s has compute capability %d.%d, expected 8.0 or "
+            "later",
+            gpu->index, properties.name, properties.major, properties.minor);
+    }
+    if (attention_block_tokens(s->NH, s->NKV, s->HS, false) < 1 ||
+        s->C > MAX_HIDDEN_SIZE) {
+        return qe_fail(
+            err, QE_EDEVICE,
+            "device cuda: head_dim %d, %d query heads a key head, hidden_size "
+            "%d; expected head_dim 64, 96, 128 or 256, at most 64 heads and %d",
+            s->HS, s->NH / s->NKV, s->n_columns, MAX_HIDDEN_SIZE);
+    }
+    snprintf(gpu->name, sizeof gpu->name, "cuda:%d", gpu->index);
+    snprintf(gpu->kernels, sizeof gpu->kernels, "sm_%d%d", properties.major,
+             properties.minor);
+    if (gpu->batch_tokens == 0) {
+        gpu->batch_tokens = properties.multiProcessorCount * ROWS_PER_MULTIPROCESSOR;
+    }
+    gpu->max_seqs = gpu->batch_tokens; /* each has a token of its own */
+    return 0;
+}
+
+/* Says before anything is allocated whether it will fit. */
+static int
+check_memory(const struct device *gpu, size_t activation_bytes, struct qe_error *err)
+{
+    const size_t need = gpu->weights.n_bytes + activation_bytes + SPARE_BYTES;
+    size_t free_bytes, total_bytes;
+
+    CUDA_TRY(err, cudaMemGetInfo(&free_bytes, &total_bytes));
+    if (need <= free_bytes) {
+        return 0;
+    }
+    return qe_fail(
+        err, QE_EDEVICEMEM,
+        "device %s: %.2f GB needed (weights %.2f, batches of %d tokens %.2f), "
+        "%.2f of %.2f GB free; lower batch_tokens or max_length, or free some",
+        gpu->name, need * 1e-9, gpu->weights.n_bytes * 1e-9, gpu->ws.max_rows,
+        activation_bytes * 1e-9, free_bytes * 1e-9, total_bytes * 1e-9);
+}
+
+static int
+allocate(struct device *gpu, const char *cache_folder, struct qe_error *err)
+{
+    struct linear_shape linears[N_LINEARS];
+    const struct device_shape *s = &gpu->shape;
+    const int max_length = gpu->config.max_length;
+
+    workspace_linears(s, linears);
+    workspace_plan(s, gpu->batch_tokens, max_length, &gpu->ws);
+    device_weights_place(s, NULL, &gpu->weights);
+    int status = check_memory(gpu,
+                              gpu->ws.n_bytes + gemm_device_bytes(linears) +
+                                  places_device_bytes(gpu->ws.max_rows, gpu->max_seqs),
+                              err);
+    if (status < 0) {
+        return status;
+    }
+    CUDA_TRY(err, cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking));
+    for (cudaEvent_t &event : gpu->layer_done) {
+        CUDA_TRY(err, cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    }
+    CUDA_TRY(err, cudaMalloc(&gpu->weights.memory, gpu->weights.n_bytes));
+    device_weights_place(s, gpu->weights.memory, &gpu->weights);
+    status = workspace_open(s, max_length, &gpu->ws, err);
+    if (status == 0) {
+        status = places_open(s, gpu->ws.max_rows, gpu->max_seqs, max_length,
+                             &gpu->places, err);
+    }
+    if (status == 0) {
+        status = gemm_open(linears, cache_folder, &gpu->gemm, err);
+    }
+    return status;
+}
+
+static int
+load(struct device *gpu, const struct qe_model *model, struct qe_error *err)
+{
+    const struct device_shape *s = &gpu->shape;
+
+    CUDA_TRY(err, attention_init());
+    if (s->C != s->n_columns || s->I != model->config.intermediate_size) {
+        CUDA_TRY(err, cudaMemset(gpu->weights.memory, 0, gpu->weights.n_bytes));
+        CUDA_TRY(err, cudaDeviceSynchronize()); /* uploads run on other streams */
+    }
+    int status = device_weights_upload(model, s, gpu->index, &gpu->weights, err);
+    if (status < 0) {
+        return status;
+    }
+    CUDA_TRY(err, launch_rope_table(gpu->ws.cos_sin, gpu->weights.inv_freq,
+                                    gpu->config.max_length, s->HS,
+                                    gpu->config.rope_scale, gpu->stream));
+    CUDA_TRY(err, cudaStreamSynchronize(gpu->stream));
+    return 0;
+}
+
+static int
+open_parts(struct device *gpu, const struct qe_cuda_options *options,
+           const struct qe_model *model, struct qe_error *err)
+{
+    int status = choose_device(gpu, err);
+
+    if (status == 0) {
+        status = allocate(gpu, options->cache_folder, err);
+    }
+    return status < 0 ? status : load(gpu, model, err);
+}
+
+/* The calling thread is not ours: it gets its device back. */
+static void
+restore_device(const struct device *gpu, int before)
+{
+    if (before >= 0 && before != gpu->index) {
+        cudaSetDevice(before);
+    }
+}
+
+static int
+current_device(void)
+{
+    int index;
+
+    return cudaGetDevice(&index) == cudaSuccess ? index : -1;
+}
+
+int
+device_open(struct device *gpu, const struct qe_cuda_options *options,
+            const struct qe_model *model, struct qe_error *err)
+{
+    const int before = current_device();
+
+    gpu->index = options->device;
+    gpu->batch_tokens = options->batch_tokens;
+    gpu->config = model->config;
+    gpu->config.rope_inv_freq = NULL; /* the model's */
+    gpu->shape = device_shape_of(&model->config);
+    int status = open_parts(gpu, options, model, err);
+    restore_device(gpu, before);
+    return status;
+}
+
+void
+device_close(struct device *gpu)
+{
+    const int before = current_device();
+
+    if (before < 0 || cudaSetDevice(gpu->index) != cudaSuccess) {
+        return; /* nothing was opened, or the driver is gone */
+    }
+    gemm_close(gpu->gemm);
+    places_close(&gpu->places);
+    workspace_close(&gpu->ws);
+    cudaFree(gpu->weights.memory);
+    for (cudaEvent_t event : gpu->layer_done) {
+        if (event != NULL) {
+            cudaEventDestroy(event);
+        }
+    }
+    if (gpu->stream != NULL) {
+        cudaStreamDestroy(gpu->stream);
+    }
+    restore_device(gpu, before);
+}

@@ -1,0 +1,290 @@
+/* gemm_trial.cu: measures the ways to compute a product and keeps the fastest that
+ * gives the canonical bits.
+ *
+ * The bits are compared at the bucket's largest row count and at a ragged one, in the
+ * first and the last rows, where tiles are cut. */
+#include <math.h>
+
+#include "common.cuh"
+#include "cuda_error.h"
+#include "plans.h"
+
+#define MAX_ALGOS 12
+#define CANONICAL_VARIANT (N_GEMM_ROWS_VARIANTS - 1)
+#define TRIAL_MS 0.4f /* of repeated launches, for one plan */
+#define MAX_LAUNCHES 24
+#define THREADS 256
+
+/* One product of one size on trial. */
+struct candidate {
+    struct gemm *gemm;
+    enum linear linear;
+    const struct linear_trial *trial;
+    int m;
+    cudaStream_t stream;
+};
+
+/* ---- kernels ---- */
+
+/* Sets *differs if y, rows ldy apart, is not canonical (rows, n). NaN equals NaN. */
+template <typename T>
+static __global__ void
+compare_kernel(int *differs, const T *y, const T *canonical, int n, size_t ldy)
+{
+    const T *row = y + blockIdx.x * ldy, *expected = canonical + (size_t)blockIdx.x * n;
+    int different = 0;
+
+    for (int i = threadIdx.x; i < n; i += THREADS) {
+        float a = static_cast<float>(row[i]), b = static_cast<float>(expected[i]);
+        different |=
+            __float_as_uint(a) != __float_as_uint(b) && !(isnan(a) && isnan(b));
+    }
+    if (different) {
+        *differs = 1;
+    }
+}
+
+/* About unit normal: the sum of four uniform numbers from a hash of the index. */
+static __global__ void
+fill_kernel(bf16 *x, size_t n)
+{
+    size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    uint64_t z = i * 0x9e3779b97f4a7c15u;
+
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    z ^= z >> 31;
+    float sum = (z & 0xffff) + (z >> 16 & 0xffff) + (z >> 32 & 0xffff) + (z >> 48);
+    if (i < n) {
+        x[i] = __float2bfloat16_rn((sum / 65536.0f - 2.0f) * 1.7320508f);
+    }
+}
+
+/* ---- steps ---- */
+
+static size_t
+element_bytes(const struct linear_shape *shape)
+{
+    return shape->add ? sizeof(float) : sizeof(bf16);
+}
+
+static const bf16 *
+weights_of(const struct linear_trial *trial, int launch)
+{
+    return trial->weights + launch % trial->n_layers * trial->layer_stride;
+}
+
+static cudaError_t
+launch_plan(const struct candidate *c, const struct plan *plan, int launch)
+{
+    const struct linear_shape *s = &c->gemm->shapes[c->linear];
+    const bf16 *w = weights_of(c->trial, launch);
+
+    if (plan->kind == PLAN_ROWS) {
+        return launch_gemm_rows(c->trial->y, c->trial->x, w, c->m, s->n, s->k, s->ldx,
+                                s->ldy, s->add, plan->variant, c->stream);
+    }
+    cublasStatus_t status = run_cublas(c->gemm, c->linear, &plan->algo, c->trial->y,
+                                       c->trial->x, w, c->m, c->stream);
+    return status == CUBLAS_STATUS_SUCCESS ? cudaGetLastError() : cudaErrorNotSupported;
+}
+
+/* canonical <- rows [first, first + n_rows) of the product, and the same rows of y
+ * begin anew: from 0 where they are added to, so that every bit of the sum shows, else
+ * NaN. */
+static cudaError_t
+launch_canonical(const struct candidate *c, unsigned char *canonical, int first,
+                 int n_rows)
+{
+    const struct linear_shape *s = &c->gemm->shapes[c->linear];
+    const size_t width = s->n * element_bytes(s), pitch = s->ldy * element_bytes(s);
+    const int byte = s->add ? 0 : 0xff;
+    cudaError_t status =
+        cudaMemset2DAsync(static_cast<unsigned char *>(c->trial->y) + first * pitch,
+                          pitch, byte, width, n_rows, c->stream);
+
+    if (status == cudaSuccess) {
+        status = cudaMemsetAsync(canonical, byte, width * n_rows, c->stream);
+    }
+    if (status != cudaSuccess) {
+        return status;
+    }
+    return launch_gemm_rows(canonical, c->trial->x + first * s->ldx, c->trial->weights,
+                            n_rows, s->n, s->k, s->ldx, s->n, s->add, CANONICAL_VARIANT,
+                            c->stream);
+}
+
+static cudaError_t
+launch_compare(const struct candidate *c, const unsigned char *canonical, int first,
+               int n_rows)
+{
+    const struct linear_shape *s = &c->gemm->shapes[c->linear];
+    const unsigned char *y =
+        static_cast<unsigned char *>(c->trial->y) + first * s->ldy * element_bytes(s);
+
+    if (s->add) {
+        compare_kernel<<<n_rows, THREADS, 0, c->stream>>>(
+            c->gemm->differs, reinterpret_cast<const float *>(y),
+            reinterpret_cast<const float *>(canonical), s->n, s->ldy);
+    } else {
+        compare_kernel<<<n_rows, THREADS, 0, c->stream>>>(
+            c->gemm->differs, reinterpret_cast<const bf16 *>(y),
+            reinterpret_cast<const bf16 *>(canonical), s->n, s->ldy);
+    }
+    return cudaGetLastError();
+}
+
+/* Whether the plan runs and gives the canonical bits. *equal is set on success. */
+static int
+check_plan(const struct candidate *c, const struct plan *plan, bool *equal,
+           struct qe_error *err)
+{
+    const struct linear_shape *s = &c->gemm->shapes[c->linear];
+    unsigned char *first = static_cast<unsigned char *>(c->gemm->canonical);
+    unsigned char *last = first + CHECKED_ROWS * s->n * element_bytes(s);
+    const int n = c->m < CHECKED_ROWS ? c->m : CHECKED_ROWS;
+
+    CUDA_TRY(err, launch_canonical(c, first, 0, n));
+    CUDA_TRY(err, launch_canonical(c, last, c->m - n, n));
+    cudaError_t launched = launch_plan(c, plan, 0);
+    if (launched == cudaErrorNotSupported) {
+        *equal = false;
+        return 0;
+    }
+    CUDA_TRY(err, launched);
+    *c->gemm->differs = 0; /* nothing under way writes it */
+    CUDA_TRY(err, launch_compare(c, first, 0, n));
+    CUDA_TRY(err, launch_compare(c, last, c->m - n, n));
+    CUDA_TRY(err, cudaStreamSynchronize(c->stream));
+    *equal = *c->gemm->differs == 0;
+    return 0;
+}
+
+/* *ms of one launch, weights out of the caches. */
+static int
+time_plan(const struct candidate *c, const struct plan *plan, float *ms,
+          struct qe_error *err)
+{
+    int n_launches = 1;
+
+    *ms = 0.0f;
+    for (int round = 0; round < 3; round++) { /* the first warms up, the second sizes */
+        CUDA_TRY(err, cudaEventRecord(c->gemm->start, c->stream));
+        for (int i = 0; i < n_launches; i++) {
+            CUDA_TRY(err, launch_plan(c, plan, i + 1));
+        }
+        CUDA_TRY(err, cudaEventRecord(c->gemm->stop, c->stream));
+        CUDA_TRY(err, cudaEventSynchronize(c->gemm->stop));
+        CUDA_TRY(err, cudaEventElapsedTime(ms, c->gemm->start, c->gemm->stop));
+        *ms /= n_launches;
+        n_launches = *ms > 0.0f ? (int)(TRIAL_MS / *ms) + 2 : MAX_LAUNCHES;
+        n_launches = n_launches < MAX_LAUNCHES ? n_launches : MAX_LAUNCHES;
+    }
+    return 0;
+}
+
+/* Algorithms that add up k in one piece, most promising first. */
+static int
+find_algos(struct gemm *gemm, enum linear linear, int m,
+           cublasLtMatmulHeuristicResult_t found[MAX_ALGOS])
+{
+    const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE;
+    const uint64_t workspace_bytes = WORKSPACE_BYTES;
+    const uint32_t alignment = 16; /* of every buffer and row, at least */
+    const cublasLtMatmulPreferenceAttributes_t alignments[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+    };
+    cublasLtMatmulPreferenceOpaque_t preference;
+    struct cublas_problem p;
+    int n_found = 0;
+
+    if (cublas_problem_init(&p, &gemm->shapes[linear], m) != CUBLAS_STATUS_SUCCESS ||
+        cublasLtMatmulPreferenceInit(&preference) != CUBLAS_STATUS_SUCCESS) {
+        return 0;
+    }
+    cublasLtMatmulPreferenceSetAttribute(&preference,
+                                         CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                         &workspace_bytes, sizeof workspace_bytes);
+    cublasLtMatmulPreferenceSetAttribute(&preference,
+                                         CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                         &reductions, sizeof reductions);
+    for (cublasLtMatmulPreferenceAttributes_t attribute : alignments) {
+        cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &alignment,
+                                             sizeof alignment);
+    }
+    if (cublasLtMatmulAlgoGetHeuristic(gemm->handle, &p.product, &p.w, &p.x, &p.y, &p.y,
+                                       &preference, MAX_ALGOS, found,
+                                       &n_found) != CUBLAS_STATUS_SUCCESS) {
+        return 0;
+    }
+    return n_found;
+}
+
+/* Takes the plan if it is faster than the best so far and right at both row counts. */
+static int
+try_plan(struct candidate c, const struct plan *plan, struct plan *best, float *best_ms,
+         struct qe_error *err)
+{
+    const int most = c.m, ragged = most - most / 5;
+    bool equal = true;
+    float ms;
+
+    for (int i = 0; i < 2 && equal && plan->kind == PLAN_CUBLAS; i++) {
+        c.m = i == 0 ? most : ragged;
+        int status = check_plan(&c, plan, &equal, err);
+        if (status < 0) {
+            return status;
+        }
+    }
+    if (!equal) {
+        return 0;
+    }
+    c.m = most;
+    int status = time_plan(&c, plan, &ms, err);
+    if (status == 0 && ms < *best_ms) {
+        *best = *plan;
+        *best_ms = ms;
+    }
+    return status;
+}
+
+int
+plan_by_trial(struct gemm *gemm, enum linear linear, int bucket,
+              const struct linear_trial *trial, cudaStream_t stream,
+              struct qe_error *err)
+{
+    cublasLtMatmulHeuristicResult_t found[MAX_ALGOS];
+    const size_t n_x = gemm->shapes[linear].ldx * trial->max_rows;
+    const int m =
+        bucket_rows(bucket) < trial->max_rows ? bucket_rows(bucket) : trial->max_rows;
+    const struct candidate c = {gemm, linear, trial, m, stream};
+    struct plan best = {};
+    float best_ms = INFINITY;
+    int status = 0;
+
+    fill_kernel<<<(unsigned)((n_x + THREADS - 1) / THREADS), THREADS, 0, stream>>>(
+        trial->x, n_x);
+    CUDA_TRY(err, cudaGetLastError());
+    int n_found = find_algos(gemm, linear, m, found);
+    for (int i = 0; i < n_found && status == 0; i++) {
+        struct plan plan = {PLAN_CUBLAS, 0, found[i].algo};
+        if (found[i].state == CUBLAS_STATUS_SUCCESS &&
+            found[i].workspaceSize <= WORKSPACE_BYTES) {
+            status = try_plan(c, &plan, &best, &best_ms, err);
+        }
+    }
+    for (int i = 0; i < N_GEMM_ROWS_VARIANTS && status == 0; i++) {
+        struct plan plan = {PLAN_ROWS, i, {}};
+        bool fits = m <= CHECKED_ROWS && gemm_rows_block(i) <= (m < 16 ? 16 : m);
+        if (fits || (i == CANONICAL_VARIANT && best.kind == PLAN_NONE)) {
+            status = try_plan(c, &plan, &best, &best_ms, err);
+        }
+    }
+    if (status == 0) {
+        gemm->plans[linear][bucket] = best;
+    }
+    return status;
+}

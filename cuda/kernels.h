@@ -1,0 +1,111 @@
+/* kernels.h: every launcher, with its shapes.
+ *
+ * T rows, C hidden size, I intermediate size, NH and NKV heads, HS head size. C and I
+ * are padded with zeros to multiples of 64, in weights and activations alike. Every
+ * launcher returns what the launch returned; what a kernel does later, the stream's
+ * synchronisation tells. Order: output, inputs, weights, shapes, scalars, stream. */
+#ifndef QE_KERNELS_H
+#define QE_KERNELS_H
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef __nv_bfloat16 bf16;
+
+/* ---- embed.cu ---- */
+
+/* h (T, C) <- rows tokens (T) of embed_tokens (V, C). */
+cudaError_t launch_embed(float *h, const int32_t *tokens, const bf16 *embed_tokens,
+                         int T, int C, cudaStream_t stream);
+
+/* y (n_rows, row_bytes) <- rows (n_rows) of x (., row_bytes); row_bytes a multiple
+ * of 16. y and x do not overlap. */
+cudaError_t launch_gather_rows(void *y, const void *x, const int32_t *rows, int n_rows,
+                               size_t row_bytes, cudaStream_t stream);
+
+/* ---- rms_norm.cu ---- */
+
+/* x (T, C) <- h (T, C) / rms(h) * weight (C); the mean is over n_columns <= C. */
+cudaError_t launch_rms_norm(bf16 *x, const float *h, const float *weight, int T, int C,
+                            int n_columns, float eps, cudaStream_t stream);
+
+/* ---- qk_norm_rope.cu ---- */
+
+/* cos_sin (n_positions, 2, HS / 2): fp32 angles, as transformers has them. */
+cudaError_t launch_rope_table(float *cos_sin, const float *inv_freq, int n_positions,
+                              int HS, float scale, cudaStream_t stream);
+
+/* In place over heads [first_head, first_head + n_heads) of qkv (T, NH + 2 NKV, HS):
+ * heads below NH are normed by q_norm (HS), others by k_norm, then rotated by their
+ * row's place in positions (T). */
+cudaError_t
+launch_qk_norm_rope(bf16 *qkv, const int32_t *positions, const float *cos_sin,
+                    const float *q_norm, const float *k_norm, int T, int NH, int NKV,
+                    int HS, int first_head, int n_heads, float eps,
+                    cudaStream_t stream);
+
+/* ---- attention.cu ---- */
+
+/* A few consecutive queries of one text: the unit of attention work. */
+struct attention_block {
+    int32_t row;        /* of the first query in qkv                               */
+    int32_t position;   /* of the first query in its text                          */
+    int32_t n_queries;  /* tokens; each stands for NH / NKV rows of a tile         */
+    int32_t n_prefix;   /* positions that the prefix holds                         */
+    int32_t prefix_row; /* of position 0 in qkv                                    */
+    int32_t own_row;    /* of position n_prefix in qkv                             */
+    int32_t n_keys;     /* positions in the text, all told                         */
+    int32_t unused;     /* fills 32 bytes                                          */
+};
+
+/* Tokens that a block may hold; tall blocks are for long texts. 0 if the model's heads
+ * don't fit. */
+int attention_block_tokens(int NH, int NKV, int HS, bool tall);
+
+/* Once for a device, before the first launch. */
+cudaError_t attention_init(void);
+
+/* The output takes the place of the queries in qkv (T, NH + 2 NKV, HS).
+ * blocks (n_blocks), all tall or none. */
+cudaError_t launch_attention(bf16 *qkv, const attention_block *blocks, int n_blocks,
+                             int NH, int NKV, int HS, bool tall, cudaStream_t stream);
+
+/* ---- swiglu.cu ---- */
+
+/* silu(gate) * up takes the place of gate in gate_up (T, 2, I). */
+cudaError_t launch_swiglu(bf16 *gate_up, int T, int I, cudaStream_t stream);
+
+/* ---- pool.cu ---- */
+
+struct pool_row {
+    int32_t row;   /* of h                                                         */
+    int32_t n_out; /* floats to write                                              */
+    int32_t unit;  /* divide by the L2 norm                                        */
+    int32_t first; /* float of out at which the row begins                         */
+};
+
+/* out <- rows (n_rows) of h (., C), normed by weight (C), cut, made unit; a row that is
+ * not finite becomes NaN. */
+cudaError_t
+launch_pool(float *out, const float *h, const pool_row *rows, const float *weight,
+            int n_rows, int C, int n_columns, float eps, cudaStream_t stream);
+
+/* ---- gemm_rows.cu ---- */
+
+#define N_GEMM_ROWS_VARIANTS 7
+
+/* Rows of x in one block of a variant. */
+int gemm_rows_block(int variant);
+
+/* Once for a device, before the first launch. */
+cudaError_t gemm_rows_init(void);
+
+/* y (m, n) bf16 = x w^T, or y (m, n) fp32 += x w^T if add; x (m, k), w (n, k); rows of
+ * x and y ldx and ldy elements apart. k a multiple of 8, n of 2. */
+cudaError_t
+launch_gemm_rows(void *y, const bf16 *x, const bf16 *w, int m, int n, int k, size_t ldx,
+                 size_t ldy, bool add, int variant, cudaStream_t stream);
+
+#endif

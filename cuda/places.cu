@@ -1,0 +1,243 @@
+/* places.cu: sorts a batch's rows into the work that attention and pooling do. */
+#include "places.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda_error.h"
+
+#define BLOCK_KV 64 /* keys in a tile of attention */
+
+/* Where one sequence's queries and keys are. */
+struct span {
+    struct attention_block whole; /* all its queries as one block */
+    int block_tokens;
+    bool tall;
+};
+
+/* ---- layout ---- */
+
+template <typename T>
+static void
+place(T **pointer, unsigned char *base, size_t *used, size_t n_elements)
+{
+    *pointer = reinterpret_cast<T *>(base + *used);
+    *used += (n_elements * sizeof(T) + 31) / 32 * 32;
+}
+
+/* Returns the bytes used. */
+static size_t
+lay_out(struct place_arrays *a, unsigned char *base, size_t n_rows, size_t n_last,
+        size_t n_tall, size_t n_short)
+{
+    size_t used = 0;
+
+    place(&a->tokens, base, &used, n_rows);
+    place(&a->positions, base, &used, n_rows);
+    place(&a->last_rows, base, &used, n_last);
+    place(&a->last_positions, base, &used, n_last);
+    place(&a->pool_rows, base, &used, n_last);
+    place(&a->tall_blocks, base, &used, n_tall);
+    place(&a->blocks, base, &used, n_short);
+    place(&a->last_blocks, base, &used, n_last);
+    return used;
+}
+
+size_t
+places_device_bytes(int max_rows, int max_seqs)
+{
+    struct place_arrays unused;
+
+    /* Every block holds a query at least. */
+    return lay_out(&unused, NULL, max_rows, max_seqs, 0, max_rows) + 32;
+}
+
+/* ---- filling ---- */
+
+static struct span
+span_of(const struct places *p, const struct qe_batch *batch, int s)
+{
+    const struct qe_seq *seq = &batch->seqs[s];
+    struct span span = {};
+
+    span.whole.row = span.whole.own_row = p->first_rows[s];
+    span.whole.n_queries = seq->n_tokens;
+    if (seq->prefix >= 0) {
+        span.whole.n_prefix = batch->seqs[seq->prefix].n_tokens;
+        span.whole.prefix_row = p->first_rows[seq->prefix];
+    }
+    span.whole.position = span.whole.n_prefix;
+    span.whole.n_keys = span.whole.n_prefix + seq->n_tokens;
+    span.tall = seq->n_tokens > p->block_tokens[0];
+    span.block_tokens = p->block_tokens[span.tall];
+    return span;
+}
+
+/* The part of a span that begins at its query `first`. */
+static struct attention_block
+cut_block(const struct span *span, int first)
+{
+    struct attention_block block = span->whole;
+    int left = block.n_queries - first;
+
+    block.row += first;
+    block.position += first;
+    block.n_queries = left < span->block_tokens ? left : span->block_tokens;
+    return block;
+}
+
+static int
+key_tiles(const struct attention_block *block)
+{
+    return (block->position + block->n_queries + BLOCK_KV - 1) / BLOCK_KV;
+}
+
+/* Counts blocks by height and length. */
+static void
+count_blocks(struct places *p, const struct qe_batch *batch)
+{
+    const int n_lengths = p->max_tiles + 1;
+
+    memset(p->n_by_length, 0, 2 * n_lengths * sizeof *p->n_by_length);
+    for (int s = 0; s < batch->n_seqs; s++) {
+        struct span span = span_of(p, batch, s);
+        for (int q = 0; q < span.whole.n_queries; q += span.block_tokens) {
+            struct attention_block block = cut_block(&span, q);
+            p->n_by_length[span.tall * n_lengths + key_tiles(&block)]++;
+        }
+    }
+}
+
+/* From counts to each length's first place, longest first. Returns the total. */
+static int
+rank_lengths(int32_t *n_by_length, int n_lengths)
+{
+    int total = 0;
+
+    for (int i = n_lengths - 1; i >= 0; i--) {
+        int n = n_by_length[i];
+        n_by_length[i] = total;
+        total += n;
+    }
+    return total;
+}
+
+static void
+fill_blocks(struct places *p, const struct qe_batch *batch)
+{
+    const int n_lengths = p->max_tiles + 1;
+
+    for (int s = 0; s < batch->n_seqs; s++) {
+        struct span span = span_of(p, batch, s);
+        for (int q = 0; q < span.whole.n_queries; q += span.block_tokens) {
+            struct attention_block block = cut_block(&span, q);
+            int at = p->n_by_length[span.tall * n_lengths + key_tiles(&block)]++;
+            (span.tall ? p->host.tall_blocks : p->host.blocks)[at] = block;
+        }
+    }
+}
+
+static void
+fill_rows(struct places *p, const struct qe_batch *batch)
+{
+    int32_t *positions = p->host.positions;
+
+    for (int s = 0; s < batch->n_seqs; s++) {
+        const struct qe_seq *seq = &batch->seqs[s];
+        int n_prefix = seq->prefix < 0 ? 0 : batch->seqs[seq->prefix].n_tokens;
+        memcpy(p->host.tokens + p->first_rows[s], seq->tokens,
+               seq->n_tokens * sizeof *seq->tokens);
+        for (int i = 0; i < seq->n_tokens; i++) {
+            *positions++ = n_prefix + i;
+        }
+    }
+}
+
+/* What is left after the last layer's keys are made. */
+static void
+fill_last(struct places *p, const struct qe_batch *batch, size_t ring_floats)
+{
+    size_t first = 0;
+
+    for (int i = 0; i < p->n_last; i++) {
+        const struct qe_seq *seq = &batch->seqs[p->last_seqs[i]];
+        struct span span = span_of(p, batch, p->last_seqs[i]);
+        struct attention_block block = span.whole;
+
+        p->host.last_rows[i] = block.row + block.n_queries - 1;
+        p->host.last_positions[i] = block.n_keys - 1;
+        block.row = i;
+        block.position = block.n_keys - 1;
+        block.n_queries = 1;
+        p->host.last_blocks[i] = block;
+        if (first + seq->n_out > ring_floats) {
+            first = 0;
+        }
+        p->host.pool_rows[i] =
+            (struct pool_row){i, seq->n_out, seq->kind == QE_UNIT, (int32_t)first};
+        first += seq->n_out;
+    }
+}
+
+cudaError_t
+places_fill(struct places *p, const struct qe_batch *batch, size_t ring_floats,
+            cudaStream_t stream)
+{
+    const int n_lengths = p->max_tiles + 1;
+
+    p->n_rows = p->n_last = 0;
+    for (int s = 0; s < batch->n_seqs; s++) {
+        p->first_rows[s] = p->n_rows;
+        p->n_rows += batch->seqs[s].n_tokens;
+        if (batch->seqs[s].out != NULL) {
+            p->last_seqs[p->n_last++] = s;
+        }
+    }
+    count_blocks(p, batch);
+    p->n_short = rank_lengths(p->n_by_length, n_lengths);
+    p->n_tall = rank_lengths(p->n_by_length + n_lengths, n_lengths);
+    size_t n_bytes =
+        lay_out(&p->host, p->host_memory, p->n_rows, p->n_last, p->n_tall, p->n_short);
+    lay_out(&p->device, p->device_memory, p->n_rows, p->n_last, p->n_tall, p->n_short);
+    fill_rows(p, batch);
+    fill_blocks(p, batch);
+    fill_last(p, batch, ring_floats);
+    return cudaMemcpyAsync(p->device_memory, p->host_memory, n_bytes,
+                           cudaMemcpyHostToDevice, stream);
+}
+
+/* ---- open, close ---- */
+
+int
+places_open(const struct device_shape *s, int max_rows, int max_seqs, int max_length,
+            struct places *p, struct qe_error *err)
+{
+    p->max_rows = max_rows;
+    p->max_seqs = max_seqs;
+    p->max_tiles = (max_length + BLOCK_KV - 1) / BLOCK_KV;
+    p->max_bytes = places_device_bytes(max_rows, max_seqs);
+    for (int tall = 0; tall < 2; tall++) {
+        p->block_tokens[tall] = attention_block_tokens(s->NH, s->NKV, s->HS, tall != 0);
+    }
+    p->first_rows = static_cast<int32_t *>(malloc(max_seqs * sizeof(int32_t)));
+    p->last_seqs = static_cast<int32_t *>(malloc(max_seqs * sizeof(int32_t)));
+    p->n_by_length =
+        static_cast<int32_t *>(malloc(2 * (p->max_tiles + 1) * sizeof(int32_t)));
+    if (p->first_rows == NULL || p->last_seqs == NULL || p->n_by_length == NULL) {
+        return qe_fail(err, QE_ENOMEM, "batch: no memory for %d sequences", max_seqs);
+    }
+    CUDA_TRY(err, cudaMalloc(&p->device_memory, p->max_bytes));
+    CUDA_TRY(err, cudaHostAlloc(&p->host_memory, p->max_bytes, cudaHostAllocDefault));
+    return 0;
+}
+
+void
+places_close(struct places *p)
+{
+    cudaFree(p->device_memory);
+    cudaFreeHost(p->host_memory);
+    free(p->first_rows);
+    free(p->last_seqs);
+    free(p->n_by_length);
+    *p = {};
+}

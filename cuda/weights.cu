@@ -1,0 +1,335 @@
+/* weights.cu: brings the weights to the device.
+ *
+ * Everything is cut into pieces of at most one slot. Several threads take pieces, read
+ * them with pread into their own two pinned slots and copy them on their own streams,
+ * so that reading, copying and the bus overlap. */
+#include "weights.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cuda_error.h"
+
+#define MAX_THREADS 8
+#define SLOT_BYTES ((size_t)4 << 20)
+#define ALIGN_BYTES 256
+
+/* n_rows rows of row_bytes, packed in host memory, to_bytes apart on the device. */
+struct piece {
+    unsigned char *to;
+    const unsigned char *from;
+    size_t row_bytes, to_bytes;
+    size_t n_rows;
+};
+
+struct upload {
+    const struct qe_model *model;
+    int device;
+    int *files; /* (model->n_files) descriptors, -1 where not open */
+    struct piece *pieces;
+    size_t n_pieces;
+    std::atomic<size_t> next;
+    std::atomic<int> n_failed;
+};
+
+struct worker {
+    struct upload *upload;
+    pthread_t thread;
+    struct qe_error err; /* status 0 while all is well */
+};
+
+/* ---- layout ---- */
+
+struct device_shape
+device_shape_of(const struct qe_config *c)
+{
+    struct device_shape s = {};
+
+    s.L = c->n_layers;
+    s.C = (c->hidden_size + QE_PAD - 1) / QE_PAD * QE_PAD;
+    s.I = (c->intermediate_size + QE_PAD - 1) / QE_PAD * QE_PAD;
+    s.NH = c->n_heads;
+    s.NKV = c->n_kv_heads;
+    s.HS = c->head_dim;
+    s.V = c->vocab_size;
+    s.n_columns = c->hidden_size;
+    s.q_width = s.NH * s.HS;
+    s.kv_width = s.NKV * s.HS;
+    s.qkv_width = s.q_width + 2 * s.kv_width;
+    return s;
+}
+
+template <typename T>
+static void
+place(T **pointer, unsigned char *base, size_t *used, size_t n_elements)
+{
+    *pointer = base == NULL ? NULL : reinterpret_cast<T *>(base + *used);
+    *used += (n_elements * sizeof(T) + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+}
+
+void
+device_weights_place(const struct device_shape *s, unsigned char *base,
+                     struct device_weights *w)
+{
+    const size_t C = s->C, I = s->I;
+    size_t used = 0;
+
+    w->memory = base;
+    place(&w->embed_tokens, base, &used, s->V * C);
+    place(&w->norm, base, &used, C);
+    place(&w->inv_freq, base, &used, s->HS / 2);
+    size_t before_layers = used;
+    place(&w->qkv_proj, base, &used, s->qkv_width * C);
+    place(&w->o_proj, base, &used, C * s->q_width);
+    place(&w->gate_up_proj, base, &used, 2 * I * C);
+    place(&w->down_proj, base, &used, C * I);
+    place(&w->input_layernorm, base, &used, C);
+    place(&w->post_attention_layernorm, base, &used, C);
+    place(&w->q_norm, base, &used, s->HS);
+    place(&w->k_norm, base, &used, s->HS);
+    w->layer_bytes = used - before_layers;
+    w->n_bytes = before_layers + w->layer_bytes * s->L;
+}
+
+/* ---- pieces ---- */
+
+/* A tensor (n_rows, n_columns) to rows to_columns elements apart. */
+template <typename T>
+static void
+add_tensor(struct upload *u, const T *to, const void *from, size_t n_rows,
+           size_t n_columns, size_t to_columns)
+{
+    struct piece rest = {
+        const_cast<unsigned char *>(reinterpret_cast<const unsigned char *>(to)),
+        static_cast<const unsigned char *>(from), n_columns * sizeof(T),
+        to_columns * sizeof(T), n_rows};
+    size_t n_fitting = SLOT_BYTES / rest.row_bytes;
+
+    while (rest.n_rows > 0) {
+        struct piece piece = rest;
+        piece.n_rows = rest.n_rows < n_fitting ? rest.n_rows : n_fitting;
+        if (u->pieces != NULL) {
+            u->pieces[u->n_pieces] = piece;
+        }
+        u->n_pieces++;
+        rest.to += piece.n_rows * piece.to_bytes;
+        rest.from += piece.n_rows * piece.row_bytes;
+        rest.n_rows -= piece.n_rows;
+    }
+}
+
+/* With u->pieces NULL only counts. */
+static void
+add_tensors(struct upload *u, const struct device_shape *s,
+            const struct device_weights *w)
+{
+    const struct qe_model *model = u->model;
+    const size_t C = s->C, c = s->n_columns, i = model->config.intermediate_size;
+
+    u->n_pieces = 0;
+    add_tensor(u, w->embed_tokens, model->embed_tokens, s->V, c, C);
+    add_tensor(u, w->norm, model->norm, 1, c, C);
+    add_tensor(u, w->inv_freq, model->config.rope_inv_freq, 1, s->HS / 2, s->HS / 2);
+    for (int l = 0; l < s->L; l++) {
+        const struct qe_layer *layer = &model->layers[l];
+        const bf16 *q = in_layer(w->qkv_proj, w, l);
+        const bf16 *gate = in_layer(w->gate_up_proj, w, l);
+
+        add_tensor(u, q, layer->q_proj, s->q_width, c, C);
+        add_tensor(u, q + s->q_width * C, layer->k_proj, s->kv_width, c, C);
+        add_tensor(u, q + (s->q_width + s->kv_width) * C, layer->v_proj, s->kv_width, c,
+                   C);
+        add_tensor(u, in_layer(w->o_proj, w, l), layer->o_proj, c, s->q_width,
+                   s->q_width);
+        add_tensor(u, gate, layer->gate_proj, i, c, C);
+        add_tensor(u, gate + s->I * C, layer->up_proj, i, c, C);
+        add_tensor(u, in_layer(w->down_proj, w, l), layer->down_proj, c, i, s->I);
+        add_tensor(u, in_layer(w->input_layernorm, w, l), layer->input_layernorm, 1, c,
+                   C);
+        add_tensor(u, in_layer(w->post_attention_layernorm, w, l),
+                   layer->post_attention_layernorm, 1, c, C);
+        add_tensor(u, in_layer(w->q_norm, w, l), layer->q_norm, 1, s->HS, s->HS);
+        add_tensor(u, in_layer(w->k_norm, w, l), layer->k_norm, 1, s->HS, s->HS);
+    }
+}
+
+/* ---- workers ---- */
+
+/* Bytes of a file are read, not touched in its mapping: a page fault costs more than
+ * the copy. Weights that the model rounded lie in plain memory. */
+static int
+read_bytes(const struct upload *u, unsigned char *to, const unsigned char *from,
+           size_t n_bytes, struct qe_error *err)
+{
+    for (int i = 0; i < u->model->n_files; i++) {
+        const struct qe_safetensors *file = &u->model->files[i];
+        if (from < file->map || from >= file->map + file->map_bytes ||
+            u->files[i] < 0) {
+            continue;
+        }
+        off_t offset = from - file->map;
+        while (n_bytes > 0) {
+            ssize_t n = pread(u->files[i], to, n_bytes, offset);
+            if (n < 0 && errno == EINTR) {
+                continue;
+            }
+            if (n <= 0) {
+                errno = n == 0 ? EIO : errno; /* shorter than when it was mapped */
+                return qe_fail_errno(err, "%s: read at byte %lld", file->path,
+                                     (long long)offset);
+            }
+            to += n;
+            offset += n;
+            n_bytes -= n;
+        }
+        return 0;
+    }
+    memcpy(to, from, n_bytes);
+    return 0;
+}
+
+/* One thread's staging: while one slot is copied, the other is filled. */
+struct staging {
+    unsigned char *slots; /* (2, SLOT_BYTES) pinned */
+    cudaEvent_t copied[2];
+    cudaStream_t stream;
+};
+
+static int
+open_staging(const struct upload *u, struct staging *s, struct qe_error *err)
+{
+    CUDA_TRY(err, cudaSetDevice(u->device));
+    CUDA_TRY(err, cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
+    CUDA_TRY(err, cudaHostAlloc(&s->slots, 2 * SLOT_BYTES, cudaHostAllocDefault));
+    for (cudaEvent_t &event : s->copied) {
+        CUDA_TRY(err, cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    }
+    return 0;
+}
+
+static void
+close_staging(struct staging *s)
+{
+    if (s->stream != NULL) {
+        cudaStreamSynchronize(s->stream);
+        cudaStreamDestroy(s->stream);
+    }
+    for (cudaEvent_t event : s->copied) {
+        if (event != NULL) {
+            cudaEventDestroy(event);
+        }
+    }
+    cudaFreeHost(s->slots);
+}
+
+static int
+copy_pieces(struct upload *u, struct staging *s, struct qe_error *err)
+{
+    size_t i;
+
+    for (int slot = 0; u->n_failed == 0 && (i = u->next++) < u->n_pieces; slot ^= 1) {
+        const struct piece *piece = &u->pieces[i];
+        unsigned char *host = s->slots + slot * SLOT_BYTES;
+
+        CUDA_TRY(err, cudaEventSynchronize(s->copied[slot]));
+        int status =
+            read_bytes(u, host, piece->from, piece->n_rows * piece->row_bytes, err);
+        if (status < 0) {
+            return status;
+        }
+        CUDA_TRY(err,
+                 cudaMemcpy2DAsync(piece->to, piece->to_bytes, host, piece->row_bytes,
+                                   piece->row_bytes, piece->n_rows,
+                                   cudaMemcpyHostToDevice, s->stream));
+        CUDA_TRY(err, cudaEventRecord(s->copied[slot], s->stream));
+    }
+    CUDA_TRY(err, cudaStreamSynchronize(s->stream));
+    return 0;
+}
+
+static void *
+work(void *argument)
+{
+    struct worker *worker = static_cast<struct worker *>(argument);
+    struct staging staging = {};
+    int status = open_staging(worker->upload, &staging, &worker->err);
+
+    if (status == 0) {
+        status = copy_pieces(worker->upload, &staging, &worker->err);
+    }
+    if (status < 0) {
+        worker->upload->n_failed++;
+    }
+    close_staging(&staging);
+    return NULL;
+}
+
+/* The calling thread is one of the workers, so that there is always one. */
+static int
+run_workers(struct upload *u, int n_threads, struct qe_error *err)
+{
+    struct worker workers[MAX_THREADS] = {};
+    int n_started = 1;
+
+    workers[0].upload = u;
+    for (; n_started < n_threads; n_started++) {
+        workers[n_started].upload = u;
+        if (pthread_create(&workers[n_started].thread, NULL, work,
+                           &workers[n_started])) {
+            break;
+        }
+    }
+    work(&workers[0]);
+    for (int i = 1; i < n_started; i++) {
+        pthread_join(workers[i].thread, NULL);
+    }
+    for (int i = 0; i < n_started; i++) {
+        if (workers[i].err.status < 0) {
+            *err = workers[i].err;
+            return err->status;
+        }
+    }
+    return 0;
+}
+
+int
+device_weights_upload(const struct qe_model *model, const struct device_shape *shape,
+                      int device, struct device_weights *weights, struct qe_error *err)
+{
+    struct upload u = {};
+    long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
+    int status = 0;
+
+    u.model = model;
+    u.device = device;
+    add_tensors(&u, shape, weights);
+    u.pieces = static_cast<struct piece *>(malloc(u.n_pieces * sizeof *u.pieces));
+    u.files = static_cast<int *>(malloc(model->n_files * sizeof *u.files));
+    if (u.pieces == NULL || u.files == NULL) {
+        status =
+            qe_fail(err, QE_ENOMEM, "weights: no memory for %zu pieces", u.n_pieces);
+    }
+    for (int i = 0; u.files != NULL && i < model->n_files; i++) {
+        /* Where it can't be opened again, its mapping serves. */
+        u.files[i] = open(model->files[i].path, O_RDONLY | O_CLOEXEC);
+    }
+    if (status == 0) {
+        add_tensors(&u, shape, weights);
+        int n_threads = n_cores > MAX_THREADS ? MAX_THREADS
+                        : n_cores < 1         ? 1
+                                              : (int)n_cores;
+        status = run_workers(&u, n_threads, err);
+    }
+    for (int i = 0; u.files != NULL && i < model->n_files; i++) {
+        if (u.files[i] >= 0) {
+            close(u.files[i]);
+        }
+    }
+    free(u.files);
+    free(u.pieces);
+    return status;
+}

@@ -1,0 +1,111 @@
+/* workspace.cu: sizes the buffers and carves them out of one allocation. */
+#include "workspace.h"
+
+#include "cuda_error.h"
+
+/* MLP activations are the widest: of a long text they are made in parts. */
+#define MAX_MLP_ROWS 16896
+#define ALIGN_BYTES 256
+
+template <typename T>
+static void
+place(T **pointer, unsigned char *base, size_t *used, size_t n_elements)
+{
+    *pointer = base == NULL ? NULL : reinterpret_cast<T *>(base + *used);
+    *used += (n_elements * sizeof(T) + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+}
+
+/* With base NULL only counts. */
+static void
+lay_out(const struct device_shape *s, int max_length, unsigned char *base,
+        struct workspace *ws)
+{
+    const size_t T = ws->max_rows, M = ws->mlp_rows;
+    size_t used = 0;
+
+    place(&ws->h, base, &used, T * s->C);
+    place(&ws->x, base, &used, T * s->C);
+    place(&ws->qkv, base, &used, T * s->qkv_width);
+    place(&ws->gate_up, base, &used, M * 2 * s->I);
+    place(&ws->cos_sin, base, &used, (size_t)max_length * s->HS);
+    ws->n_bytes = used;
+}
+
+void
+workspace_plan(const struct device_shape *shape, int batch_tokens, int max_length,
+               struct workspace *ws)
+{
+    ws->max_rows = batch_tokens > max_length ? batch_tokens : max_length;
+    ws->mlp_rows = ws->max_rows < MAX_MLP_ROWS ? ws->max_rows : MAX_MLP_ROWS;
+    lay_out(shape, max_length, NULL, ws);
+}
+
+int
+workspace_open(const struct device_shape *shape, int max_length, struct workspace *ws,
+               struct qe_error *err)
+{
+    CUDA_TRY(err, cudaMalloc(&ws->memory, ws->n_bytes));
+    lay_out(shape, max_length, ws->memory, ws);
+    CUDA_TRY(err, cudaHostAlloc(&ws->ring, RING_FLOATS * sizeof(float),
+                                cudaHostAllocMapped));
+    return 0;
+}
+
+void
+workspace_close(struct workspace *ws)
+{
+    cudaFree(ws->memory);
+    cudaFreeHost(ws->ring);
+    *ws = {};
+}
+
+void
+workspace_linears(const struct device_shape *s, struct linear_shape linears[N_LINEARS])
+{
+    const size_t C = s->C, I = s->I, qkv = s->qkv_width;
+
+    linears[LINEAR_QKV] = {s->qkv_width, s->C, C, qkv, false};
+    linears[LINEAR_KV] = {2 * s->kv_width, s->C, C, qkv, false};
+    linears[LINEAR_Q] = {s->q_width, s->C, C, qkv, false};
+    linears[LINEAR_O] = {s->C, s->q_width, qkv, C, true};
+    linears[LINEAR_GATE_UP] = {2 * s->I, s->C, C, 2 * I, false};
+    linears[LINEAR_DOWN] = {s->C, s->I, 2 * I, C, true};
+}
+
+struct linear_trial
+workspace_trial(const struct workspace *ws, const struct device_shape *s,
+                const struct device_weights *w, enum linear which)
+{
+    struct linear_trial trial = {.x = ws->x,
+                                 .y = ws->qkv,
+                                 .weights = w->qkv_proj,
+                                 .layer_stride = w->layer_bytes / sizeof(bf16),
+                                 .n_layers = s->L,
+                                 .max_rows = ws->max_rows};
+
+    switch (which) {
+    case LINEAR_KV:
+        trial.y = ws->qkv + s->q_width;
+        trial.weights = w->qkv_proj + (size_t)s->q_width * s->C;
+        break;
+    case LINEAR_O:
+        trial.x = ws->qkv;
+        trial.y = ws->h;
+        trial.weights = w->o_proj;
+        break;
+    case LINEAR_GATE_UP:
+        trial.y = ws->gate_up;
+        trial.weights = w->gate_up_proj;
+        trial.max_rows = ws->mlp_rows;
+        break;
+    case LINEAR_DOWN:
+        trial.x = ws->gate_up;
+        trial.y = ws->h;
+        trial.weights = w->down_proj;
+        trial.max_rows = ws->mlp_rows;
+        break;
+    default:
+        break;
+    }
+    return trial;
+}

@@ -1,0 +1,49 @@
+"""The oracle with the roundings of the CUDA engine, and that engine opened for tests."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from engines import engine_config, random_texts, relative_errors, rms
+from reference import Floats, Reference
+
+from qwen3_embed import _core
+
+
+class CudaReference(Reference):
+    """Rounds to bf16 also what the products q, k, gate and up leave in memory."""
+
+    def q_norm(self, q: Floats, weight: Floats) -> Floats:
+        return super().q_norm(self.rounded(q), weight)
+
+    def k_norm(self, k: Floats, weight: Floats) -> Floats:
+        return super().k_norm(self.rounded(k), weight)
+
+    def swiglu(self, gate: Floats, up: Floats) -> Floats:
+        return super().swiglu(self.rounded(gate), self.rounded(up))
+
+
+def open_cuda(folder: Path, **options: Any) -> _core.Engine:
+    """An engine on the GPU; the libraries are where the environment says."""
+    paths = [str(path) for path in sorted(folder.glob("*.safetensors"))]
+    options = {"device": "cuda", "cache_folder": os.environ.get("QE_CACHE")} | options
+    return _core.Engine(
+        paths,
+        engine_config(folder),
+        cuda_library=os.environ["QE_CUDA_LIBRARY"],
+        cublas_folder=os.environ.get("QE_CUBLAS_FOLDER"),
+        **options,
+    )
+
+
+@cache
+def reference_rows(folder: Path, lengths: tuple[int, ...]) -> tuple[list[Floats], float]:
+    """Raw rows of random texts with rounding, and their distance from the exact ones."""
+    exact, rounding = Reference(folder), CudaReference(folder, "bf16")
+    texts = random_texts(lengths)
+    rows = [rounding.raw_row(text) for text in texts]
+    errors = relative_errors(rows, [exact.raw_row(text) for text in texts])
+    return rows, rms(errors)
