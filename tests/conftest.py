@@ -1,15 +1,20 @@
-"""Fixtures that many tests share: model folders, made once a session."""
+"""Fixtures that many tests share: model folders, made once a session, and one opened."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from make_model import make_model
 
+from qwen3_embed import Embedder
+
 ModelMaker = Callable[..., Path]
+
+TEXTS = ["The capital of China is Beijing.", "", "重力", "x = [i**2 for i in range(9)]", "🦊 " * 30]
+HIDDEN = 128
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +29,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> ModelMaker:
         return folders[key]
 
     return folder_of
+
+
+@pytest.fixture(scope="module")
+def folder(models: ModelMaker) -> Path:
+    return models("tiny64")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Iterator[Embedder]:
+    with Embedder(folder) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def rows(model: Embedder) -> Any:
+    return model.encode(TEXTS)

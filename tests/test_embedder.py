@@ -15,29 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
+from conftest import HIDDEN, TEXTS, ModelMaker
 from make_model import make_model
 
 from qwen3_embed import DeviceError, Embedder, ModelFileError, NonFiniteError
-
-TEXTS = ["The capital of China is Beijing.", "", "重力", "x = [i**2 for i in range(9)]", "🦊 " * 30]
-HIDDEN = 128
-
-
-@pytest.fixture(scope="module")
-def folder(models: ModelMaker) -> Path:
-    return models("tiny64")
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Iterator[Embedder]:
-    with Embedder(folder) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def rows(model: Embedder) -> Any:
-    return model.encode(TEXTS)
 
 
 @pytest.fixture(scope="module")
