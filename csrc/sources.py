@@ -1,4 +1,4 @@
-"""Which C files are compiled how: one list for setup.py and for the tests."""
+"""Which C and CUDA files are compiled how: one list for setup.py and for the tests."""
 
 import platform
 import re
@@ -48,3 +48,8 @@ def kernel_sources() -> list[tuple[str, str, list[str]]]:
 def binding_sources() -> list[str]:
     """The files that know Python."""
     return sorted(f"csrc/{file.name}" for file in HERE.glob("py_*.c"))
+
+
+def cuda_sources() -> list[str]:
+    """The CUDA engine's files; csrc/error.c goes with them."""
+    return sorted(f"cuda/{file.name}" for file in (HERE.parent / "cuda").glob("*.cu"))
