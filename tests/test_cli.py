@@ -156,17 +156,17 @@ class TestEncode:
                 "-m",
                 "qwen3_embed",
                 "encode",
-                "in.txt",
+                str(tmp_path / "in.txt"),
                 "-o",
-                "out.npy",
+                str(tmp_path / "out.npy"),
                 "--model",
                 str(models("small")),
             ],
-            cwd=tmp_path,
             stderr=subprocess.PIPE,
         )
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob(".out.npy*")) and time.monotonic() < deadline:
+            assert process.poll() is None, process.communicate()[1]
             time.sleep(0.05)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
