@@ -15,6 +15,7 @@ TYPE_CHECKING = False  # importing typing would take longer than all else here
 if TYPE_CHECKING:
     from typing import Any
 
+    from .cache import VectorCache
     from .embedder import Embedder
     from .errors import (
         DeviceError,
@@ -41,10 +42,16 @@ __all__ = [
     "Quantizer",
     "QwenEmbedError",
     "TruncationWarning",
+    "VectorCache",
     "__version__",
 ]
 
-_HOMES = {"Embedder": "embedder", "Quantizer": "quantizer", "INSTRUCTIONS": "templates"}
+_HOMES = {
+    "Embedder": "embedder",
+    "INSTRUCTIONS": "templates",
+    "Quantizer": "quantizer",
+    "VectorCache": "cache",
+}
 
 
 def __getattr__(name: str) -> Any:

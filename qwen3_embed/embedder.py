@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import islice
-from typing import Any, Literal, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from .progress import progress
 from .quantizer import Precision, Quantizer
 from .templates import resolve_prompt
 from .texts import Texts, check_texts, iterate_texts, list_texts, surrogate_error
+
+if TYPE_CHECKING:
+    from .cached_pipeline import CachedPipeline
 
 __all__ = ["Embedder"]
 
@@ -58,6 +61,9 @@ class Embedder(Model):
     special_tokens_in_text : bool
         True: text that looks like a control token (``<|im_end|>``) becomes one, as in
         `transformers`. False: it stays text.
+    cache : path-like or VectorCache, optional
+        A file that keeps vectors, so that a text is computed once; models, threads and
+        processes may share it. A `VectorCache` says how large it may grow.
 
     Raises
     ------
@@ -416,15 +422,30 @@ class Embedder(Model):
 
     def _pipeline(
         self, prefix: str, request: Request, report: LengthReport, on_done: Callable[[int], None]
-    ) -> Pipeline:
-        return Pipeline(
-            self._engine,
-            self._tokenizer,
-            self._batch_tokens,
+    ) -> Pipeline | CachedPipeline:
+        def computing(report: LengthReport, on_done: Callable[[int], None]) -> Pipeline:
+            return Pipeline(
+                self._engine,
+                self._tokenizer,
+                self._batch_tokens,
+                prefix,
+                request.normalize,
+                report,
+                on_done,
+            )
+
+        if self._cache is None:
+            return computing(report, on_done)
+        from .cache import CacheKeys
+        from .cached_pipeline import CachedPipeline
+
+        return CachedPipeline(
+            self._cache,
+            CacheKeys(self.fingerprint, request.dim, request.normalize),
             prefix,
-            request.normalize,
             report,
             on_done,
+            lambda lengths: computing(lengths, lambda n_texts: None),
         )
 
 

@@ -8,13 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ._core import Engine
 from .device import resolve_device
 from .files import HubOptions, ModelFiles, find_model
 from .fingerprint import fingerprint_of
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .cache import VectorCache
 
 __all__ = ["Model"]
 
@@ -38,6 +41,7 @@ class Model:
         token: str | bool | None = None,
         local_files_only: bool = False,
         special_tokens_in_text: bool = True,
+        cache: str | os.PathLike[str] | VectorCache | None = None,
     ) -> None:
         self._device = resolve_device(device)
         if dtype not in ("auto", *_DTYPES):
@@ -71,6 +75,7 @@ class Model:
             reading.join()
         self._tokenizer = reading.result()
         self._batch_tokens: int = self._engine.info["batch_tokens"]
+        self._cache = _open_cache(cache)
         own = self._files.settings
         self._default_prompt = own.prompts.get(own.default_prompt_name or "document", "")
         self._arguments: dict[str, Any] = {
@@ -84,6 +89,7 @@ class Model:
             "cache_dir": cache_dir,
             "local_files_only": local_files_only,
             "special_tokens_in_text": special_tokens_in_text,
+            "cache": self._cache,
         }
 
     @property
@@ -177,6 +183,8 @@ class Model:
     def close(self) -> None:
         """Frees the engine; arrays it has returned stay valid. Idempotent."""
         self._engine.close()
+        if self._cache is not None:
+            self._cache.close()
 
 
 class _Background(threading.Thread):
@@ -212,6 +220,14 @@ def _choose_max_length(max_length: int | None, files: ModelFiles) -> int:
             f"max_length={max_length!r}, expected 1..{limit}, the positions of {files.name}"
         )
     return max_length
+
+
+def _open_cache(cache: str | os.PathLike[str] | VectorCache | None) -> VectorCache | None:
+    if cache is None:
+        return None
+    from .cache import VectorCache
+
+    return cache if isinstance(cache, VectorCache) else VectorCache(cache)
 
 
 def _is_folder(files: ModelFiles) -> bool:

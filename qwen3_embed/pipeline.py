@@ -21,7 +21,7 @@ from .tokenizer import TokenBatch, Tokenizer
 if TYPE_CHECKING:
     from ._core import Engine, Job
 
-__all__ = ["LengthReport", "Pipeline", "chunk_bounds"]
+__all__ = ["LengthReport", "Pipeline", "chunk_bounds", "moved"]
 
 _MAX_JOBS = 3
 _MAX_CHUNK_BYTES = 1 << 20
@@ -169,7 +169,7 @@ class Pipeline:
             except NonFiniteError as error:
                 if chunk.first_index == 0:
                     raise
-                raise _moved(error, chunk.first_index) from error
+                raise moved(error, chunk.first_index + error.index) from error
             self._jobs.popleft()
             self._on_done(chunk.n_texts)
 
@@ -185,10 +185,8 @@ class _Chunk(NamedTuple):
     first_index: int  # of row 0 of the array that the job writes to
 
 
-def _moved(error: NonFiniteError, first_index: int) -> NonFiniteError:
-    """The same error, counting from the first text of a stream."""
-    moved = NonFiniteError(
-        f"texts[{first_index + error.index}] of the stream gave a vector that is not finite"
-    )
-    moved.index = first_index + error.index
-    return moved
+def moved(error: NonFiniteError, index: int) -> NonFiniteError:
+    """The same error about texts[index] of the whole call."""
+    moved_error = NonFiniteError(f"texts[{index}] gave a vector that is not finite")
+    moved_error.index = index
+    return moved_error

@@ -77,6 +77,7 @@ class TestEncode:
             (["--instruction", "Find it"], {"instruction": "Find it"}),
             (["--prompt-name", "query"], {"prompt_name": "query"}),
             (["--threads", "1", "--device", "cpu", "--offline"], {}),
+            (["--cache", str(tmp_path / "cache.sqlite")], {}),
         ):
             assert main(common + options) == 0
             expected = model.encode(["a", "b"], **keywords)  # type: ignore[arg-type]

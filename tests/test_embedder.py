@@ -178,7 +178,7 @@ class TestNonFinite:
         assert caught.value.index == 1777
 
     def test_index_in_a_stream(self, poisoned: Embedder) -> None:
-        with pytest.raises(NonFiniteError, match=r"texts\[23\] of the stream") as caught:
+        with pytest.raises(NonFiniteError, match=r"texts\[23\] gave") as caught:
             list(poisoned.encode_iter(["a"] * 23 + ["~"], chunk=10))
         assert caught.value.index == 23
 

@@ -24,6 +24,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, default_model: str | No
     parser.add_argument("--max-length", type=int, metavar="TOKENS", help="cut texts here")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument("--cache", metavar="FILE", help="keep vectors in this SQLite file")
     parser.add_argument("--offline", action="store_true", help="never use the network")
 
 
@@ -38,4 +39,5 @@ def open_model(namespace: argparse.Namespace) -> Embedder:
         num_threads=namespace.threads,
         revision=namespace.revision,
         local_files_only=namespace.offline,
+        cache=namespace.cache,
     )
