@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from ..passages import decode_text
 from .model_arguments import add_model_arguments, open_model
 
 if TYPE_CHECKING:
@@ -56,12 +57,7 @@ def run(namespace: argparse.Namespace) -> int:
 
 def _read_lines(name: str) -> list[str]:
     content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{name} is not UTF-8 in line {line}; convert it with iconv") from None
-    lines = text.replace("\r\n", "\n").split("\n")
+    lines = decode_text(content, name).split("\n")
     if lines[-1] == "":  # what stands after the last newline is no line
         lines.pop()
     return lines

@@ -1,0 +1,156 @@
+"""`qwen3-embed search`: the passages of a file or folder that answer a query.
+
+Exact and in memory: every passage is embedded, nothing is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from textwrap import dedent
+from typing import TYPE_CHECKING, NamedTuple
+
+from .columns import cut_to_width, display_width, printable, wrap
+from .model_arguments import add_model_arguments, open_model
+
+if TYPE_CHECKING:
+    from ..embedder import Embedder
+    from ..passages import Passage
+
+__all__ = ["add_arguments", "run"]
+
+_MAX_LINES = 6  # of a passage on the terminal
+_INDENT = " " * 4
+_MIN_COLUMNS = 20
+_FENCES = ("```", "~~~")
+_BOLD, _CYAN, _PLAIN = "\033[1m", "\033[36m", "\033[0m"
+
+
+class _Hit(NamedTuple):
+    score: float
+    passage: Passage
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's own arguments."""
+    parser.add_argument(
+        "corpus", metavar="CORPUS", help="a text, Markdown or JSON-lines file, or a folder of them"
+    )
+    parser.add_argument("query", metavar="QUERY", help="what is looked for, in plain words")
+    parser.add_argument(
+        "--top-k", type=int, default=5, metavar="N", help="passages to show (default: 5)"
+    )
+    add_model_arguments(parser, "mini")
+    parser.add_argument("--dim", type=int, help="dimensions to compare (default: all)")
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--instruction", help="what to look for (default: the model's own)")
+    prompt.add_argument("--prompt-name", metavar="NAME", help="e.g. legal, code")
+    parser.add_argument(
+        "--field", default="text", metavar="NAME", help="of JSON lines (default: text)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.set_defaults(wrong=parser.error)
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Prints the best passages, best first."""
+    from ..passages import read_passages
+
+    if namespace.top_k < 1:
+        namespace.wrong(f"--top-k is {namespace.top_k}, expected at least 1")
+    if not namespace.query.strip():
+        namespace.wrong("QUERY is empty")
+    passages = read_passages(namespace.corpus, namespace.field)
+    if not passages:
+        raise ValueError(f"{namespace.corpus} holds no text")
+    with open_model(namespace) as model:
+        hits = _best(model, passages, namespace)
+    if namespace.json:
+        for rank, hit in enumerate(hits, 1):
+            print(json.dumps(_record(rank, hit), ensure_ascii=False))
+    else:
+        print("\n".join(_lines(hits, shutil.get_terminal_size().columns, _has_colours())))
+    return 0
+
+
+def _best(model: Embedder, passages: list[Passage], namespace: argparse.Namespace) -> list[_Hit]:
+    """The passages whose vectors lie closest to the query's; among equals the first."""
+    query = model.encode_query(
+        namespace.query,
+        dim=namespace.dim,
+        instruction=namespace.instruction,
+        prompt_name=namespace.prompt_name,
+    )
+    rows = model.encode_document(
+        [passage.in_context for passage in passages],
+        dim=namespace.dim,
+        show_progress_bar=sys.stderr.isatty(),
+    )
+    scores = rows @ query
+    order = (-scores).argsort(kind="stable")[: namespace.top_k]
+    return [_Hit(float(scores[i]), passages[i]) for i in order]
+
+
+def _record(rank: int, hit: _Hit) -> dict[str, str | int | float]:
+    passage = hit.passage
+    return {
+        "rank": rank,
+        "score": round(hit.score, 4),
+        "file": passage.path,
+        "line": passage.line,
+        "last_line": passage.last_line,
+        "heading": passage.heading,
+        "text": passage.text,
+    }
+
+
+def _has_colours() -> bool:
+    return (
+        sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )
+
+
+def _lines(hits: list[_Hit], n_columns: int, colours: bool) -> Iterator[str]:
+    """What a person reads: rank, score, file:line, heading; below them the text."""
+    n_columns = max(n_columns, _MIN_COLUMNS)
+    for rank, (score, passage) in enumerate(hits, 1):
+        if rank > 1:
+            yield ""
+        head = f"{rank:2}  {score:.3f}  "
+        place = f"{printable(passage.path)}:{passage.line}"
+        room = n_columns - display_width(head + place) - 2
+        title = f"  {cut_to_width(printable(passage.heading), room)}" if room > 8 else ""
+        line = f"{_BOLD}{head}{_CYAN}{place}{_PLAIN}{title}" if colours else head + place + title
+        yield line.rstrip()
+        for text in _body(passage.text, n_columns - len(_INDENT)):
+            yield _INDENT + text
+
+
+def _body(text: str, n_columns: int) -> list[str]:
+    """The first lines of a text, none wider than `n_columns`."""
+    lines = [printable(line).rstrip() for line in dedent(text).splitlines() if line.strip()]
+    if not text.startswith(_FENCES):
+        lines = _reflowed(lines, n_columns)
+    parts = (part for line in lines for part in wrap(line, n_columns))
+    shown = list(islice(parts, _MAX_LINES + 1))
+    if len(shown) > _MAX_LINES:
+        shown.pop()
+        shown[-1] = cut_to_width(shown[-1] + " …", n_columns)
+    return shown
+
+
+def _reflowed(lines: list[str], n_columns: int) -> list[str]:
+    """Joins what follows to a line that will break anyway; otherwise line ends mean something."""
+    joined: list[str] = []
+    for line in lines:
+        follows = line.lstrip()
+        if joined and follows[:1].isalpha() and display_width(joined[-1]) > n_columns:
+            joined[-1] += " " * (follows[0].isascii() or joined[-1][-1].isascii()) + follows
+        else:
+            joined.append(line)
+    return joined

@@ -1,0 +1,283 @@
+"""A corpus on disk, cut into passages that know their file and lines.
+
+Text and Markdown are cut at blank lines and headings, a text file without blank lines at every
+line, JSON lines at every record. What is still too long is cut at line ends, then at the ends
+of sentences. So a passage is one thing said, short enough to read in a list of results.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+__all__ = ["Passage", "decode_text", "read_passages"]
+
+_MARKDOWN = (".md", ".markdown")
+_RECORDS = (".jsonl", ".ndjson")
+_SUFFIXES = (".txt", ".text", ".rst", *_MARKDOWN, *_RECORDS)
+
+_MAX_BYTES = 1000  # of a passage in UTF-8, about: 250 tokens of English or of Chinese
+
+_HEADING = re.compile(r"(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*")
+_UNDERLINE = re.compile(r"={3,}|-{3,}|~{3,}")
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+# After a mark that ends a sentence: at once in Chinese, elsewhere before a blank.
+_SENTENCE_END = re.compile(r"(?<=[。！？；])|(?<=[.!?;])(?=\s)")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a file.
+
+    Attributes
+    ----------
+    path : str
+        As it was asked for; in a folder, the folder's name and the path below it.
+    line, last_line : int
+        Where it stands, counted from 1.
+    heading : str
+        The headings above it, "Git > Undo"; a record's title; "" without.
+    text : str
+        As in the file, line breaks included.
+    """
+
+    path: str
+    line: int
+    last_line: int
+    heading: str
+    text: str
+
+    @property
+    def in_context(self) -> str:
+        """What is embedded: the text below its headings."""
+        return f"{self.heading}\n{self.text}" if self.heading else self.text
+
+
+def read_passages(corpus: str | os.PathLike[str], field: str = "text") -> list[Passage]:
+    """Reads a file, or all of a folder's text, Markdown and JSON-lines files.
+
+    Parameters
+    ----------
+    corpus : str or path-like
+        A file is read whatever its name; a folder with all below it, but nothing hidden.
+    field : str
+        Where a JSON-lines record has its text; a string in place of a record is the text.
+
+    Returns
+    -------
+    list of Passage
+        In the order of the paths and lines; empty for empty files.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file or folder.
+    ValueError
+        A file that isn't UTF-8 text or isn't JSON lines, or a folder without any.
+
+    Warns
+    -----
+    UserWarning
+        For each file in a folder that had to be left out.
+
+    Examples
+    --------
+    >>> [p.line for p in read_passages("notes.txt")]                       # doctest: +SKIP
+    [1, 4, 9]
+    """
+    name = os.fspath(corpus)
+    if not os.path.isdir(name):
+        if not os.path.exists(name):
+            raise FileNotFoundError(f"no file or folder {name!r}")
+        return list(_cut_file(name, field))
+    paths = sorted(_files_below(name))
+    if not paths:
+        raise ValueError(f"the folder {name!r} holds no {', '.join(_SUFFIXES)} file")
+    passages: list[Passage] = []
+    for path in paths:
+        try:
+            passages += _cut_file(path, field)
+        except (OSError, ValueError) as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    return passages
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """The text of a file, its lines ending in "\\n"; ValueError names a line that isn't UTF-8."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{name} is not UTF-8 in line {line}; convert it with iconv") from None
+    return text.replace("\r\n", "\n")
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    for base, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = os.path.join(base, name)
+            if not name.startswith(".") and _suffix(name) in _SUFFIXES and os.path.isfile(path):
+                yield path
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _cut_file(path: str, field: str) -> Iterator[Passage]:
+    text = decode_text(Path(path).read_bytes(), path)
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"{path} is not a text file: it has a NUL in line {line}")
+    lines = text.split("\n")
+    if _suffix(path) in _RECORDS:
+        whole = _records(path, lines, field)
+    elif _suffix(path) in _MARKDOWN:
+        whole = _Blocks(path, markdown=True).cut(lines)
+    elif "" in (line.strip() for line in text.strip().split("\n")):
+        whole = _Blocks(path, markdown=False).cut(lines)
+    else:
+        whole = (Passage(path, i, i, "", line) for i, line in enumerate(lines, 1))
+    for passage in whole:
+        if any(character.isalnum() for character in passage.text):
+            yield from _pieces(passage)
+
+
+def _records(path: str, lines: list[str], field: str) -> Iterator[Passage]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
+        title: object = ""
+        if isinstance(record, dict):
+            names = ", ".join(record)
+            title, record = record.get("title"), record.get(field)
+            if not isinstance(record, str):
+                raise ValueError(
+                    f"{path}, line {number}: no text under {field!r}, found the names {names}; "
+                    f"choose one with --field"
+                )
+        elif not isinstance(record, str):
+            raise ValueError(
+                f"{path}, line {number}: {type(record).__name__}, expected an object or a string"
+            )
+        yield Passage(path, number, number, title if isinstance(title, str) else "", record)
+
+
+class _Blocks:
+    """Cuts the lines of one file at blank lines and headings.
+
+    A block that ends in a colon goes on behind the blank line, so that a list or an example
+    stays with the sentence that introduces it.
+    """
+
+    def __init__(self, path: str, *, markdown: bool) -> None:
+        self._path = path
+        self._markdown = markdown
+        self._headings: list[tuple[int, str]] = []  # (level, title), outermost first
+        self._heading_line = 0  # of the innermost while no block has stood below it, else 0
+        self._first = 0  # the line on which the block begins
+        self._block: list[str] = []
+
+    def cut(self, lines: list[str]) -> Iterator[Passage]:
+        """The passages of a file, in order."""
+        fence = ""
+        for number, line in enumerate(lines, 1):
+            found = _FENCE.match(line) if self._markdown else None
+            if fence:
+                self._add(number, line)
+                if found and found[1].startswith(fence) and not line.strip().strip(fence[0]):
+                    fence = ""
+            elif found:
+                fence = found[1]
+                self._add(number, line)
+            elif not line.strip():
+                if not "".join(self._block).rstrip().endswith((":", "：")):
+                    yield from self._end_block()
+                elif self._block:
+                    self._block.append("")
+            elif self._markdown and (heading := _HEADING.fullmatch(line)):
+                yield from self._end_block()
+                yield from self._begin_section(number, len(heading[1]), heading[2])
+            elif len(self._block) == 1 and _UNDERLINE.fullmatch(line.rstrip()):
+                title = self._block.pop()
+                yield from self._begin_section(number - 1, 1 + (line[0] != "="), title.strip())
+            else:
+                self._add(number, line)
+        yield from self._end_block()
+        yield from self._bare_heading(0)
+
+    def _add(self, number: int, line: str) -> None:
+        if not self._block:
+            self._first = number
+        self._block.append(line)
+
+    def _end_block(self) -> Iterator[Passage]:
+        while self._block and not self._block[-1].strip():
+            self._block.pop()
+        if self._block:
+            trail = " > ".join(title for _, title in self._headings if title)
+            last = self._first + len(self._block) - 1
+            yield Passage(self._path, self._first, last, trail, "\n".join(self._block))
+            self._heading_line = 0
+        self._block = []
+
+    def _begin_section(self, number: int, level: int, title: str) -> Iterator[Passage]:
+        yield from self._bare_heading(level)
+        while self._headings and self._headings[-1][0] >= level:
+            self._headings.pop()
+        self._headings.append((level, title))
+        self._heading_line = number
+
+    def _bare_heading(self, next_level: int) -> Iterator[Passage]:
+        """A heading with nothing below it is a passage, or it could not be found."""
+        if self._heading_line and self._headings[-1][0] >= next_level:
+            *above, (_, title) = self._headings
+            trail = " > ".join(title for _, title in above if title)
+            yield Passage(self._path, self._heading_line, self._heading_line, trail, title)
+
+
+def _pieces(passage: Passage) -> Iterator[Passage]:
+    """A passage in pieces of about equal size, cut where a reader would cut."""
+    size_bytes = len(passage.text.encode())
+    if size_bytes <= _MAX_BYTES:
+        yield passage
+        return
+    n_pieces = math.ceil(size_bytes / _MAX_BYTES)
+    pieces: list[list[tuple[int, str]]] = [[] for _ in range(n_pieces)]
+    begin_bytes = 0
+    for number, part in _parts(passage):
+        part_bytes = len(part.encode())
+        # Where the middle of the part lies says which piece it goes to.
+        middle = begin_bytes + part_bytes / 2
+        pieces[int(middle * n_pieces / size_bytes)].append((number, part))
+        begin_bytes += part_bytes
+    for piece in filter(None, pieces):
+        text = "".join(part for _, part in piece).strip()
+        yield replace(passage, line=piece[0][0], last_line=piece[-1][0], text=text)
+
+
+def _parts(passage: Passage) -> Iterator[tuple[int, str]]:
+    """(line, text) of a passage's lines, long ones in sentences; together the whole text."""
+    in_one_line = passage.line == passage.last_line
+    for i, line in enumerate(passage.text.splitlines(keepends=True)):
+        number = passage.line + (0 if in_one_line else i)
+        if len(line.encode()) <= _MAX_BYTES // 2:
+            yield number, line
+            continue
+        for sentence in _SENTENCE_END.split(line):
+            # What has no sentences either is cut anywhere.
+            n_cuts = math.ceil(len(sentence.encode()) / _MAX_BYTES)
+            step = math.ceil(len(sentence) / max(1, n_cuts))
+            for start in range(0, len(sentence), max(1, step)):
+                yield number, sentence[start : start + step]
