@@ -146,8 +146,12 @@ def _cut_file(path: str, field: str) -> Iterator[Passage]:
     else:
         whole = (Passage(path, i, i, "", line) for i, line in enumerate(lines, 1))
     for passage in whole:
-        if any(character.isalnum() for character in passage.text):
+        if _has_words(passage.text):
             yield from _pieces(passage)
+
+
+def _has_words(text: str) -> bool:
+    return any(character.isalnum() for character in text)
 
 
 def _records(path: str, lines: list[str], field: str) -> Iterator[Passage]:
@@ -225,7 +229,7 @@ class _Blocks:
     def _end_block(self) -> Iterator[Passage]:
         while self._block and not self._block[-1].strip():
             self._block.pop()
-        if self._block:
+        if _has_words("".join(self._block)):
             trail = " > ".join(title for _, title in self._headings if title)
             last = self._first + len(self._block) - 1
             yield Passage(self._path, self._first, last, trail, "\n".join(self._block))
