@@ -209,7 +209,7 @@ class _Blocks:
                 if not "".join(self._block).rstrip().endswith((":", "：")):
                     yield from self._end_block()
                 elif self._block:
-                    self._block.append("")
+                    self._block.append(line)
             elif self._markdown and (heading := _HEADING.fullmatch(line)):
                 yield from self._end_block()
                 yield from self._begin_section(number, len(heading[1]), heading[2])
