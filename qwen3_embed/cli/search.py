@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
+_SOON_DONE = 100  # passages that need no progress bar
 _MAX_LINES = 6  # of a passage on the terminal
 _INDENT = " " * 4
 _MIN_COLUMNS = 20
@@ -89,7 +90,7 @@ def _best(model: Embedder, passages: list[Passage], namespace: argparse.Namespac
     rows = model.encode_document(
         [passage.in_context for passage in passages],
         dim=namespace.dim,
-        show_progress_bar=sys.stderr.isatty(),
+        show_progress_bar=len(passages) > _SOON_DONE and sys.stderr.isatty(),
     )
     scores = rows @ query
     order = (-scores).argsort(kind="stable")[: namespace.top_k]
