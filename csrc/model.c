@@ -14,53 +14,18 @@
 
 #include "floats.h"
 #include "prefetch.h"
+#include "weight_table.h"
 
 #define MAX_SIZE (1 << 20) /* of any one size in a config */
 #define MAX_LAYERS 1024
 #define MAX_HEAD_DIM 256
 #define HEAD_DIM_STEP 32 /* attention and RoPE work on blocks of this               */
 #define ALIGNMENT 64     /* bytes; of every vector and rounded matrix               */
-#define NAME_BYTES 80    /* room for the longest name we look for                   */
 #define SHAPE_BYTES 144  /* room for the longest shape in a message                 */
-
-/* The sizes that shapes are made of. */
-enum size { SIZE_NONE, SIZE_C, SIZE_I, SIZE_Q, SIZE_KV, SIZE_HS, SIZE_V, N_SIZES };
-
-struct weight {
-    const char *name;
-    enum size shape[2]; /* a vector's second is SIZE_NONE                             */
-    size_t member;      /* offset of its pointer in struct qe_layer or qe_model       */
-};
-
-/* clang-format off */
-#define MEMBER(name) offsetof(struct qe_layer, name)
-static const struct weight layer_weights[] = {
-    {"input_layernorm.weight",          {SIZE_C},          MEMBER(input_layernorm)},
-    {"self_attn.q_proj.weight",         {SIZE_Q, SIZE_C},  MEMBER(q_proj)},
-    {"self_attn.k_proj.weight",         {SIZE_KV, SIZE_C}, MEMBER(k_proj)},
-    {"self_attn.v_proj.weight",         {SIZE_KV, SIZE_C}, MEMBER(v_proj)},
-    {"self_attn.q_norm.weight",         {SIZE_HS},         MEMBER(q_norm)},
-    {"self_attn.k_norm.weight",         {SIZE_HS},         MEMBER(k_norm)},
-    {"self_attn.o_proj.weight",         {SIZE_C, SIZE_Q},  MEMBER(o_proj)},
-    {"post_attention_layernorm.weight", {SIZE_C}, MEMBER(post_attention_layernorm)},
-    {"mlp.gate_proj.weight",            {SIZE_I, SIZE_C},  MEMBER(gate_proj)},
-    {"mlp.up_proj.weight",              {SIZE_I, SIZE_C},  MEMBER(up_proj)},
-    {"mlp.down_proj.weight",            {SIZE_C, SIZE_I},  MEMBER(down_proj)},
-};
-/* clang-format on */
-#define N_LAYER_WEIGHTS (sizeof layer_weights / sizeof layer_weights[0])
-
-static const struct weight embed_tokens = {
-    "embed_tokens.weight", {SIZE_V, SIZE_C}, offsetof(struct qe_model, embed_tokens)};
-static const struct weight norm = {
-    "norm.weight", {SIZE_C}, offsetof(struct qe_model, norm)};
-
-/* May be absent, has no prefix and is not bound: an embedder makes no logits. */
-static const struct weight lm_head = {"lm_head.weight", {SIZE_V, SIZE_C}, 0};
 
 /* A place in the model for one tensor. */
 struct slot {
-    const struct weight *weight;
+    const struct qe_weight *weight;
     struct qe_layer *layer;         /* NULL: the weight is the model's                */
     const struct qe_tensor *tensor; /* NULL until found                               */
     const char *path;               /* borrowed: of the file it was found in          */
@@ -69,7 +34,7 @@ struct slot {
 struct binding {
     struct qe_model *model;
     const char *prefix; /* of names: "" or "model."                              */
-    uint64_t sizes[N_SIZES];
+    uint64_t sizes[QE_N_SIZES];
     struct slot *slots; /* (n_slots) owned                                       */
     size_t n_slots;
     struct qe_error *err;
@@ -144,17 +109,11 @@ round_up(size_t n, size_t step)
     return (n + step - 1) / step * step;
 }
 
-static bool
-is_vector(const struct weight *weight)
-{
-    return weight->shape[1] == SIZE_NONE;
-}
-
 /* Of a matrix: it can't be used as it lies in the file. */
 static bool
 is_rounded(const struct slot *slot)
 {
-    return slot->weight != &lm_head && slot->tensor->dtype != QE_BF16;
+    return !qe_weight_is_head(slot->weight) && slot->tensor->dtype != QE_BF16;
 }
 
 /* The slots of config, all empty; the files' names choose the prefix. */
@@ -173,41 +132,37 @@ make_slots(struct binding *binding)
             }
         }
     }
-    binding->sizes[SIZE_C] = (uint64_t)config->hidden_size;
-    binding->sizes[SIZE_I] = (uint64_t)config->intermediate_size;
-    binding->sizes[SIZE_Q] = (uint64_t)(config->n_heads * config->head_dim);
-    binding->sizes[SIZE_KV] = (uint64_t)(config->n_kv_heads * config->head_dim);
-    binding->sizes[SIZE_HS] = (uint64_t)config->head_dim;
-    binding->sizes[SIZE_V] = (uint64_t)config->vocab_size;
-
-    model->layers = calloc(n_layers, sizeof *model->layers);
-    binding->slots = calloc(n_layers * N_LAYER_WEIGHTS + 3, sizeof *binding->slots);
-    if (model->layers == NULL || binding->slots == NULL) {
+    qe_weight_sizes(config, binding->sizes);
+    model->weights.layers = calloc(n_layers, sizeof *model->weights.layers);
+    binding->slots =
+        calloc(n_layers * QE_N_LAYER_WEIGHTS + 2 + QE_N_HEADS, sizeof *binding->slots);
+    if (model->weights.layers == NULL || binding->slots == NULL) {
         return qe_fail(binding->err, QE_ENOMEM, "no memory for %zu layers", n_layers);
     }
     struct slot *slot = binding->slots;
-    *slot++ = (struct slot){.weight = &embed_tokens};
+    *slot++ = (struct slot){.weight = &qe_embed_tokens};
     for (size_t i = 0; i < n_layers; i++) {
-        for (size_t j = 0; j < N_LAYER_WEIGHTS; j++) {
-            *slot++ = (struct slot){&layer_weights[j], &model->layers[i], NULL, NULL};
+        for (size_t j = 0; j < QE_N_LAYER_WEIGHTS; j++) {
+            *slot++ = (struct slot){&qe_layer_weights[j], &model->weights.layers[i],
+                                    NULL, NULL};
         }
     }
-    *slot++ = (struct slot){.weight = &norm};
-    *slot++ = (struct slot){.weight = &lm_head};
+    *slot++ = (struct slot){.weight = &qe_norm};
+    for (size_t i = 0; i < QE_N_HEADS; i++) {
+        *slot++ = (struct slot){.weight = &qe_heads[i]};
+    }
     binding->n_slots = (size_t)(slot - binding->slots);
     return 0;
 }
 
 static void
-slot_name(const struct binding *binding, const struct slot *slot, char name[NAME_BYTES])
+slot_name(const struct binding *binding, const struct slot *slot,
+          char name[QE_WEIGHT_NAME_BYTES])
 {
-    if (slot->layer != NULL) {
-        snprintf(name, NAME_BYTES, "%slayers.%d.%s", binding->prefix,
-                 (int)(slot->layer - binding->model->layers), slot->weight->name);
-    } else {
-        snprintf(name, NAME_BYTES, "%s%s",
-                 slot->weight == &lm_head ? "" : binding->prefix, slot->weight->name);
-    }
+    int layer =
+        slot->layer == NULL ? 0 : (int)(slot->layer - binding->model->weights.layers);
+
+    qe_weight_name(slot->weight, layer, binding->prefix, name);
 }
 
 /* The last part of a path. */
@@ -236,7 +191,7 @@ static int
 check_tensor(const struct binding *binding, const struct slot *slot)
 {
     const struct qe_tensor *tensor = slot->tensor;
-    int n_dims = is_vector(slot->weight) ? 1 : 2;
+    int n_dims = qe_weight_is_vector(slot->weight) ? 1 : 2;
     uint64_t shape[2] = {binding->sizes[slot->weight->shape[0]],
                          binding->sizes[slot->weight->shape[1]]};
     char found[SHAPE_BYTES], expected[SHAPE_BYTES];
@@ -264,7 +219,7 @@ static int
 fill_slot(struct binding *binding, struct slot *slot)
 {
     const struct qe_model *model = binding->model;
-    char name[NAME_BYTES];
+    char name[QE_WEIGHT_NAME_BYTES];
 
     slot_name(binding, slot, name);
     for (int i = 0; i < model->n_files; i++) {
@@ -291,7 +246,7 @@ fill_slot(struct binding *binding, struct slot *slot)
 static int
 fill_slots(struct binding *binding)
 {
-    char first_missing[NAME_BYTES];
+    char first_missing[QE_WEIGHT_NAME_BYTES];
     size_t n_missing = 0;
 
     for (size_t i = 0; i < binding->n_slots; i++) {
@@ -299,7 +254,8 @@ fill_slots(struct binding *binding)
         if (fill_slot(binding, slot) < 0) {
             return binding->err->status;
         }
-        if (slot->tensor == NULL && slot->weight != &lm_head && n_missing++ == 0) {
+        if (slot->tensor == NULL && !qe_weight_is_head(slot->weight) &&
+            n_missing++ == 0) {
             slot_name(binding, slot, first_missing);
         }
     }
@@ -308,8 +264,8 @@ fill_slots(struct binding *binding)
             binding->err, QE_EFORMAT,
             "%s: missing (%zu of %zu tensors are), in %d file(s) from %.120s; "
             "download the model again, or give its base model",
-            first_missing, n_missing, binding->n_slots - 1, binding->model->n_files,
-            base_name(binding->model->files[0].path));
+            first_missing, n_missing, binding->n_slots - QE_N_HEADS,
+            binding->model->n_files, base_name(binding->model->files[0].path));
     }
     return 0;
 }
@@ -346,14 +302,15 @@ static void
 bind_slot(const struct binding *binding, const struct slot *slot, float **vectors,
           unsigned char **rounded)
 {
-    unsigned char *owner = slot->layer != NULL ? (unsigned char *)slot->layer
-                                               : (unsigned char *)binding->model;
+    unsigned char *owner = slot->layer != NULL
+                               ? (unsigned char *)slot->layer
+                               : (unsigned char *)&binding->model->weights;
     const struct qe_tensor *tensor = slot->tensor;
     size_t n_rows = binding->sizes[slot->weight->shape[0]];
     size_t n_columns = binding->sizes[slot->weight->shape[1]];
     const void *values = tensor->data;
 
-    if (is_vector(slot->weight)) {
+    if (qe_weight_is_vector(slot->weight)) {
         qe_floats_to_fp32(tensor, *vectors);
         values = *vectors;
         *vectors += round_up(n_rows, ALIGNMENT / sizeof **vectors);
@@ -378,7 +335,7 @@ bind_slots(struct binding *binding)
         const struct slot *slot = &binding->slots[i];
         size_t n_rows = binding->sizes[slot->weight->shape[0]];
         size_t n_columns = binding->sizes[slot->weight->shape[1]];
-        if (is_vector(slot->weight)) {
+        if (qe_weight_is_vector(slot->weight)) {
             vector_bytes += round_up(n_rows * sizeof(float), ALIGNMENT);
         } else if (slot->tensor != NULL && is_rounded(slot)) {
             rounded_bytes += round_up(n_rows * n_columns * sizeof(uint16_t), ALIGNMENT);
@@ -402,7 +359,7 @@ bind_slots(struct binding *binding)
     model->config.rope_inv_freq = vectors;
     vectors += round_up(n_frequencies, ALIGNMENT / sizeof *vectors);
     for (size_t i = 0; i < binding->n_slots; i++) {
-        if (binding->slots[i].weight != &lm_head) {
+        if (!qe_weight_is_head(binding->slots[i].weight)) {
             bind_slot(binding, &binding->slots[i], &vectors, &rounded);
         }
     }
@@ -419,7 +376,8 @@ start_prefetch(const struct binding *binding)
 
     for (size_t i = 0; ranges != NULL && i < binding->n_slots; i++) {
         const struct slot *slot = &binding->slots[i];
-        if (slot->layer != NULL && !is_vector(slot->weight) && !is_rounded(slot)) {
+        if (slot->layer != NULL && !qe_weight_is_vector(slot->weight) &&
+            !is_rounded(slot)) {
             ranges[n_ranges++] =
                 (struct qe_range){slot->tensor->data, slot->tensor->n_bytes};
         }
@@ -479,7 +437,7 @@ qe_model_close(struct qe_model *model)
         qe_safetensors_close(&model->files[i]);
     }
     free(model->files);
-    free(model->layers);
+    free(model->weights.layers);
     free(model->vectors);
     free(model->rounded);
     *model = (struct qe_model){0};

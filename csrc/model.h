@@ -41,13 +41,18 @@ struct qe_layer {
     const void *down_proj;                 /* (C, I)        bf16, any alignment */
 };
 
+/* What a forward pass multiplies by. */
+struct qe_weights {
+    const void *embed_tokens; /* (V, C) bf16, any alignment */
+    const float *norm;        /* (C) */
+    struct qe_layer *layers;  /* (L) */
+};
+
 struct qe_prefetch;
 
 struct qe_model {
     struct qe_config config;      /* rope_inv_freq points into owned memory */
-    const void *embed_tokens;     /* (V, C) bf16, any alignment */
-    const float *norm;            /* (C) */
-    struct qe_layer *layers;      /* (L) */
+    struct qe_weights weights;    /* layers is owned */
     struct qe_safetensors *files; /* (n_files) owned */
     int n_files;
     float *vectors;               /* owned storage of all fp32 vectors */
@@ -58,7 +63,7 @@ struct qe_model {
 };
 
 /* Binds the weights in the files at paths (n_paths). Names may carry the prefix
- * "model."; lm_head.weight may be present, tied or not. On failure *model is
+ * "model."; lm_head.weight or score.weight may be present. On failure *model is
  * left zeroed. */
 int qe_model_open(const struct qe_config *config, const char *const *paths, int n_paths,
                   struct qe_model *model, struct qe_error *err);

@@ -50,6 +50,10 @@ PyObject *py_rows_array(struct qe_rows *rows, npy_intp n, npy_intp dim);
 PyObject *py_job_new(EngineObject *engine, const struct qe_input *input, PyObject *out,
                      Py_ssize_t first_row);
 
+/* {name: (dtype, shape, first byte, bytes)} of a safetensors file; the function
+ * tensor_places of the module. */
+PyObject *py_tensor_places(PyObject *module, PyObject *path);
+
 /* Frees the dropped jobs that are done by now. */
 void py_job_reap(EngineObject *engine);
 

@@ -184,6 +184,8 @@ module_clear(PyObject *module)
 static PyMethodDef module_methods[] = {
     {"instruction_sets", instruction_sets, METH_NOARGS,
      "CPU kernels this machine can run, best first."},
+    {"tensor_places", py_tensor_places, METH_O,
+     "Where the tensors of a safetensors file lie."},
     {NULL, NULL, 0, NULL},
 };
 

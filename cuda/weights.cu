@@ -131,11 +131,11 @@ add_tensors(struct upload *u, const struct device_shape *s,
     const size_t C = s->C, c = s->n_columns, i = model->config.intermediate_size;
 
     u->n_pieces = 0;
-    add_tensor(u, w->embed_tokens, model->embed_tokens, s->V, c, C);
-    add_tensor(u, w->norm, model->norm, 1, c, C);
+    add_tensor(u, w->embed_tokens, model->weights.embed_tokens, s->V, c, C);
+    add_tensor(u, w->norm, model->weights.norm, 1, c, C);
     add_tensor(u, w->inv_freq, model->config.rope_inv_freq, 1, s->HS / 2, s->HS / 2);
     for (int l = 0; l < s->L; l++) {
-        const struct qe_layer *layer = &model->layers[l];
+        const struct qe_layer *layer = &model->weights.layers[l];
         const bf16 *q = in_layer(w->qkv_proj, w, l);
         const bf16 *gate = in_layer(w->gate_up_proj, w, l);
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         TruncationWarning,
     )
     from .quantizer import Quantizer
+    from .reranker import Reranker
     from .templates import INSTRUCTIONS
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "NonFiniteError",
     "Quantizer",
     "QwenEmbedError",
+    "Reranker",
     "TruncationWarning",
     "VectorCache",
     "__version__",
@@ -50,6 +52,7 @@ _HOMES = {
     "Embedder": "embedder",
     "INSTRUCTIONS": "templates",
     "Quantizer": "quantizer",
+    "Reranker": "reranker",
     "VectorCache": "cache",
 }
 

@@ -68,3 +68,9 @@ class Engine:
 
 def instruction_sets() -> list[str]:
     """CPU kernels this machine can run, best first: of amx_bf16, avx512_bf16, avx2, portable."""
+
+def tensor_places(path: str, /) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
+    """(dtype, shape, first byte in the file, bytes) of every tensor of a safetensors file.
+
+    The header is parsed as strictly as a model's; ModelFileError or OSError otherwise.
+    """

@@ -13,16 +13,22 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import ModelFileError, ModelNotFoundError
 
-__all__ = ["ModelConfig", "parse_config", "read_json"]
+__all__ = ["Kind", "ModelConfig", "parse_config", "read_json"]
 
-_ARCHITECTURES = ("Qwen3ForCausalLM", "Qwen3Model")
+Kind = Literal["embedder", "reranker"]
+"""What a model is opened as."""
+
+_ARCHITECTURES: dict[Kind, tuple[str, ...]] = {
+    "embedder": ("Qwen3ForCausalLM", "Qwen3Model"),
+    "reranker": ("Qwen3ForCausalLM", "Qwen3ForSequenceClassification"),
+}
 
 _ROPE_KEYS = {
     "default": frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"}),
@@ -160,15 +166,16 @@ class _Fields:
             raise self.refuse(key, why)
 
 
-def _refuse_what_we_compute_wrongly(fields: _Fields) -> None:
+def _refuse_what_we_compute_wrongly(fields: _Fields, kind: Kind) -> None:
     if fields.content.get("model_type") != "qwen3":
         raise fields.refuse("model_type", '"qwen3"')
     architectures = fields.content.get("architectures")
     if architectures is not None and (
         not isinstance(architectures, list)
-        or any(name not in _ARCHITECTURES for name in architectures)
+        or any(name not in _ARCHITECTURES[kind] for name in architectures)
     ):
-        raise fields.refuse("architectures", " or ".join(_ARCHITECTURES))
+        known = " or ".join(_ARCHITECTURES[kind])
+        raise fields.refuse("architectures", f"{known} to be opened as {kind}")
     fields.one_of("hidden_act", ("silu",), '"silu": no other activation is built')
     fields.one_of("attention_bias", (False,), "false: projections with biases aren't built")
     fields.one_of("mlp_bias", (False,), "false: projections with biases aren't built")
@@ -269,7 +276,7 @@ def _yarn(
     return inv_freq, scale
 
 
-def parse_config(content: Any, where: str) -> ModelConfig:
+def parse_config(content: Any, where: str, kind: Kind = "embedder") -> ModelConfig:
     """Checks the content of a config.json.
 
     Parameters
@@ -278,6 +285,7 @@ def parse_config(content: Any, where: str) -> ModelConfig:
         The parsed file.
     where : str
         Its name in error messages.
+    kind : Kind
 
     Returns
     -------
@@ -291,7 +299,7 @@ def parse_config(content: Any, where: str) -> ModelConfig:
     if not isinstance(content, dict):
         raise ModelFileError(f"{where} holds a {type(content).__name__}, expected an object")
     fields = _Fields(content, where)
-    _refuse_what_we_compute_wrongly(fields)
+    _refuse_what_we_compute_wrongly(fields, kind)
     hidden_size = fields.integer("hidden_size", 1, 32768)
     n_heads = fields.integer("num_attention_heads", 1, 1024)
     n_kv_heads = fields.integer("num_key_value_heads", 1, n_heads)

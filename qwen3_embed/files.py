@@ -15,15 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import ModelConfig, parse_config, read_json
+from .config import Kind, ModelConfig, parse_config, read_json
 from .errors import ModelFileError, ModelNotFoundError
 from .modules import ModuleSettings, read_module_settings
 from .version import __version__
 
-__all__ = ["HubOptions", "ModelFiles", "find_model"]
+__all__ = ["HubOptions", "ModelFiles", "find_model", "is_hub_name"]
 
 _OWNER = "Qwen"
-_OFFICIAL = ("Qwen3-Embedding-0.6B", "Qwen3-Embedding-4B", "Qwen3-Embedding-8B")
+_SIZES = ("0.6B", "4B", "8B")
+_OFFICIAL: dict[Kind, tuple[str, ...]] = {
+    "embedder": tuple(f"Qwen3-Embedding-{size}" for size in _SIZES),
+    "reranker": tuple(f"Qwen3-Reranker-{size}" for size in _SIZES),
+}
+_OF_THE_OTHER_KIND: dict[Kind, tuple[str, str]] = {
+    "embedder": ("Qwen3-Reranker", "a reranker, expected an embedding model"),
+    "reranker": ("Qwen3-Embedding", "an embedding model, expected a reranker"),
+}
 _EMBEDDED = "mini"
 
 _SINGLE = "model.safetensors"
@@ -35,6 +43,7 @@ _SMALL_FILES = (
     "config_sentence_transformers.json",
     "modules.json",
     "1_Pooling/config.json",
+    "1_LogitScore/config.json",
     "sentence_bert_config.json",
     _INDEX,
 )
@@ -84,7 +93,9 @@ class ModelFiles:
         return self.folder / "tokenizer.json"
 
 
-def find_model(model: str | os.PathLike[str], options: HubOptions) -> ModelFiles:
+def find_model(
+    model: str | os.PathLike[str], options: HubOptions, kind: Kind = "embedder"
+) -> ModelFiles:
     """Finds a model's files, fetching from the hub what isn't here yet.
 
     Parameters
@@ -93,6 +104,8 @@ def find_model(model: str | os.PathLike[str], options: HubOptions) -> ModelFiles
         A folder, an official short name, "owner/name" on the hub, or "mini". A folder that
         exists comes before a name; "mini" is always the embedded model.
     options : HubOptions
+    kind : Kind
+        What it is opened as: a model of the other kind is refused.
 
     Returns
     -------
@@ -106,41 +119,47 @@ def find_model(model: str | os.PathLike[str], options: HubOptions) -> ModelFiles
         A file is damaged or describes a model that this engine doesn't compute.
     """
     if not isinstance(model, str):
-        return _from_folder(str(model), Path(model))
-    if "Qwen3-Reranker" in Path(model).name:
-        raise ModelFileError(
-            f"{model} is a reranker, expected an embedding model such as {_OFFICIAL[0]}"
-        )
+        return _from_folder(str(model), Path(model), kind)
+    official = _OFFICIAL[kind]
+    other, what_it_is = _OF_THE_OTHER_KIND[kind]
+    if other in Path(model).name:
+        raise ModelFileError(f"{model} is {what_it_is} such as {official[0]}")
     if model == _EMBEDDED:
-        embedded = Path(__file__).parent / "models" / _EMBEDDED
+        folder = _EMBEDDED if kind == "embedder" else f"{_EMBEDDED}-{kind}"
+        embedded = Path(__file__).parent / "models" / folder
         if not embedded.is_dir():
             raise ModelNotFoundError(
-                f"this installation holds no embedded model {_EMBEDDED!r}; "
-                f"expected a folder, or a name such as {_OFFICIAL[0]}"
+                f"this installation holds no built-in {kind} {_EMBEDDED!r}; "
+                f"expected a folder, or a name such as {official[0]}"
             )
-        return _from_folder(_EMBEDDED, embedded)
+        return _from_folder(_EMBEDDED, embedded, kind)
     path = Path(model).expanduser()
     if model and path.is_dir():
-        return _from_folder(model, path)
-    if model in _OFFICIAL:
-        return _from_hub(f"{_OWNER}/{model}", options)
-    if _HUB_NAME.fullmatch(model) and ".." not in model:
-        return _from_hub(model, options)
+        return _from_folder(model, path, kind)
+    if model in official:
+        return _from_hub(f"{_OWNER}/{model}", options, kind)
+    if is_hub_name(model):
+        return _from_hub(model, options, kind)
     raise ModelNotFoundError(
         f"no folder {model!r}, and it is no model's name either; "
-        f"expected a folder, 'owner/name' on the hub, or one of: {', '.join(_OFFICIAL)}"
+        f"expected a folder, 'owner/name' on the hub, or one of: {', '.join(official)}"
     )
 
 
-def _from_folder(name: str, folder: Path) -> ModelFiles:
+def is_hub_name(name: str) -> bool:
+    """Whether this can be "owner/name" on the hub."""
+    return _HUB_NAME.fullmatch(name) is not None and ".." not in name
+
+
+def _from_folder(name: str, folder: Path, kind: Kind) -> ModelFiles:
     folder = folder.expanduser()
     if not folder.is_dir():
         raise ModelNotFoundError(f"no folder {str(folder)!r} for the model {name!r}")
-    config, settings = _read_settings(folder)
+    config, settings = _read_settings(folder, kind)
     return ModelFiles(name, None, folder, config, settings, _find_shards(folder))
 
 
-def _read_settings(folder: Path) -> tuple[ModelConfig, ModuleSettings]:
+def _read_settings(folder: Path, kind: Kind) -> tuple[ModelConfig, ModuleSettings]:
     try:
         names = os.listdir(folder)
     except OSError as error:
@@ -154,7 +173,7 @@ def _read_settings(folder: Path) -> tuple[ModelConfig, ModuleSettings]:
                 f"tokenizer.json and model.safetensors (or an index and its shards)"
             )
     path = folder / "config.json"
-    return parse_config(read_json(path), str(path)), read_module_settings(folder)
+    return parse_config(read_json(path), str(path), kind), read_module_settings(folder, kind)
 
 
 def _find_shards(folder: Path) -> tuple[Path, ...]:
@@ -197,11 +216,11 @@ def _shard_names(index: Path) -> list[str]:
     return sorted(names)
 
 
-def _from_hub(name: str, options: HubOptions) -> ModelFiles:
+def _from_hub(name: str, options: HubOptions, kind: Kind) -> ModelFiles:
     folder = _fetch(name, options, _SMALL_FILES)
     commit = folder.name
     with _named(name):
-        config, settings = _read_settings(folder)
+        config, settings = _read_settings(folder, kind)
     # The weights of the commit whose config was read, whatever the branch does meanwhile.
     pinned = HubOptions(commit, options.cache_dir, options.token, options.local_files_only)
     if not (folder / _SINGLE).exists():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from .files import ModelFiles
@@ -20,7 +21,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def fingerprint_of(
-    files: ModelFiles, *, dtype: str, max_length: int, special_tokens_in_text: bool
+    files: ModelFiles,
+    *,
+    dtype: str,
+    max_length: int,
+    special_tokens_in_text: bool,
+    others: Iterable[str] = (),
 ) -> str:
     """SHA-256, in hex, over everything that decides a vector.
 
@@ -32,6 +38,8 @@ def fingerprint_of(
     max_length : int
         In tokens: it decides where a long text is cut.
     special_tokens_in_text : bool
+    others : iterable of str
+        What else decides: an adapter, a reranker's head.
 
     Returns
     -------
@@ -48,6 +56,7 @@ def fingerprint_of(
         "pooling=last_token",
         f"dtype={dtype}",
         f"numerics={NUMERICS_VERSION}",
+        *others,
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

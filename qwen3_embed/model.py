@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ._core import Engine
+from .config import Kind
 from .device import resolve_device
 from .files import HubOptions, ModelFiles, find_model
 from .fingerprint import fingerprint_of
@@ -25,7 +26,10 @@ _DTYPES = ("bfloat16",)
 
 
 class Model:
-    """What `Embedder` opens; its docstring has the parameters and the errors."""
+    """What `Embedder` and `Reranker` open; the former's docstring has parameters and errors."""
+
+    _KIND: ClassVar[Kind] = "embedder"
+    _AROUND: ClassVar[tuple[str, str] | None] = None  # texts around each; None: the tokenizer's
 
     def __init__(
         self,
@@ -50,7 +54,7 @@ class Model:
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name}={value!r}, expected a positive int or None")
         hub = HubOptions(revision, cache_dir, token, local_files_only)
-        self._files = find_model(model, hub)
+        self._files = find_model(model, hub, self._KIND)
         self._max_length = _choose_max_length(max_length, self._files)
         self._special_tokens_in_text = bool(special_tokens_in_text)
         # Reading tokenizer.json and opening the weights take a third of a second each, at
@@ -61,6 +65,7 @@ class Model:
                 vocab_size=self._files.config.vocab_size,
                 max_length=self._max_length,
                 special_tokens_in_text=self._special_tokens_in_text,
+                around=self._AROUND,
             )
         )
         try:
@@ -158,7 +163,11 @@ class Model:
             dtype=self.dtype,
             max_length=self._max_length,
             special_tokens_in_text=self._special_tokens_in_text,
+            others=self._others_in_fingerprint(),
         )
+
+    def _others_in_fingerprint(self) -> list[str]:
+        return []
 
     def __repr__(self) -> str:
         return (

@@ -1,6 +1,7 @@
 """What the files of sentence-transformers beside a model say: pooling, prompts, length.
 
-The engine pools the last token and may L2-normalise; any other module is refused by name.
+The engine pools the last token and may L2-normalise, or scores it by the logits of two tokens;
+any other module is refused by name.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from .config import read_json
+from .config import Kind, read_json
 from .errors import ModelFileError
 from .templates import DEFAULT_INSTRUCTION, instruct_prompt
 
@@ -22,8 +23,11 @@ _OFFICIAL_PROMPTS: Mapping[str, str] = MappingProxyType(
     {"query": instruct_prompt(DEFAULT_INSTRUCTION), "document": ""}
 )
 
-_MODULES = ("Transformer", "Pooling", "Normalize")
-_POOLING_FOLDER = "1_Pooling"
+_MODULES: dict[Kind, tuple[str, ...]] = {
+    "embedder": ("Transformer", "Pooling", "Normalize"),
+    "reranker": ("Transformer", "LogitScore"),
+}
+_OWN_FOLDERS = {"Pooling": "1_Pooling", "LogitScore": "1_LogitScore"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +42,14 @@ class ModuleSettings:
         The prompt that `encode` uses when none is asked for.
     max_length : int or None
         The shortest limit that any of the files names, in tokens.
+    answers : tuple of int, or None
+        Of a reranker, where the files say so: the ids of the tokens for yes and for no.
     """
 
     prompts: Mapping[str, str]
     default_prompt_name: str | None
     max_length: int | None
+    answers: tuple[int, int] | None = None
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -70,38 +77,53 @@ def _check_pooling(path: Path) -> None:
         )
 
 
-def _check_modules(folder: Path) -> None:
+def _check_modules(folder: Path, kind: Kind) -> None:
     path = folder / "modules.json"
     if not path.exists():
         return  # a plain causal language model: sentence-transformers pools its last token too
     modules = read_json(path)
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
         raise ModelFileError(f"{path}: expected a list of objects")
-    kinds: list[str] = []
+    known = _MODULES[kind]
+    found: list[str] = []
     for module in modules:
         name = str(module.get("type"))
-        kind = name.rpartition(".")[2]
-        if not name.startswith("sentence_transformers.") or kind not in _MODULES:
+        noun = name.rpartition(".")[2]
+        if not name.startswith("sentence_transformers.") or noun not in known:
             raise ModelFileError(
-                f"{path}: the module {name} is not supported, expected {' then '.join(_MODULES)}"
+                f"{path}: the module {name} is not supported, expected {' then '.join(known)} "
+                f"to be opened as {kind}"
             )
-        kinds.append(kind)
-        if kind == "Transformer" and module.get("path") not in ("", None):
+        found.append(noun)
+        if noun == "Transformer" and module.get("path") not in ("", None):
             raise ModelFileError(
                 f"{path}: the Transformer lies in {module['path']!r}, expected the folder itself"
             )
-        if kind == "Pooling":
-            if module.get("path") != _POOLING_FOLDER:
-                raise ModelFileError(
-                    f"{path}: the Pooling lies in {module.get('path')!r}, "
-                    f"expected {_POOLING_FOLDER!r}"
-                )
-            _check_pooling(folder / _POOLING_FOLDER / "config.json")
+        if noun in _OWN_FOLDERS and module.get("path") != _OWN_FOLDERS[noun]:
+            raise ModelFileError(
+                f"{path}: the {noun} lies in {module.get('path')!r}, "
+                f"expected {_OWN_FOLDERS[noun]!r}"
+            )
+        if noun == "Pooling":
+            _check_pooling(folder / _OWN_FOLDERS[noun] / "config.json")
     # Rows are normalised unless the caller says otherwise, so the last module may be absent.
-    if kinds not in (list(_MODULES[:2]), list(_MODULES)):
+    if found not in (list(known[:2]), list(known)):
         raise ModelFileError(
-            f"{path}: the modules are {', '.join(kinds)}, expected {', '.join(_MODULES)}"
+            f"{path}: the modules are {', '.join(found)}, expected {', '.join(known)}"
         )
+
+
+def _answers(folder: Path) -> tuple[int, int] | None:
+    path = folder / _OWN_FOLDERS["LogitScore"] / "config.json"
+    content = _read_object(path)
+    if not content:
+        return None
+    yes, no = (content.get(key) for key in ("true_token_id", "false_token_id"))
+    if type(yes) is not int or type(no) is not int or min(yes, no) < 0:
+        raise ModelFileError(
+            f"{path}: true_token_id and false_token_id are {yes} and {no}, expected token ids"
+        )
+    return yes, no
 
 
 def _prompts(folder: Path) -> tuple[Mapping[str, str], str | None]:
@@ -125,12 +147,13 @@ def _length_limit(path: Path, key: str) -> list[int]:
     return [value] if known else []
 
 
-def read_module_settings(folder: Path) -> ModuleSettings:
+def read_module_settings(folder: Path, kind: Kind = "embedder") -> ModuleSettings:
     """Reads the files of sentence-transformers in a model folder; each may be absent.
 
     Parameters
     ----------
     folder : Path
+    kind : Kind
 
     Returns
     -------
@@ -141,11 +164,12 @@ def read_module_settings(folder: Path) -> ModuleSettings:
     ModelFileError
         A module, pooling or setting that the engine doesn't compute, or a damaged file.
     """
-    _check_modules(folder)
+    _check_modules(folder, kind)
     transformer = folder / "sentence_bert_config.json"
     if _read_object(transformer).get("do_lower_case"):
         raise ModelFileError(f"{transformer}: do_lower_case is true, expected false")
     prompts, default = _prompts(folder)
     limits = _length_limit(transformer, "max_seq_length")
     limits += _length_limit(folder / "tokenizer_config.json", "model_max_length")
-    return ModuleSettings(prompts, default, min(limits, default=None))
+    answers = _answers(folder) if kind == "reranker" else None
+    return ModuleSettings(prompts, default, min(limits, default=None), answers)

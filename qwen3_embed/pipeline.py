@@ -61,13 +61,16 @@ class LengthReport:
     max_length : int
         In tokens.
     on_long : {"warn", "error"}
+    noun : str
+        What the texts are in messages.
     """
 
-    def __init__(self, max_length: int, on_long: str) -> None:
+    def __init__(self, max_length: int, on_long: str, noun: str = "texts") -> None:
         if on_long not in ("warn", "error"):
             raise ValueError(f"on_long={on_long!r}, expected 'warn' or 'error'")
         self._max_length = max_length
         self._on_long = on_long
+        self.noun = noun
         self._n_cut = 0
         self._longest = 0
         self._longest_index = 0
@@ -83,17 +86,18 @@ class LengthReport:
             self._longest_index = first_index + int(lengths.argmax())
         if self._on_long == "error":
             raise InputTooLongError(
-                f"texts[{self._longest_index}] has {longest} tokens, expected at most "
+                f"{self.noun}[{self._longest_index}] has {longest} tokens, expected at most "
                 f"{self._max_length}: split it, raise max_length, or pass on_long='warn' to cut it"
             )
 
     def warn(self, stacklevel: int) -> None:
         """One warning for the whole call, if a text was cut."""
         if self._n_cut:
-            many = "1 text was" if self._n_cut == 1 else f"{self._n_cut} texts were"
+            noun = self.noun
+            many = f"1 {noun[:-1]} was" if self._n_cut == 1 else f"{self._n_cut} {noun} were"
             warnings.warn(
                 f"{many} cut at max_length={self._max_length} tokens; the longest, "
-                f"texts[{self._longest_index}], has {self._longest}",
+                f"{noun}[{self._longest_index}], has {self._longest}",
                 TruncationWarning,
                 stacklevel=stacklevel + 1,
             )
@@ -156,7 +160,7 @@ class Pipeline:
         try:
             batch = self._tokenizer.encode([prefix + text for text in texts] if prefix else texts)
         except UnicodeError:
-            raise surrogate_error(prefix, texts, first_index) from None
+            raise surrogate_error(prefix, texts, first_index, self._report.noun) from None
         self._report.add(batch.lengths, first_index)
         return batch
 
@@ -167,9 +171,9 @@ class Pipeline:
             try:
                 chunk.job.wait()
             except NonFiniteError as error:
-                if chunk.first_index == 0:
+                if chunk.first_index == 0 and self._report.noun == "texts":
                     raise
-                raise moved(error, chunk.first_index + error.index) from error
+                raise moved(error, chunk.first_index + error.index, self._report.noun) from error
             self._jobs.popleft()
             self._on_done(chunk.n_texts)
 
@@ -185,8 +189,8 @@ class _Chunk(NamedTuple):
     first_index: int  # of row 0 of the array that the job writes to
 
 
-def moved(error: NonFiniteError, index: int) -> NonFiniteError:
-    """The same error about texts[index] of the whole call."""
-    moved_error = NonFiniteError(f"texts[{index}] gave a vector that is not finite")
+def moved(error: NonFiniteError, index: int, noun: str = "texts") -> NonFiniteError:
+    """The same error about text `index` of the whole call."""
+    moved_error = NonFiniteError(f"{noun}[{index}] gave a vector that is not finite")
     moved_error.index = index
     return moved_error

@@ -10,9 +10,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-__all__ = ["DEFAULT_INSTRUCTION", "INSTRUCTIONS", "instruct_prompt", "resolve_prompt"]
+__all__ = [
+    "DEFAULT_INSTRUCTION",
+    "INSTRUCTIONS",
+    "RERANKER_PREFIX",
+    "RERANKER_SUFFIX",
+    "instruct_prompt",
+    "reranker_body",
+    "resolve_prompt",
+]
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+# The rerankers' model cards, byte for byte; the body stands between them.
+RERANKER_PREFIX = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
+    'the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
+    "<|im_start|>user\n"
+)
+RERANKER_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 # Wordings marked MTEB are those of the evaluation that the model's authors published
 # (QwenLM/Qwen3-Embedding, evaluation/task_prompts.json), typing errors included: the models saw
@@ -114,6 +130,25 @@ def instruct_prompt(instruction: str) -> str:
     'Instruct: Retrieve parallel sentences\\nQuery:Guten Tag'
     """
     return "Instruct: " + instruction + "\nQuery:"
+
+
+def reranker_body(instruction: str, query: str, document: str) -> str:
+    """The text that a reranker judges, without the fixed prefix and suffix.
+
+    Parameters
+    ----------
+    instruction, query, document : str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> reranker_body("Find answers", "How far?", "Three miles.")
+    '<Instruct>: Find answers\\n<Query>: How far?\\n<Document>: Three miles.'
+    """
+    return "<Instruct>: " + instruction + "\n<Query>: " + query + "\n<Document>: " + document
 
 
 def resolve_prompt(

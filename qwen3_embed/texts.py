@@ -67,9 +67,11 @@ def iterate_texts(texts: Texts) -> Iterator[Any]:
     return iter(convert() if callable(convert) else texts)
 
 
-def surrogate_error(prefix: str, texts: list[str], first_index: int) -> ValueError:
+def surrogate_error(
+    prefix: str, texts: list[str], first_index: int, noun: str = "texts"
+) -> ValueError:
     """The error for a text, or a prompt, that isn't Unicode, by its number."""
-    names = ["the prompt", *(f"texts[{first_index + i}]" for i in range(len(texts)))]
+    names = ["the prompt", *(f"{noun}[{first_index + i}]" for i in range(len(texts)))]
     for name, text in zip(names, [prefix, *texts], strict=True):
         try:
             text.encode("utf-8")

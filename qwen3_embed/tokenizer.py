@@ -61,6 +61,9 @@ class Tokenizer:
     special_tokens_in_text : bool
         True: text that looks like an added token (``<|im_end|>``) becomes it, as in
         `transformers`. False: it stays text.
+    around : tuple of str, optional
+        Texts to put before and after every text instead of what the file says. Each begins
+        with a control token, which they always mean.
 
     Raises
     ------
@@ -71,14 +74,23 @@ class Tokenizer:
     """
 
     def __init__(
-        self, path: Path, *, vocab_size: int, max_length: int, special_tokens_in_text: bool = True
+        self,
+        path: Path,
+        *,
+        vocab_size: int,
+        max_length: int,
+        special_tokens_in_text: bool = True,
+        around: tuple[str, str] | None = None,
     ) -> None:
         loaded = _load(path)
         base_size = loaded.get_vocab_size(with_added_tokens=False)
         largest_id = base_size - 1
         if loaded.model.id_to_token(largest_id) is None:  # ids with holes: look at each
             largest_id = max(loaded.get_vocab(with_added_tokens=False).values(), default=0)
-        self._before, self._after = _surroundings(loaded, path)
+        if around is None:
+            self._before, self._after = _surroundings(loaded, path)
+        else:
+            self._before, self._after = (_with_control_token(loaded, t, path) for t in around)
         largest_id = max(largest_id, *self._before, *self._after)
         if largest_id >= vocab_size:
             raise ModelFileError(
@@ -127,6 +139,11 @@ class Tokenizer:
         cu_seqlens = np.zeros(len(texts) + 1, np.int32)
         np.cumsum(np.minimum(lengths, self._max_length), out=cu_seqlens[1:])
         return TokenBatch(np.frombuffer(tokens, np.int32), cu_seqlens, lengths)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token of the base vocabulary; None: there is no such token."""
+        found: int | None = self._fast.token_to_id(token)
+        return found
 
     def count(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """(n,) int64: tokens of each text, with its end token, before any cut."""
@@ -194,6 +211,16 @@ def _surroundings(
             f"vocabulary"
         )
     return before, (end,)
+
+
+def _with_control_token(loaded: tokenizers.Tokenizer, text: str, path: Path) -> tuple[int, ...]:
+    """The ids of a text that begins with a control token."""
+    ids: list[int] = loaded.encode(text, add_special_tokens=False).ids
+    if ids[0] not in loaded.get_added_tokens_decoder():
+        raise ModelFileError(
+            f"{path} has no token for the start of {text[:16]!r}, which this model's prompt needs"
+        )
+    return tuple(ids)
 
 
 def _without_added_tokens(

@@ -63,7 +63,7 @@ def test_mini_is_always_the_embedded_model(folder: Path, monkeypatch: pytest.Mon
     if (package / "models" / "mini").is_dir():
         assert find("mini").folder == package / "models" / "mini"
     else:
-        with pytest.raises(ModelNotFoundError, match="holds no embedded model"):
+        with pytest.raises(ModelNotFoundError, match="holds no built-in embedder"):
             find("mini")
     assert find("./mini").name == "./mini"
 

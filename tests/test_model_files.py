@@ -140,7 +140,7 @@ def test_each_shape(tmp_path: Path, name: str) -> None:
         ("model.layers.2.mlp.up_proj.weight", "unknown tensor in m.safetensors"),
         ("model.layers.00.mlp.up_proj.weight", "unknown tensor in m.safetensors"),
         ("layers.0.mlp.up_proj.weight", "unknown tensor in m.safetensors"),
-        ("score.weight", "unknown tensor in m.safetensors"),
+        ("score.bias", "unknown tensor in m.safetensors"),
     ],
 )
 def test_unknown(tmp_path: Path, name: str, message: str) -> None:

@@ -65,7 +65,7 @@ embed_rows(void *context, int task, int worker)
         seq = &p->batch->seqs[s];
         size_t token = (size_t)seq->tokens[p->ws->row_position[row] - n_prefix];
         p->cpu->isa->widen(p->ws->h + row * p->ws->ldh,
-                           (const unsigned char *)p->cpu->model->embed_tokens +
+                           (const unsigned char *)p->cpu->model->weights.embed_tokens +
                                2 * token * c->hidden_size,
                            c->hidden_size, (int)p->ws->ldh);
     }
@@ -204,9 +204,9 @@ pool_row(void *context, int row, int worker)
     const struct qe_seq *seq = &p->batch->seqs[p->ws->row_seq[row]];
     (void)worker;
 
-    p->cpu->isa->pool(seq->out, p->ws->h + row * p->ws->ldh, p->cpu->model->norm,
-                      p->config->hidden_size, seq->n_out, p->config->rms_norm_eps,
-                      seq->kind == QE_UNIT);
+    p->cpu->isa->pool(seq->out, p->ws->h + row * p->ws->ldh,
+                      p->cpu->model->weights.norm, p->config->hidden_size, seq->n_out,
+                      p->config->rms_norm_eps, seq->kind == QE_UNIT);
 }
 
 /* ---- the pass ---- */
@@ -349,7 +349,7 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
 
     run_rows(p, embed_rows);
     for (int l = 0; l < c->n_layers && atomic_load(batch->cancel) == 0; l++) {
-        const struct qe_layer *layer = p->layer = &model->layers[l];
+        const struct qe_layer *layer = p->layer = &model->weights.layers[l];
 
         /* keys, values */
         rms_norm(p, layer->input_layernorm);

@@ -108,7 +108,8 @@ bind_model(const unsigned char *bytes, size_t n_bytes, int n_paths)
         check_error(&err);
         require(model.files == NULL && model.n_files == 0);
     } else {
-        require(model.norm != NULL && model.layers[0].down_proj != NULL);
+        require(model.weights.norm != NULL &&
+                model.weights.layers[0].down_proj != NULL);
         qe_model_close(&model);
     }
     close(fd);

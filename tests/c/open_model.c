@@ -47,11 +47,11 @@ main(int argc, char **argv)
         return 1;
     }
     printf("ok %zu %zu\n", model.mapped_bytes, model.owned_bytes);
-    fwrite(model.embed_tokens, sizeof(uint16_t),
+    fwrite(model.weights.embed_tokens, sizeof(uint16_t),
            (size_t)config.vocab_size * (size_t)config.hidden_size, stdout);
-    fwrite(model.norm, sizeof(float), (size_t)config.hidden_size, stdout);
+    fwrite(model.weights.norm, sizeof(float), (size_t)config.hidden_size, stdout);
     for (int i = 0; i < config.n_layers; i++) {
-        write_layer(&model.config, &model.layers[i]);
+        write_layer(&model.config, &model.weights.layers[i]);
     }
     qe_model_close(&model);
     return 0;

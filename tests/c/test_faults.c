@@ -24,7 +24,7 @@ open_and_close_model(const struct inputs *inputs, struct qe_error *err)
         qe_model_open(&inputs->config, inputs->paths, inputs->n_paths, &model, err);
 
     if (status < 0) {
-        require(model.files == NULL && model.layers == NULL,
+        require(model.files == NULL && model.weights.layers == NULL,
                 "a refused model is zeroed");
         return status;
     }

@@ -1,0 +1,69 @@
+/* py_tensors.c: where the tensors of a safetensors file lie, for Python.
+ *
+ * Python reads single tensors (a reranker's head, an adapter, the inputs of a merge)
+ * by these places, so that one strict parser, safetensors.c, stands before every file.
+ */
+#include "py_core.h"
+
+#include <string.h>
+
+#include "safetensors.h"
+
+static PyObject *
+decode_name(const char *name)
+{
+    return PyUnicode_DecodeUTF8(name, (Py_ssize_t)strlen(name), "replace");
+}
+
+/* (dtype, shape, first byte in the file, bytes) */
+static PyObject *
+place_of(const struct qe_safetensors *file, const struct qe_tensor *tensor)
+{
+    PyObject *shape = PyTuple_New(tensor->n_dims);
+
+    for (int i = 0; shape != NULL && i < tensor->n_dims; i++) {
+        PyObject *size = PyLong_FromUnsignedLongLong(tensor->shape[i]);
+        if (size == NULL || PyTuple_SetItem(shape, i, size) < 0) {
+            Py_CLEAR(shape);
+        }
+    }
+    if (shape == NULL) {
+        return NULL;
+    }
+    return Py_BuildValue("(sNnn)", tensor->dtype_name, shape,
+                         (Py_ssize_t)(tensor->data - file->map),
+                         (Py_ssize_t)tensor->n_bytes);
+}
+
+PyObject *
+py_tensor_places(PyObject *module, PyObject *path)
+{
+    struct qe_safetensors file;
+    struct qe_error err;
+    PyObject *bytes;
+    int status;
+
+    if (!PyUnicode_FSConverter(path, &bytes)) {
+        return NULL;
+    }
+    const char *name = PyBytes_AsString(bytes);
+    Py_BEGIN_ALLOW_THREADS;
+    status = qe_safetensors_open(name, &file, &err);
+    Py_END_ALLOW_THREADS;
+    Py_DECREF(bytes);
+    if (status < 0) {
+        return py_raise(PyModule_GetState(module), &err, 0);
+    }
+    PyObject *places = PyDict_New();
+    for (int i = 0; places != NULL && i < file.n_tensors; i++) {
+        PyObject *key = decode_name(file.tensors[i].name);
+        PyObject *place = place_of(&file, &file.tensors[i]);
+        if (key == NULL || place == NULL || PyDict_SetItem(places, key, place) < 0) {
+            Py_CLEAR(places);
+        }
+        Py_XDECREF(key);
+        Py_XDECREF(place);
+    }
+    qe_safetensors_close(&file);
+    return places;
+}

@@ -1,0 +1,69 @@
+/* weight_table.c: the table, and what is read off it. */
+#include "weight_table.h"
+
+#include <stdio.h>
+
+/* clang-format off */
+#define MEMBER(name) offsetof(struct qe_layer, name)
+const struct qe_weight qe_layer_weights[QE_N_LAYER_WEIGHTS] = {
+    {"input_layernorm.weight",          {QE_C},        MEMBER(input_layernorm)},
+    {"self_attn.q_proj.weight",         {QE_Q, QE_C},  MEMBER(q_proj)},
+    {"self_attn.k_proj.weight",         {QE_KV, QE_C}, MEMBER(k_proj)},
+    {"self_attn.v_proj.weight",         {QE_KV, QE_C}, MEMBER(v_proj)},
+    {"self_attn.q_norm.weight",         {QE_HS},       MEMBER(q_norm)},
+    {"self_attn.k_norm.weight",         {QE_HS},       MEMBER(k_norm)},
+    {"self_attn.o_proj.weight",         {QE_C, QE_Q},  MEMBER(o_proj)},
+    {"post_attention_layernorm.weight", {QE_C}, MEMBER(post_attention_layernorm)},
+    {"mlp.gate_proj.weight",            {QE_I, QE_C},  MEMBER(gate_proj)},
+    {"mlp.up_proj.weight",              {QE_I, QE_C},  MEMBER(up_proj)},
+    {"mlp.down_proj.weight",            {QE_C, QE_I},  MEMBER(down_proj)},
+};
+/* clang-format on */
+
+const struct qe_weight qe_embed_tokens = {
+    "embed_tokens.weight", {QE_V, QE_C}, offsetof(struct qe_weights, embed_tokens)};
+const struct qe_weight qe_norm = {
+    "norm.weight", {QE_C}, offsetof(struct qe_weights, norm)};
+const struct qe_weight qe_heads[QE_N_HEADS] = {{"lm_head.weight", {QE_V, QE_C}, 0},
+                                               {"score.weight", {QE_ONE, QE_C}, 0}};
+
+void
+qe_weight_sizes(const struct qe_config *config, uint64_t sizes[QE_N_SIZES])
+{
+    sizes[QE_NONE] = 0;
+    sizes[QE_ONE] = 1;
+    sizes[QE_C] = (uint64_t)config->hidden_size;
+    sizes[QE_I] = (uint64_t)config->intermediate_size;
+    sizes[QE_Q] = (uint64_t)(config->n_heads * config->head_dim);
+    sizes[QE_KV] = (uint64_t)(config->n_kv_heads * config->head_dim);
+    sizes[QE_HS] = (uint64_t)config->head_dim;
+    sizes[QE_V] = (uint64_t)config->vocab_size;
+}
+
+bool
+qe_weight_is_vector(const struct qe_weight *weight)
+{
+    return weight->shape[1] == QE_NONE;
+}
+
+bool
+qe_weight_is_head(const struct qe_weight *weight)
+{
+    return weight >= qe_heads && weight < qe_heads + QE_N_HEADS;
+}
+
+void
+qe_weight_name(const struct qe_weight *weight, int layer, const char *prefix,
+               char name[QE_WEIGHT_NAME_BYTES])
+{
+    bool in_layer =
+        weight >= qe_layer_weights && weight < qe_layer_weights + QE_N_LAYER_WEIGHTS;
+
+    if (in_layer) {
+        snprintf(name, QE_WEIGHT_NAME_BYTES, "%slayers.%d.%s", prefix, layer,
+                 weight->name);
+    } else {
+        snprintf(name, QE_WEIGHT_NAME_BYTES, "%s%s",
+                 qe_weight_is_head(weight) ? "" : prefix, weight->name);
+    }
+}

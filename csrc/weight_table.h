@@ -1,0 +1,41 @@
+/* weight_table.h: which tensors a Qwen3 text model has: their names and shapes. */
+#ifndef QE_WEIGHT_TABLE_H
+#define QE_WEIGHT_TABLE_H
+
+#include <stdbool.h>
+
+#include "model.h"
+
+#define QE_WEIGHT_NAME_BYTES 80 /* room for the longest name                        */
+
+/* The sizes that shapes are made of: of one element, or as in struct qe_config; Q and
+ * KV are heads times head_dim. */
+enum qe_size { QE_NONE, QE_ONE, QE_C, QE_I, QE_Q, QE_KV, QE_HS, QE_V, QE_N_SIZES };
+
+struct qe_weight {
+    const char *name;
+    enum qe_size shape[2]; /* a vector's second is QE_NONE                          */
+    size_t member;         /* offset of its pointer in struct qe_layer or qe_weights */
+};
+
+#define QE_N_LAYER_WEIGHTS 11
+#define QE_N_HEADS 2
+
+extern const struct qe_weight qe_layer_weights[QE_N_LAYER_WEIGHTS];
+extern const struct qe_weight qe_embed_tokens, qe_norm;
+
+/* May be absent, have no prefix and are not bound: no pass makes logits. What a
+ * reranker needs of them, a vector, Python reads and applies to the pooled row. */
+extern const struct qe_weight qe_heads[QE_N_HEADS];
+
+void qe_weight_sizes(const struct qe_config *config, uint64_t sizes[QE_N_SIZES]);
+
+bool qe_weight_is_vector(const struct qe_weight *weight);
+
+bool qe_weight_is_head(const struct qe_weight *weight);
+
+/* "model.layers.3.mlp.up_proj.weight"; layer counts for a layer's weight only. */
+void qe_weight_name(const struct qe_weight *weight, int layer, const char *prefix,
+                    char name[QE_WEIGHT_NAME_BYTES]);
+
+#endif

@@ -1,0 +1,281 @@
+"""class Reranker(Model): how well a document answers a query, by a model that reads both.
+
+The path of a call is that of `Embedder.encode`: a pair becomes the text of the rerankers' prompt,
+the engine gives the pooled row of its last token, and the head makes one logit of it. What the
+documents of a query share, all before the document, the engine computes once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from .config import Kind
+from .errors import ModelFileError
+from .head import logits_of, read_head
+from .model import Model
+from .pipeline import LengthReport, Pipeline
+from .progress import progress
+from .templates import DEFAULT_INSTRUCTION, RERANKER_PREFIX, RERANKER_SUFFIX, reranker_body
+from .texts import Texts, list_texts
+
+__all__ = ["Activation", "Pairs", "Reranker"]
+
+Pairs = Iterable[Sequence[str]]
+"""Any iterable of (query, document)."""
+
+Activation = Literal["sigmoid"] | None
+
+_SLAB_PAIRS = 1024  # pooled rows held at a time
+
+
+class Reranker(Model):
+    """A Qwen3 reranker, ready to score pairs of a query and a document.
+
+    Any number of threads may share one. It pickles as its arguments (without the token).
+
+    Parameters
+    ----------
+    model : str or path-like
+        A folder, an official short name ("Qwen3-Reranker-0.6B"), or "owner/name" on the hub; a
+        conversion to Qwen3ForSequenceClassification too.
+    special_tokens_in_text : bool
+        False, the default: text that looks like a control token (``<|im_end|>``) stays text, so
+        that a document can't close its own field. True: it becomes one, as in `transformers`.
+    **others
+        As in `Embedder`.
+
+    Raises
+    ------
+    ModelNotFoundError
+        No such model, a missing or unreadable file, or no network.
+    ModelFileError
+        A damaged file, or a model that makes no logits for yes and no: an embedding model.
+    DeviceError
+        The device isn't there.
+    ValueError
+        An argument out of range.
+
+    Examples
+    --------
+    >>> with Reranker("Qwen3-Reranker-0.6B") as ranker:                    # doctest: +SKIP
+    ...     ranker.rank("capital of China?", ["Gravity is a force.", "Beijing is the capital."])
+    [{'corpus_id': 1, 'score': 0.99...}, {'corpus_id': 0, 'score': 0.00...}]
+    """
+
+    _KIND: ClassVar[Kind] = "reranker"
+    _AROUND = (RERANKER_PREFIX, RERANKER_SUFFIX)
+
+    def __init__(
+        self, model: str | os.PathLike[str], *, special_tokens_in_text: bool = False, **others: Any
+    ) -> None:
+        super().__init__(model, special_tokens_in_text=special_tokens_in_text, **others)
+        try:
+            self._head = read_head(self._files, {}, self._answers())
+        except BaseException:
+            self.close()
+            raise
+
+    def predict(
+        self,
+        pairs: Pairs | Sequence[str],
+        *,
+        instruction: str | None = None,
+        activation: Activation = "sigmoid",
+        show_progress_bar: bool | None = None,
+        on_long: Literal["warn", "error"] = "warn",
+        batch_size: int | None = None,
+    ) -> npt.NDArray[np.float32] | np.float32:
+        """Scores of pairs.
+
+        Parameters
+        ----------
+        pairs : iterable of (str, str), or one such pair
+            Queries and documents.
+        instruction : str, optional
+            What makes a document right for a query; by default that of web search.
+        activation : {"sigmoid", None}
+            None: the logit of yes minus that of no, of which the sigmoid is the probability.
+        show_progress_bar : bool, optional
+            On standard error; by default where the logger "qwen3_embed" is at level INFO.
+        on_long : {"warn", "error"}
+            A pair over `max_length` loses the end of its document, with one warning a call; or
+            is an error.
+        batch_size : int, optional
+            Accepted as in sentence-transformers; pairs are packed by tokens.
+
+        Returns
+        -------
+        ndarray
+            (n,) float32, in [0, 1] with the sigmoid; one float32 for a single pair.
+
+        Raises
+        ------
+        TypeError
+            `pairs[i]` isn't two str.
+        ValueError
+            A text that isn't Unicode, an argument out of range, or a closed Reranker.
+        InputTooLongError
+            A pair over `max_length` with on_long="error".
+        NonFiniteError
+            A score came out with NaN or infinity; `index` says which.
+
+        Warns
+        -----
+        TruncationWarning
+            How many pairs were cut, and the longest.
+
+        Examples
+        --------
+        >>> ranker.predict([("capital of China?", "Beijing.")])            # doctest: +SKIP
+        array([0.99...], dtype=float32)
+        """
+        if _is_pair(pairs):
+            single, items = True, [cast("tuple[str, str]", pairs)]
+        else:
+            single, items = False, _list_pairs(pairs)
+        scores = self._score(items, instruction, activation, show_progress_bar, on_long)
+        return np.float32(scores[0]) if single else scores
+
+    def rank(
+        self,
+        query: str,
+        documents: Texts,
+        top_k: int | None = None,
+        return_documents: bool = False,
+        *,
+        instruction: str | None = None,
+        activation: Activation = "sigmoid",
+        show_progress_bar: bool | None = None,
+        on_long: Literal["warn", "error"] = "warn",
+        batch_size: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """The documents of a query, best first.
+
+        Parameters
+        ----------
+        query : str
+        documents : iterable of str
+        top_k : int, optional
+            How many to return; by default all.
+        return_documents : bool
+            Whether each has its text.
+        instruction, activation, show_progress_bar, on_long, batch_size
+            As in `predict`.
+
+        Returns
+        -------
+        list of dict
+            {"corpus_id": number of the document, "score": float(, "text": str)}, as in
+            sentence-transformers; equal scores in the documents' order.
+
+        Raises
+        ------
+        TypeError, ValueError, InputTooLongError, NonFiniteError
+            As in `predict`.
+
+        Examples
+        --------
+        >>> ranker.rank("capital of China?", ["Gravity.", "Beijing."], top_k=1)  # doctest: +SKIP
+        [{'corpus_id': 1, 'score': 0.99...}]
+        """
+        if not isinstance(query, str):
+            raise TypeError(f"query is {type(query).__name__}, expected str")
+        if isinstance(documents, str):
+            raise TypeError("documents is str, expected an iterable of str")
+        if top_k is not None and (type(top_k) is not int or top_k < 1):
+            raise ValueError(f"top_k={top_k!r}, expected a positive int or None")
+        texts = list_texts(documents)
+        pairs = [(query, text) for text in texts]
+        scores = self._score(pairs, instruction, activation, show_progress_bar, on_long)
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        ranked: list[dict[str, Any]] = []
+        for i in order.tolist():
+            entry: dict[str, Any] = {"corpus_id": i, "score": float(scores[i])}
+            ranked.append(entry | {"text": texts[i]} if return_documents else entry)
+        return ranked
+
+    def _answers(self) -> tuple[int, int]:
+        """The ids of the tokens for yes and for no."""
+        if self._files.settings.answers is not None:
+            return self._files.settings.answers
+        ids = [self._tokenizer.id_of(word) for word in ("yes", "no")]
+        if ids[0] is None or ids[1] is None:
+            raise ModelFileError(
+                f"{self._files.tokenizer} has no token 'yes' or none 'no', expected both: a "
+                f"reranker answers with one of them"
+            )
+        return ids[0], ids[1]
+
+    def _others_in_fingerprint(self) -> list[str]:
+        prompt = "".join(self._AROUND) + reranker_body("{instruction}", "{query}", "{document}")
+        head = hashlib.sha256(self._head.astype("<f8").tobytes()).hexdigest()
+        return [*super()._others_in_fingerprint(), f"prompt={prompt!r}", f"head {head}"]
+
+    def _score(
+        self,
+        pairs: list[tuple[str, str]],
+        instruction: str | None,
+        activation: Activation,
+        show_progress_bar: bool | None,
+        on_long: str,
+    ) -> npt.NDArray[np.float32]:
+        """(n,) scores; to be called by a public method, whose caller gets the warning."""
+        if instruction is None:
+            instruction = DEFAULT_INSTRUCTION
+        elif not isinstance(instruction, str):
+            raise TypeError(f"instruction is {type(instruction).__name__}, expected str")
+        if activation not in ("sigmoid", None):
+            raise ValueError(f"activation={activation!r}, expected 'sigmoid' or None")
+        report = LengthReport(self._max_length, on_long, "pairs")
+        logits = np.empty(len(pairs), np.float32)
+        rows = self._engine.rows(min(len(pairs), _SLAB_PAIRS), self.dim)
+        with progress(show_progress_bar, len(pairs)) as on_done:
+            pipeline = Pipeline(
+                self._engine, self._tokenizer, self._batch_tokens, "", False, report, on_done
+            )
+            try:
+                for start in range(0, len(pairs), _SLAB_PAIRS):
+                    slab = pairs[start : start + _SLAB_PAIRS]
+                    bodies = [reranker_body(instruction, *pair) for pair in slab]
+                    pipeline.feed(bodies, rows[: len(slab)], start)
+                    pipeline.finish()
+                    logits[start : start + len(slab)] = logits_of(rows[: len(slab)], self._head)
+            finally:
+                pipeline.cancel()
+        report.warn(stacklevel=3)
+        if activation is None:
+            return logits
+        # Beyond 80 the sigmoid is 0 or 1 in float32, and exp stays finite.
+        bounded = np.clip(logits.astype(np.float64), -80, 80)
+        return (1.0 / (1.0 + np.exp(-bounded))).astype(np.float32)
+
+
+def _is_pair(pairs: Any) -> bool:
+    return (
+        isinstance(pairs, (tuple, list))
+        and len(pairs) == 2
+        and all(isinstance(text, str) for text in pairs)
+    )
+
+
+def _list_pairs(pairs: Pairs) -> list[tuple[str, str]]:
+    if isinstance(pairs, (str, bytes)) or not hasattr(pairs, "__iter__"):
+        raise TypeError(
+            f"pairs is {type(pairs).__name__}, expected an iterable of (query, document)"
+        )
+    checked = []
+    for i, pair in enumerate(pairs):
+        if isinstance(pair, (str, bytes)) or not hasattr(pair, "__len__") or len(pair) != 2:
+            raise TypeError(f"pairs[{i}] is {type(pair).__name__}, expected (query, document)")
+        query, document = pair
+        for j, text in enumerate((query, document)):
+            if not isinstance(text, str):
+                raise TypeError(f"pairs[{i}][{j}] is {type(text).__name__}, expected str")
+        checked.append((query, document))
+    return checked
