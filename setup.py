@@ -16,7 +16,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-sys.path[:0] = [str(Path(__file__).parent / name) for name in ("csrc", "cuda")]
+sys.path.insert(0, str(Path(__file__).parent / "csrc"))
+sys.path.insert(0, str(Path(__file__).parent / "cuda"))
 from sources import FLAGS, binding_sources, cuda_sources, engine_sources, kernel_sources
 from toolkit import ToolkitError, find_toolkit
 

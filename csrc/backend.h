@@ -14,6 +14,12 @@
 
 #define QE_BACKEND_ABI 1
 
+/* What matrix products read: weights and activations alike. */
+enum qe_compute_dtype {
+    QE_BFLOAT16,
+    QE_FLOAT8, /* e4m3, scaled by row and by channel */
+};
+
 enum qe_kind {
     QE_UNIT, /* the row, cut to n_out and divided by its L2 norm */
     QE_RAW,  /* the row as pooled, cut to n_out                  */

@@ -1,5 +1,6 @@
 /* cuda_library.c: loads libcublasLt, then libqe_cuda.so, which finds the former by its
- * name among the libraries already loaded.
+ * name among the libraries already loaded. The driver is asked for first: who has none
+ * need not install the rest.
  *
  * Neither is ever unloaded: a CUDA runtime does not survive that. Loading again only
  * counts, so there is no state to keep here. */
@@ -9,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define DRIVER_LIBRARY "libcuda.so.1"
 #define CUBLAS_LIBRARY "libcublasLt.so.13"
 
 /* NULL on success, else what went wrong. */
@@ -48,20 +50,21 @@ load_cublas(const char *folder, char *reasons, size_t n_reasons)
 }
 
 int
-qe_cuda_library_open(const struct qe_cuda_paths *paths,
-                     const struct qe_cuda_options *options,
-                     const struct qe_model *model, struct qe_backend **backend,
-                     struct qe_error *err)
+qe_cuda_library_load(const struct qe_cuda_paths *paths,
+                     const struct qe_cuda_table **table, struct qe_error *err)
 {
-    struct qe_cuda_options checked = *options;
     char reasons[384];
-    qe_cuda_open_function *open;
 
-    *backend = NULL;
+    *table = NULL;
     if (paths->library == NULL) {
         return qe_fail(err, QE_EDEVICE,
                        "device cuda: this build of qwen3_embed holds no CUDA library; "
-                       "use device='cpu', or install where nvcc is");
+                       "use device='cpu', or install where nvcc and cuBLAS are");
+    }
+    const char *no_driver = load(DRIVER_LIBRARY);
+    if (no_driver != NULL) {
+        return qe_fail(err, QE_EDEVICE, "device cuda: no NVIDIA driver (%s)",
+                       no_driver);
     }
     load_cublas(paths->cublas_folder, reasons, sizeof reasons);
     if (reasons[0] != '\0') {
@@ -73,23 +76,13 @@ qe_cuda_library_open(const struct qe_cuda_paths *paths,
     if (library == NULL) {
         return qe_fail(err, QE_EDEVICE, "device cuda: %s", dlerror());
     }
-    void *symbol = dlsym(library, QE_CUDA_OPEN);
-    if (symbol == NULL) {
-        return qe_fail(err, QE_EDEVICE, "device cuda: %s has no %s; reinstall",
-                       paths->library, QE_CUDA_OPEN);
+    const struct qe_cuda_table *found = dlsym(library, QE_CUDA_TABLE);
+    if (found == NULL || found->abi != QE_CUDA_ABI || found->size != sizeof *found) {
+        return qe_fail(err, QE_EDEVICE,
+                       "device cuda: %s has version %u of %s, expected %d; reinstall",
+                       paths->library, found == NULL ? 0 : (unsigned)found->abi,
+                       QE_CUDA_TABLE, QE_CUDA_ABI);
     }
-    memcpy(&open, &symbol, sizeof open); /* ISO C has no such cast */
-    checked.abi = QE_CUDA_ABI;
-    checked.size = sizeof checked;
-    int status = open(&checked, model, backend, err);
-    if (status == 0 && ((*backend)->abi != QE_BACKEND_ABI ||
-                        (*backend)->size != sizeof(struct qe_backend))) {
-        /* Its close() may lie elsewhere in the struct, so it stays open. */
-        qe_fail(err, QE_EDEVICE,
-                "device cuda: %s has backend version %u, expected %u; reinstall",
-                paths->library, (*backend)->abi, (unsigned)QE_BACKEND_ABI);
-        *backend = NULL;
-        return QE_EDEVICE;
-    }
-    return status;
+    *table = found;
+    return 0;
 }

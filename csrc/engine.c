@@ -3,6 +3,7 @@
 #include "engine.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -39,18 +40,30 @@ open_backend(struct qe_engine *e, const struct qe_engine_options *options,
              struct qe_error *err)
 {
     if (strcmp(options->device, "cpu") == 0) {
+        if (options->dtype != QE_BFLOAT16) {
+            return qe_fail(err, QE_EDEVICE,
+                           "dtype float8: not on device cpu; use 'bfloat16' or an "
+                           "NVIDIA GPU");
+        }
+        qe_model_prefetch(&e->model);
         return qe_backend_cpu_open(&e->model, getenv("QWEN3_EMBED_ISA"),
                                    options->n_threads, options->batch_tokens,
                                    &e->backend, err);
     }
     struct qe_cuda_options cuda = {.device = cuda_index(options->device),
                                    .batch_tokens = options->batch_tokens,
+                                   .dtype = options->dtype,
                                    .cache_folder = options->cache_folder};
     if (cuda.device < 0) {
         return qe_fail(err, QE_EDEVICE, "device: %s, expected cpu, cuda or cuda:1",
                        options->device);
     }
-    return qe_cuda_library_open(&options->cuda, &cuda, &e->model, &e->backend, err);
+    const struct qe_cuda_table *table;
+    int status = qe_cuda_library_load(&options->cuda, &table, err);
+    if (status == 0) {
+        status = table->open(&cuda, &e->model, &e->backend, err);
+    }
+    return status;
 }
 
 int
@@ -82,13 +95,13 @@ qe_engine_open(const struct qe_config *config, const char *const *paths, int n_p
     e->max_length = config->max_length;
     e->hidden_size = config->hidden_size;
     e->info = (struct qe_engine_info){
-        .device = e->backend->name,
-        .kernels = e->backend->kernels,
         .n_threads = e->backend->n_threads,
         .batch_tokens = e->backend->batch_tokens,
         .mapped_bytes = e->model.mapped_bytes,
         .owned_bytes = e->model.owned_bytes,
     };
+    snprintf(e->info.device, sizeof e->info.device, "%s", e->backend->name);
+    snprintf(e->info.kernels, sizeof e->info.kernels, "%s", e->backend->kernels);
     if (strcmp(options->device, "cpu") != 0) {
         qe_model_close(&e->model); /* the device has its own copy */
     }
@@ -210,6 +223,12 @@ qe_engine_submit(struct qe_engine *e, const struct qe_input *input, struct qe_jo
         return status;
     }
     return qe_scheduler_submit(e->scheduler, &request, job, err);
+}
+
+long
+qe_engine_pending_tokens(struct qe_engine *e)
+{
+    return qe_scheduler_pending_tokens(e->scheduler);
 }
 
 void

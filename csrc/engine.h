@@ -11,15 +11,15 @@ struct qe_engine;
 
 struct qe_engine_options {
     const char *device; /* "cpu", "cuda" or "cuda:1"                              */
-    int n_threads;      /* 0: chosen                                              */
-    int batch_tokens;   /* 0: chosen                                              */
+    enum qe_compute_dtype dtype;
+    int n_threads;    /* 0: chosen                                              */
+    int batch_tokens; /* 0: chosen                                              */
     struct qe_cuda_paths cuda; /* where its libraries are                         */
     const char *cache_folder;  /* for what is measured once; NULL: nowhere        */
 };
 
 struct qe_engine_info {
-    const char *device; /* borrowed from the engine, as kernels is               */
-    const char *kernels;
+    char device[32], kernels[32];
     int n_threads, batch_tokens;
     size_t mapped_bytes, owned_bytes; /* of weights                               */
 };
@@ -50,6 +50,9 @@ struct qe_input {
  * owns. err->index tells which sequence was refused. One caller at a time. */
 int qe_engine_submit(struct qe_engine *engine, const struct qe_input *input,
                      struct qe_job **job, struct qe_error *err);
+
+/* Tokens handed in and not yet done: how busy the engine is. */
+long qe_engine_pending_tokens(struct qe_engine *engine);
 
 /* Stops the worker and lets go of weights and device; rows and jobs stay valid. Callers
  * see to it that this is called once and that submit is not running. */

@@ -366,25 +366,6 @@ bind_slots(struct binding *binding)
     return 0;
 }
 
-/* The matrices of the layers that lie in the files, in the order of a forward pass; of
- * the embedding table a pass needs only some rows. */
-static struct qe_prefetch *
-start_prefetch(const struct binding *binding)
-{
-    struct qe_range *ranges = malloc(binding->n_slots * sizeof *ranges);
-    size_t n_ranges = 0;
-
-    for (size_t i = 0; ranges != NULL && i < binding->n_slots; i++) {
-        const struct slot *slot = &binding->slots[i];
-        if (slot->layer != NULL && !qe_weight_is_vector(slot->weight) &&
-            !is_rounded(slot)) {
-            ranges[n_ranges++] =
-                (struct qe_range){slot->tensor->data, slot->tensor->n_bytes};
-        }
-    }
-    return qe_prefetch_open(ranges, n_ranges);
-}
-
 static int
 open_files(struct qe_model *model, const char *const *paths, int n_paths,
            struct qe_error *err)
@@ -419,7 +400,6 @@ qe_model_open(const struct qe_config *config, const char *const *paths, int n_pa
         check_unknown(&binding) < 0 || bind_slots(&binding) < 0) {
         goto fail;
     }
-    model->prefetch = start_prefetch(&binding);
     free(binding.slots);
     return 0;
 
@@ -427,6 +407,38 @@ fail:
     free(binding.slots);
     qe_model_close(model);
     return err->status;
+}
+
+/* Of the embedding table a pass needs only some rows. Matrices that were rounded are in
+ * memory already: going through them is quick. */
+void
+qe_model_prefetch(struct qe_model *model)
+{
+    const struct qe_config *c = &model->config;
+    const size_t C = c->hidden_size, I = c->intermediate_size;
+    const size_t q_width = (size_t)c->n_heads * c->head_dim;
+    const size_t kv_width = (size_t)c->n_kv_heads * c->head_dim;
+    const size_t max_ranges = 7 * (size_t)c->n_layers;
+    struct qe_range *ranges = malloc(max_ranges * sizeof *ranges);
+    size_t n_ranges = 0;
+
+    for (int l = 0; ranges != NULL && l < c->n_layers; l++) {
+        const struct qe_layer *layer = &model->weights.layers[l];
+        const struct {
+            const void *matrix;
+            size_t n_elements;
+        } parts[] = {
+            {layer->k_proj, kv_width * C}, {layer->v_proj, kv_width * C},
+            {layer->q_proj, q_width * C},  {layer->o_proj, q_width * C},
+            {layer->gate_proj, I * C},     {layer->up_proj, I * C},
+            {layer->down_proj, I * C},
+        };
+        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+            ranges[n_ranges++] =
+                (struct qe_range){parts[i].matrix, parts[i].n_elements * 2};
+        }
+    }
+    model->prefetch = qe_prefetch_open(ranges, n_ranges);
 }
 
 void

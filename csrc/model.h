@@ -68,6 +68,10 @@ struct qe_model {
 int qe_model_open(const struct qe_config *config, const char *const *paths, int n_paths,
                   struct qe_model *model, struct qe_error *err);
 
+/* Maps the layers' pages on a thread, in the order of a forward pass, for an engine
+ * that computes on them where they lie. At most once. */
+void qe_model_prefetch(struct qe_model *model);
+
 /* Accepts a zeroed or half-opened model. */
 void qe_model_close(struct qe_model *model);
 

@@ -2,6 +2,7 @@
 #include "py_core.h"
 
 #include <limits.h>
+#include <string.h>
 
 /* ---- __init__ ---- */
 
@@ -156,6 +157,18 @@ fail:
 }
 
 static int
+get_dtype(const char *name, enum qe_compute_dtype *dtype)
+{
+    *dtype = strcmp(name, "float8") == 0 ? QE_FLOAT8 : QE_BFLOAT16;
+    if (*dtype == QE_BFLOAT16 && strcmp(name, "bfloat16") != 0) {
+        PyErr_Format(PyExc_ValueError, "dtype: '%s', expected 'bfloat16' or 'float8'",
+                     name);
+        return -1;
+    }
+    return 0;
+}
+
+static int
 engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"",
@@ -163,6 +176,7 @@ engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
                             "device",
                             "num_threads",
                             "batch_tokens",
+                            "dtype",
                             "cuda_library",
                             "cublas_folder",
                             "cache_folder",
@@ -173,13 +187,15 @@ engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
     struct qe_error err;
     Py_buffer inv_freq;
     PyObject *sequence, *dict, *keep;
+    const char *dtype = "bfloat16";
     int n_paths;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|$siizzz", names, &sequence,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|$siiszzz", names, &sequence,
                                      &PyDict_Type, &dict, &options.device,
-                                     &options.n_threads, &options.batch_tokens,
+                                     &options.n_threads, &options.batch_tokens, &dtype,
                                      &options.cuda.library, &options.cuda.cublas_folder,
-                                     &options.cache_folder)) {
+                                     &options.cache_folder) ||
+        get_dtype(dtype, &options.dtype) < 0) {
         return -1;
     }
     if (self->engine != NULL) {
@@ -308,6 +324,17 @@ engine_submit(PyObject *object, PyObject *args)
 }
 
 static PyObject *
+engine_pending_tokens(PyObject *object, PyObject *unused)
+{
+    EngineObject *self = (EngineObject *)object;
+    (void)unused;
+
+    return check_open(self) < 0
+               ? NULL
+               : PyLong_FromLong(qe_engine_pending_tokens(self->engine));
+}
+
+static PyObject *
 engine_close(PyObject *object, PyObject *unused)
 {
     EngineObject *self = (EngineObject *)object;
@@ -373,6 +400,8 @@ static PyMethodDef engine_methods[] = {
     {"rows", engine_rows, METH_VARARGS,
      "A new (n, dim) float32 array, not yet written."},
     {"submit", engine_submit, METH_VARARGS, "Queues sequences; returns their Job."},
+    {"pending_tokens", engine_pending_tokens, METH_NOARGS,
+     "Tokens submitted and not yet done."},
     {"close", engine_close, METH_NOARGS,
      "Finishes the running batch and lets go of all."},
     {NULL, NULL, 0, NULL},

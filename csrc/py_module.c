@@ -114,6 +114,48 @@ instruction_sets(PyObject *module, PyObject *unused)
     return list;
 }
 
+/* [(name, major, minor, memory_bytes), ...] of at most n devices. */
+static PyObject *
+device_list(const struct qe_cuda_device *devices, int n)
+{
+    PyObject *list = PyList_New(0);
+
+    for (int i = 0; list != NULL && i < n; i++) {
+        PyObject *item =
+            Py_BuildValue("siin", devices[i].name, devices[i].major, devices[i].minor,
+                          (Py_ssize_t)devices[i].memory_bytes);
+        if (item == NULL || PyList_Append(list, item) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(item);
+    }
+    return list;
+}
+
+static PyObject *
+cuda_devices(PyObject *module, PyObject *args)
+{
+    struct qe_cuda_paths paths;
+    struct qe_cuda_device devices[64];
+    const struct qe_cuda_table *table;
+    struct qe_error err = {0};
+    int n;
+
+    if (!PyArg_ParseTuple(args, "zz", &paths.library, &paths.cublas_folder)) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    n = qe_cuda_library_load(&paths, &table, &err);
+    if (n == 0) {
+        n = table->list_devices(devices, 64, &err);
+    }
+    Py_END_ALLOW_THREADS;
+    if (n < 0) {
+        return py_raise(PyModule_GetState(module), &err, 0);
+    }
+    return device_list(devices, n < 64 ? n : 64);
+}
+
 static int
 add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
 {
@@ -186,6 +228,8 @@ static PyMethodDef module_methods[] = {
      "CPU kernels this machine can run, best first."},
     {"tensor_places", py_tensor_places, METH_O,
      "Where the tensors of a safetensors file lie."},
+    {"cuda_devices", cuda_devices, METH_VARARGS,
+     "(name, major, minor, memory_bytes) of each GPU."},
     {NULL, NULL, 0, NULL},
 };
 

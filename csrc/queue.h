@@ -16,6 +16,7 @@ struct qe_job {
     int32_t *tokens;     /* owned, with cu_seqlens behind                            */
     int32_t *cu_seqlens; /* (n_seqs + 1)                                             */
     int n_seqs;
+    int n_tokens; /* of all sequences                                                */
     enum qe_kind kind;
     int n_out;
     float *out;      /* (n_seqs, n_out) the caller's                                  */

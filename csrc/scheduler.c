@@ -28,6 +28,7 @@ struct qe_scheduler {
     atomic_int batch_cancel;
     int n_jobs_last; /* jobs in the last batch                          */
     double last_forward_s;
+    long pending_tokens; /* of jobs that are not done                        */
 };
 
 /* A text waits for company at most this part of the last forward's time. */
@@ -57,6 +58,7 @@ static void
 finish_job(struct qe_job *job)
 {
     job->done = true;
+    job->scheduler->pending_tokens -= job->n_tokens;
     pthread_cond_broadcast(&job->changed);
 }
 
@@ -216,6 +218,7 @@ new_job(struct qe_scheduler *s, const struct qe_request *request)
     job->tokens = request->tokens;
     job->cu_seqlens = request->cu_seqlens;
     job->n_seqs = request->n_seqs;
+    job->n_tokens = request->cu_seqlens[request->n_seqs];
     job->kind = request->kind;
     job->n_out = request->n_out;
     job->out = request->out;
@@ -244,6 +247,7 @@ qe_scheduler_submit(struct qe_scheduler *s, const struct qe_request *request,
         (*job)->done = true;
     } else if (status == 0) {
         qe_queue_push(&s->queue, *job);
+        s->pending_tokens += (*job)->n_tokens;
         pthread_cond_signal(&s->arrived);
     }
     pthread_mutex_unlock(&s->mutex);
@@ -253,6 +257,15 @@ qe_scheduler_submit(struct qe_scheduler *s, const struct qe_request *request,
         *job = NULL;
     }
     return status;
+}
+
+long
+qe_scheduler_pending_tokens(struct qe_scheduler *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    long n_tokens = s->pending_tokens;
+    pthread_mutex_unlock(&s->mutex);
+    return n_tokens;
 }
 
 int
@@ -355,6 +368,7 @@ qe_scheduler_after_fork(struct qe_scheduler *s, struct qe_error *err)
     s->has_worker = false;
     s->queue.first = s->queue.last = NULL;
     s->queue.n_waiting = s->queue.n_taken = s->n_jobs_last = 0;
+    s->pending_tokens = 0;
     return 0;
 }
 

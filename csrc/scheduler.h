@@ -39,6 +39,9 @@ qe_scheduler_submit(struct qe_scheduler *scheduler, const struct qe_request *req
  * Idempotent; submit then fails. The memory stays, for jobs that are still held. */
 void qe_scheduler_stop(struct qe_scheduler *scheduler);
 
+/* Tokens of the jobs that are not done. */
+long qe_scheduler_pending_tokens(struct qe_scheduler *scheduler);
+
 /* In a forked child, where the worker did not survive: begins anew, empty. */
 int qe_scheduler_after_fork(struct qe_scheduler *scheduler, struct qe_error *err);
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend_cuda.h"
 #include "cuda_error.h"
 #include "device.h"
 
@@ -338,16 +339,11 @@ close_backend(struct qe_backend *backend)
     }
 }
 
-extern "C" __attribute__((visibility("default"))) int
-qe_cuda_open(const struct qe_cuda_options *options, const struct qe_model *model,
-             struct qe_backend **backend, struct qe_error *err)
+int
+backend_cuda_open(const struct qe_cuda_options *options, const struct qe_model *model,
+                  struct qe_backend **backend, struct qe_error *err)
 {
     *backend = NULL;
-    if (options->abi != QE_CUDA_ABI || options->size != sizeof *options) {
-        return qe_fail(err, QE_EDEVICE,
-                       "device cuda: library of version %d, expected %u; reinstall",
-                       QE_CUDA_ABI, options->abi);
-    }
     struct cuda_backend *cuda =
         static_cast<struct cuda_backend *>(calloc(1, sizeof(struct cuda_backend)));
     if (cuda == NULL) {

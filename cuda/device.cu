@@ -12,22 +12,40 @@
 /* Memory that contexts, modules and cuBLAS take besides what is asked for. */
 #define SPARE_BYTES ((size_t)256 << 20)
 
+int
+count_devices(struct qe_error *err)
+{
+    int n_devices = 0;
+    cudaError_t status = cudaGetDeviceCount(&n_devices);
+
+    if (status == cudaSuccess && n_devices > 0) {
+        return n_devices;
+    }
+    cudaGetLastError();
+    if (status == cudaErrorInsufficientDriver) {
+        int version = 0;
+        cudaDriverGetVersion(&version);
+        return qe_fail(
+            err, QE_EDEVICE,
+            "device cuda: the NVIDIA driver is for CUDA %d.%d, expected %d.0 "
+            "or later; update the driver",
+            version / 1000, version % 1000 / 10, CUDART_VERSION / 1000);
+    }
+    status = status == cudaSuccess ? cudaErrorNoDevice : status;
+    return qe_fail(err, QE_EDEVICE, "device cuda: no usable NVIDIA GPU: %s (%s)",
+                   cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
 /* The device must exist, be new enough and fit the model. */
 static int
 choose_device(struct device *gpu, struct qe_error *err)
 {
     const struct device_shape *s = &gpu->shape;
     cudaDeviceProp properties;
-    int n_devices = 0;
-    cudaError_t status = cudaGetDeviceCount(&n_devices);
+    const int n_devices = count_devices(err);
 
-    if (status != cudaSuccess) {
-        cudaGetLastError();
-        return qe_fail(err, QE_EDEVICE,
-                       "device cuda: %s (%s); expected an NVIDIA GPU and a "
-                       "driver for CUDA %d",
-                       cudaGetErrorString(status), cudaGetErrorName(status),
-                       CUDART_VERSION / 1000);
+    if (n_devices < 0) {
+        return n_devices;
     }
     if (gpu->index < 0 || gpu->index >= n_devices) {
         return qe_fail(err, QE_EDEVICE, "device cuda:%d: not found, expected 0 to %d",

@@ -27,6 +27,9 @@ struct device {
     cudaEvent_t layer_done[LAYERS_AHEAD];
 };
 
+/* GPUs of this machine, at least one. */
+int count_devices(struct qe_error *err);
+
 /* Fills a zeroed device: the model's weights are on it when this returns 0. */
 int device_open(struct device *gpu, const struct qe_cuda_options *options,
                 const struct qe_model *model, struct qe_error *err);

@@ -6,12 +6,13 @@ comes at run time from NVIDIA's wheels or the system.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,22 +53,21 @@ class Toolkit:
     ) -> None:
         """Compiles CUDA sources, several at a time, and links them with objects into target."""
         folder.mkdir(parents=True, exist_ok=True)
-        headers = [path for name in ("cuda", "csrc") for path in Path(name).glob("*.*h")]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             # The largest first, so that none is left for the end.
             ordered = sorted(sources, key=lambda source: -Path(source).stat().st_size)
-            made = list(pool.map(lambda source: self._compile(source, folder, headers), ordered))
+            made = list(pool.map(lambda source: self._compile(source, folder), ordered))
         target.parent.mkdir(parents=True, exist_ok=True)
         folders = [f"-L{path}" for path in self.libraries]
         _run(["g++", "-shared", "-o", target, *made, *objects, self.cublas, *folders, *LINK])
 
-    def _compile(self, source: str, folder: Path, headers: Iterable[Path]) -> Path:
+    def _compile(self, source: str, folder: Path) -> Path:
         made = folder / f"{Path(source).stem}.o"
-        newest = max(path.stat().st_mtime for path in (Path(source), *headers))
-        if not made.exists() or made.stat().st_mtime < newest:
+        if not _is_newer(made, made.with_suffix(".d")):
             include = [f"-I{path}" for path in (Path("csrc"), *self.include)]
             part = made.with_suffix(".part.o")
-            _run([self.nvcc, *FLAGS, *_architectures(), *include, "-c", source, "-o", part])
+            command = [self.nvcc, *FLAGS, *_architectures(), *include, "-c", source, "-o", part]
+            _run([*command, "-MD", "-MF", made.with_suffix(".d")])
             part.replace(made)
         return made
 
@@ -108,13 +108,22 @@ def find_toolkit() -> Toolkit:
     return Toolkit(home / "bin/nvcc", include, libraries, cublas)
 
 
+def _is_newer(made: Path, listing: Path) -> bool:
+    """Whether made is newer than each file of the listing that the compiler wrote with it."""
+    if not (made.exists() and listing.exists()):
+        return False
+    files = listing.read_text().partition(": ")[2].replace("\\\n", " ").split()
+    times = [Path(file).stat().st_mtime if Path(file).exists() else math.inf for file in files]
+    return made.stat().st_mtime > max(times, default=math.inf)
+
+
 def _is_toolkit(home: Path) -> bool:
     """The nvcc on the PATH may be a script that calls one elsewhere: then no headers are near."""
     return all((home / name).exists() for name in ("bin/nvcc", "include/cuda_runtime_api.h"))
 
 
 def _architectures() -> list[str]:
-    """nvcc's flags for QWEN3_EMBED_CUDA_ARCHS, as "80+ptx;90a": machine code, and PTX where said."""
+    """nvcc's flags for QWEN3_EMBED_CUDA_ARCHS: machine code, and PTX where it says so."""
     flags = []
     for name in os.environ.get("QWEN3_EMBED_CUDA_ARCHS", ARCHITECTURES).split(";"):
         number, _, ptx = name.partition("+")

@@ -33,13 +33,19 @@ class Engine:
         device: str = "cpu",
         num_threads: int = 0,
         batch_tokens: int = 0,
+        dtype: str = "bfloat16",
+        cuda_library: str | None = None,
+        cublas_folder: str | None = None,
+        cache_folder: str | None = None,
     ) -> None:
-        """Maps the safetensors files and checks every weight.
+        """Maps the safetensors files and checks every weight; copies them to a CUDA device.
 
         `config` holds the ints hidden_size, intermediate_size, n_layers, n_heads,
         n_kv_heads, head_dim, vocab_size, max_length; the floats rms_norm_eps, rope_scale;
         and rope_inv_freq, a float32 buffer of head_dim / 2. 0 lets the engine choose
-        num_threads and batch_tokens.
+        num_threads and batch_tokens. device is "cpu", "cuda" or "cuda:1"; dtype "float8" is
+        for CUDA alone. cuda_library is None where the build has none, cublas_folder None for
+        the system's. In cache_folder the CUDA engine keeps what it measured.
         """
     def rows(self, n: int, dim: int, /) -> npt.NDArray[np.float32]:
         """A new (n, dim) array over engine memory, not yet written; it outlives the engine."""
@@ -59,6 +65,8 @@ class Engine:
         out is C-contiguous float32 (n, dim) with dim <= hidden_size.
         NonFiniteError.index and the message of a refused sequence count from first_row.
         """
+    def pending_tokens(self) -> int:
+        """Tokens submitted and not yet done: how busy the engine is."""
     def close(self) -> None:
         """Finishes the running batch, fails queued jobs with ValueError("closed"). Idempotent."""
 
@@ -73,4 +81,13 @@ def tensor_places(path: str, /) -> dict[str, tuple[str, tuple[int, ...], int, in
     """(dtype, shape, first byte in the file, bytes) of every tensor of a safetensors file.
 
     The header is parsed as strictly as a model's; ModelFileError or OSError otherwise.
+    """
+
+def cuda_devices(
+    cuda_library: str | None, cublas_folder: str | None, /
+) -> list[tuple[str, int, int, int]]:
+    """(name, major, minor, memory_bytes) of each GPU, at least one.
+
+    Raises DeviceError with one sentence on what is missing: CUDA in this build, the driver,
+    cuBLAS or a GPU.
     """

@@ -40,9 +40,11 @@ class Embedder(Model):
         A folder, an official short name ("Qwen3-Embedding-0.6B"), "owner/name" on the hub, or
         "mini", the model in this package.
     device : str or sequence of str
-        "auto" or "cpu".
+        "auto" (the first usable GPU, else the CPU), "cpu", "cuda", "cuda:1", "cuda:all", or a
+        list of GPUs, which then share the texts of every call.
     dtype : str
-        Of the weights in the engine: "auto" or "bfloat16", which are the same.
+        Of the weights in the engine: "auto" or "bfloat16", which are the same, or "float8", on
+        GPUs that multiply it (Hopper and later): faster, and less exact.
     max_length : int, optional
         Tokens of the longest text, the end token included; by default what the model's own
         files say.
@@ -72,7 +74,9 @@ class Embedder(Model):
     ModelFileError
         A damaged file, or a model that this engine would compute wrongly.
     DeviceError
-        The device isn't there.
+        The device isn't there, or can't compute this model or dtype.
+    DeviceMemoryError
+        The model doesn't fit the GPU's free memory; the message gives both figures.
     ValueError
         An argument out of range.
 
@@ -303,8 +307,8 @@ class Embedder(Model):
         if len(buffers[1]) == 0:
             raise ValueError("cu_seqlens has 0 items, expected n + 1")
         request = Request.of({"dim": dim, "normalize": normalize}, self.dim, stacklevel=2)
-        rows = self._engine.rows(len(buffers[1]) - 1, request.dim)
-        job = self._engine.submit(buffers[0], buffers[1], rows, 0, request.normalize)
+        rows = self._engines.rows(len(buffers[1]) - 1, request.dim)
+        job = self._engines.submit(buffers[0], buffers[1], rows, 0, request.normalize)
         try:
             job.wait()
         except BaseException:
@@ -378,7 +382,7 @@ class Embedder(Model):
         single = isinstance(texts, str)
         items = [texts] if isinstance(texts, str) else list_texts(texts)
         if request.out is None:
-            rows = self._engine.rows(len(items), request.dim)
+            rows = self._engines.rows(len(items), request.dim)
         else:
             request.check_out((request.dim,) if single else (len(items), request.dim))
             rows = request.out.reshape(len(items), request.dim)
@@ -406,7 +410,7 @@ class Embedder(Model):
             first_index = 0
             try:
                 while items := check_texts(list(islice(texts, chunk)), first_index):
-                    rows = self._engine.rows(len(items), request.dim)
+                    rows = self._engines.rows(len(items), request.dim)
                     n_jobs = pipeline.feed(items, rows, first_index)
                     first_index += len(items)
                     if ready is not None:
@@ -425,7 +429,7 @@ class Embedder(Model):
     ) -> Pipeline | CachedPipeline:
         def computing(report: LengthReport, on_done: Callable[[int], None]) -> Pipeline:
             return Pipeline(
-                self._engine,
+                self._engines,
                 self._tokenizer,
                 self._batch_tokens,
                 prefix,

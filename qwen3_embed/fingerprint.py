@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .files import ModelFiles
+from .user_cache import cache_folder
 from .version import NUMERICS_VERSION
 
 __all__ = ["fingerprint_of", "sha256_of_weights"]
@@ -77,7 +78,7 @@ def sha256_of_weights(path: Path) -> str:
         f"{status.st_dev}-{status.st_ino}-{status.st_size}-"
         f"{status.st_mtime_ns}-{status.st_ctime_ns}"
     )
-    kept = _cache_folder() / key
+    kept = cache_folder("sha256") / key
     try:
         digest = kept.read_text("ascii")
         if _SHA256.fullmatch(digest):
@@ -92,11 +93,6 @@ def sha256_of_weights(path: Path) -> str:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "qwen3_embed" / "sha256"
 
 
 def _keep(kept: Path, digest: str) -> None:

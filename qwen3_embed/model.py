@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from ._core import Engine
 from .config import Kind
 from .device import resolve_device
+from .engines import Engines, open_engines
+from .errors import DeviceError, DeviceMemoryError
 from .files import HubOptions, ModelFiles, find_model
 from .fingerprint import fingerprint_of
 from .tokenizer import Tokenizer
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Model"]
 
-_DTYPES = ("bfloat16",)
+_DTYPES = ("bfloat16", "float8")
+
+_logger = logging.getLogger("qwen3_embed")
 
 
 class Model:
@@ -47,12 +51,13 @@ class Model:
         special_tokens_in_text: bool = True,
         cache: str | os.PathLike[str] | VectorCache | None = None,
     ) -> None:
-        self._device = resolve_device(device)
+        devices = resolve_device(device)
         if dtype not in ("auto", *_DTYPES):
             raise ValueError(f"dtype={dtype!r}, expected 'auto' or {', '.join(map(repr, _DTYPES))}")
         for name, value in (("batch_tokens", batch_tokens), ("num_threads", num_threads)):
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name}={value!r}, expected a positive int or None")
+        self._dtype = _DTYPES[0] if dtype == "auto" else dtype
         hub = HubOptions(revision, cache_dir, token, local_files_only)
         self._files = find_model(model, hub, self._KIND)
         self._max_length = _choose_max_length(max_length, self._files)
@@ -69,17 +74,16 @@ class Model:
             )
         )
         try:
-            self._engine = Engine(
-                [str(shard) for shard in self._files.shards],
-                self._files.config.for_engine(self._max_length),
-                device=self._device,
+            self._engines = self._open_engines(
+                devices,
+                may_fall_back=device == "auto",
                 num_threads=num_threads or 0,
                 batch_tokens=batch_tokens or 0,
             )
         finally:
             reading.join()
         self._tokenizer = reading.result()
-        self._batch_tokens: int = self._engine.info["batch_tokens"]
+        self._batch_tokens: int = self._engines.info["batch_tokens"]
         self._cache = _open_cache(cache)
         own = self._files.settings
         self._default_prompt = own.prompts.get(own.default_prompt_name or "document", "")
@@ -97,6 +101,25 @@ class Model:
             "cache": self._cache,
         }
 
+    def _open_engines(self, devices: Sequence[str], may_fall_back: bool, **options: Any) -> Engines:
+        """With device="auto", a model that the GPU has no kernels for goes to the CPU."""
+        open_on = partial(
+            open_engines,
+            [str(shard) for shard in self._files.shards],
+            self._files.config.for_engine(self._max_length),
+            dtype=self._dtype,
+            **options,
+        )
+        try:
+            return open_on(devices=devices)
+        except DeviceMemoryError:
+            raise
+        except DeviceError as error:
+            if not may_fall_back or devices == ("cpu",):
+                raise
+            _logger.warning("%s; using the CPU", error)
+            return open_on(devices=("cpu",))
+
     @property
     def dim(self) -> int:
         """Floats in a full vector."""
@@ -109,13 +132,14 @@ class Model:
 
     @property
     def device(self) -> str:
-        """Where the engine computes: "cpu"."""
-        return self._device
+        """Where the engine computes: "cpu", "cuda:0", or "cuda:0,cuda:1"."""
+        device: str = self._engines.info["device"]
+        return device
 
     @property
     def dtype(self) -> str:
-        """Of the weights in the engine: "bfloat16"."""
-        return _DTYPES[0]
+        """Of the weights in the engine: "bfloat16" or "float8"."""
+        return self._dtype
 
     @property
     def name(self) -> str:
@@ -150,7 +174,7 @@ class Model:
     @property
     def info(self) -> dict[str, Any]:
         """The engine's own account: kernels, num_threads, batch_tokens, mapped_bytes, ..."""
-        return dict(self._engine.info)
+        return self._engines.info
 
     @cached_property
     def fingerprint(self) -> str:
@@ -191,7 +215,7 @@ class Model:
 
     def close(self) -> None:
         """Frees the engine; arrays it has returned stay valid. Idempotent."""
-        self._engine.close()
+        self._engines.close()
         if self._cache is not None:
             self._cache.close()
 

@@ -1,7 +1,7 @@
 """One call's texts on their way through tokenizer and engine.
 
-The next chunk is tokenised while the engine computes the ones before it; at most `_MAX_JOBS`
-chunks are on their way, so the memory of a call is its rows and a few chunks.
+The next chunk is tokenised while the engines compute the ones before it; at most `_MAX_JOBS`
+chunks an engine are on their way, so the memory of a call is its rows and a few chunks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from .texts import surrogate_error
 from .tokenizer import TokenBatch, Tokenizer
 
 if TYPE_CHECKING:
-    from ._core import Engine, Job
+    from ._core import Job
+    from .engines import Engines
 
 __all__ = ["LengthReport", "Pipeline", "chunk_bounds", "moved"]
 
@@ -108,7 +109,7 @@ class Pipeline:
 
     Parameters
     ----------
-    engine : Engine
+    engines : Engines
     tokenizer : Tokenizer
     batch_tokens : int
         Token budget of one forward pass.
@@ -123,7 +124,7 @@ class Pipeline:
 
     def __init__(
         self,
-        engine: Engine,
+        engines: Engines,
         tokenizer: Tokenizer,
         batch_tokens: int,
         prefix: str,
@@ -131,7 +132,8 @@ class Pipeline:
         report: LengthReport,
         on_done: Callable[[int], None],
     ) -> None:
-        self._engine = engine
+        self._engines = engines
+        self._max_jobs = _MAX_JOBS * len(engines)
         self._tokenizer = tokenizer
         self._batch_tokens = batch_tokens
         self._prefix = prefix
@@ -149,8 +151,8 @@ class Pipeline:
         n_jobs = 0
         for start, stop in chunk_bounds(texts, self._batch_tokens, self._prefix):
             batch = self._tokenise(texts[start:stop], first_index + start)
-            self.finish(_MAX_JOBS - 1)
-            job = self._engine.submit(batch.tokens, batch.cu_seqlens, rows, start, self._normalize)
+            self.finish(self._max_jobs - 1)
+            job = self._engines.submit(batch.tokens, batch.cu_seqlens, rows, start, self._normalize)
             self._jobs.append(_Chunk(job, stop - start, first_index))
             n_jobs += 1
         return n_jobs
@@ -178,7 +180,7 @@ class Pipeline:
             self._on_done(chunk.n_texts)
 
     def cancel(self) -> None:
-        """Asks the engine to stop whatever is on its way; nothing to do after `finish`."""
+        """Asks the engines to stop whatever is on its way; nothing to do after `finish`."""
         while self._jobs:
             self._jobs.popleft().job.cancel()
 

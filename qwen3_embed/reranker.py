@@ -234,10 +234,10 @@ class Reranker(Model):
             raise ValueError(f"activation={activation!r}, expected 'sigmoid' or None")
         report = LengthReport(self._max_length, on_long, "pairs")
         logits = np.empty(len(pairs), np.float32)
-        rows = self._engine.rows(min(len(pairs), _SLAB_PAIRS), self.dim)
+        rows = self._engines.rows(min(len(pairs), _SLAB_PAIRS), self.dim)
         with progress(show_progress_bar, len(pairs)) as on_done:
             pipeline = Pipeline(
-                self._engine, self._tokenizer, self._batch_tokens, "", False, report, on_done
+                self._engines, self._tokenizer, self._batch_tokens, "", False, report, on_done
             )
             try:
                 for start in range(0, len(pairs), _SLAB_PAIRS):

@@ -10,9 +10,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from reference import Floats, Reference, rope_frequencies
 
 from qwen3_embed import _core
+from qwen3_embed.device import CUDA_PATHS
+
+# Where the tests' engines compute: QE_TEST_DEVICE=cuda runs the same files on a GPU.
+DEVICE = os.environ.get("QE_TEST_DEVICE", "cpu")
+cpu_only = pytest.mark.skipif(DEVICE != "cpu", reason="of the CPU engine")
 
 TOLERANCE = 1.5  # of D: test_ops.py derives it
 
@@ -41,8 +47,13 @@ def engine_config(folder: Path) -> dict[str, Any]:
 def open_engine(
     folder: Path, isa: str | None = None, core: Any = _core, **options: Any
 ) -> _core.Engine:
-    """An engine on the CPU; `isa` forces an instruction set, `core` is another build's."""
+    """An engine on DEVICE; `isa` forces an instruction set of the CPU's, `core` is another
+    build's."""
     paths = [str(path) for path in sorted(folder.glob("*.safetensors"))]
+    if isa is None and DEVICE != "cpu":
+        library, cublas_folder = CUDA_PATHS
+        places = {"cuda_library": library, "cublas_folder": cublas_folder}
+        options = {"device": DEVICE, **places, **options}
     before = os.environ.get("QWEN3_EMBED_ISA")
     if isa is not None:
         os.environ["QWEN3_EMBED_ISA"] = isa

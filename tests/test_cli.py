@@ -115,8 +115,8 @@ class TestEncode:
         )
         Path(text).write_bytes(b"ok")
         assert "no folder" in fails(capsys, "encode", text, "-o", output, "--model", "./none")
-        assert "CUDA" in fails(
-            capsys, "encode", text, "-o", output, "--model", folder, "--device", "cuda"
+        assert "device" in fails(
+            capsys, "encode", text, "-o", output, "--model", folder, "--device", "cuda:999"
         )
         assert "none.txt" in fails(
             capsys, "encode", str(tmp_path / "none.txt"), "-o", output, "--model", folder
@@ -247,7 +247,7 @@ class TestInfo:
         output = capsys.readouterr().out
         assert __version__ in output
         assert "portable" in output
-        assert "cuda:             not in this build" in output
+        assert "\ncuda:" in output
 
     def test_with_a_model(self, folder: str, model: Embedder, capsys: Capture) -> None:
         assert main(["info", "--model", folder]) == 0

@@ -27,6 +27,9 @@ class CountedEngine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
+    def __len__(self) -> int:
+        return len(self.engine)
+
     def submit(self, *arguments: Any) -> CountedJob:
         job = CountedJob(self.engine.submit(*arguments), len(self.jobs) == self.fail_at)
         self.jobs.append(job)
@@ -65,8 +68,8 @@ def folder(models: ModelMaker) -> Path:
 @pytest.fixture
 def counted(folder: Path) -> Iterator[tuple[Embedder, CountedEngine]]:
     with Embedder(folder, batch_tokens=BATCH_TOKENS) as model:
-        engine = CountedEngine(model._engine)
-        model._engine = engine  # type: ignore[assignment]
+        engine = CountedEngine(model._engines)
+        model._engines = engine  # type: ignore[assignment]
         yield model, engine
 
 
@@ -139,8 +142,8 @@ def test_leaving_a_stream_cancels_the_rest(counted: Any) -> None:
 
 def test_long_text_as_an_error_cancels_the_rest(folder: Path) -> None:
     with Embedder(folder, batch_tokens=BATCH_TOKENS, max_length=64) as model:
-        engine = CountedEngine(model._engine)
-        model._engine = engine  # type: ignore[assignment]
+        engine = CountedEngine(model._engines)
+        model._engines = engine  # type: ignore[assignment]
         with pytest.raises(ValueError, match=r"texts\[250\]"):
             model.encode([*TEXTS[:250], "x" * 99, *TEXTS], on_long="error")
         assert engine.n_waiting() == 0

@@ -22,7 +22,7 @@ _COMMANDS = {
     "encode": "turn the lines of a text file into vectors (.npy)",
     "search": "find the passages of a file or folder that answer a query",
     "verify": "compare a model's vectors with published numbers; exit status 1 on a miss",
-    "info": "show version, instruction sets and, with --model, what a model takes",
+    "info": "show version, instruction sets, GPUs and, with --model, what a model takes",
 }
 
 

@@ -24,7 +24,7 @@ def run(namespace: argparse.Namespace) -> int:
         "version": f"{__version__} (numerics {NUMERICS_VERSION})",
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "instruction sets": ", ".join(instruction_sets()) + " (the first is the default)",
-        "cuda": "not in this build",
+        "cuda": _describe_gpus(),
     }
     if namespace.model is not None:
         with open_model(namespace) as model:
@@ -46,3 +46,19 @@ def run(namespace: argparse.Namespace) -> int:
     for name, value in lines.items():
         print(f"{name + ':':18}{value}")
     return 0
+
+
+def _describe_gpus() -> str:
+    """What `device="cuda"` would find, or the one sentence on why it wouldn't."""
+    from ..device import list_gpus
+    from ..errors import DeviceError
+
+    try:
+        gpus = list_gpus()
+    except DeviceError as error:
+        return str(error).removeprefix("device cuda: ")
+    return "; ".join(
+        f"{gpu.device} {gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}"
+        f"{'' if gpu.is_usable else ' (too old)'}, {gpu.memory_bytes / 1e9:.1f} GB"
+        for gpu in gpus
+    )

@@ -20,7 +20,12 @@ def add_model_arguments(parser: argparse.ArgumentParser, default_model: str | No
         help="folder, official short name, owner/name on the hub, or mini"
         + (f" (default: {default_model})" if default_model else ""),
     )
-    parser.add_argument("--device", default="auto", help="auto or cpu (default: auto)")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1 or cuda:all (default: auto)"
+    )
+    parser.add_argument(
+        "--dtype", default="auto", help="bfloat16, or float8 on a GPU (default: bfloat16)"
+    )
     parser.add_argument("--max-length", type=int, metavar="TOKENS", help="cut texts here")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
@@ -35,6 +40,7 @@ def open_model(namespace: argparse.Namespace) -> Embedder:
     return Embedder(
         namespace.model,
         device=namespace.device,
+        dtype=namespace.dtype,
         max_length=namespace.max_length,
         num_threads=namespace.threads,
         revision=namespace.revision,

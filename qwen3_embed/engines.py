@@ -1,0 +1,99 @@
+"""The engines of one model, one a device, behind the interface of a single one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._core import Engine, Job
+from .device import CUDA_PATHS
+from .user_cache import cache_folder
+
+__all__ = ["Engines", "open_engines"]
+
+
+class Engines:
+    """Engines that share the texts of every call; each computes the same bits.
+
+    Parameters
+    ----------
+    engines : sequence of Engine
+        At least one; owned from here on.
+    """
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self._engines = tuple(engines)
+
+    def __len__(self) -> int:
+        return len(self._engines)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The first engine's, with every engine's device."""
+        devices = ",".join(engine.info["device"] for engine in self._engines)
+        return self._engines[0].info | {"device": devices}
+
+    def rows(self, n: int, dim: int) -> npt.NDArray[np.float32]:
+        """A new (n, dim) array for any of the engines to write."""
+        return self._engines[0].rows(n, dim)
+
+    def submit(
+        self,
+        tokens: npt.NDArray[np.int32],
+        cu_seqlens: npt.NDArray[np.int32],
+        out: npt.NDArray[np.float32],
+        first_row: int,
+        normalize: bool,
+    ) -> Job:
+        """As `Engine.submit`, to the engine with the least left to do."""
+        engine = self._engines[0]
+        if len(self._engines) > 1:
+            engine = min(self._engines, key=Engine.pending_tokens)
+        return engine.submit(tokens, cu_seqlens, out, first_row, normalize)
+
+    def close(self) -> None:
+        """Closes all. Idempotent."""
+        for engine in self._engines:
+            engine.close()
+
+
+def open_engines(
+    paths: Sequence[str], config: dict[str, Any], *, devices: Sequence[str], **options: Any
+) -> Engines:
+    """Opens one engine a device, side by side; all or none.
+
+    Parameters
+    ----------
+    paths, config, **options
+        As `Engine` takes them.
+    devices : sequence of str
+        As `resolve_device` gives them.
+    """
+    library, cublas_folder = CUDA_PATHS
+
+    def open_engine(device: str) -> Engine:
+        return Engine(
+            paths,
+            config,
+            device=device,
+            cuda_library=library,
+            cublas_folder=cublas_folder,
+            cache_folder=str(cache_folder("plans")),
+            **options,
+        )
+
+    if len(devices) == 1:
+        return Engines([open_engine(devices[0])])
+    with ThreadPoolExecutor(len(devices)) as pool:
+        opening = [pool.submit(open_engine, device) for device in devices]
+    failures = [future for future in opening if future.exception() is not None]
+    if failures:
+        for future in opening:
+            if future not in failures:
+                future.result().close()
+        failures[0].result()
+    return Engines([future.result() for future in opening])

@@ -1,0 +1,14 @@
+"""The user's cache folder: what is computed or measured once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["cache_folder"]
+
+
+def cache_folder(name: str) -> Path:
+    """The folder for one kind of thing; it need not exist, nor be writable."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "qwen3_embed" / name
