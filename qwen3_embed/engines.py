@@ -52,7 +52,7 @@ class Engines:
         """As `Engine.submit`, to the engine with the least left to do."""
         engine = self._engines[0]
         if len(self._engines) > 1:
-            engine = min(self._engines, key=Engine.pending_tokens)
+            engine = min(self._engines, key=lambda engine: engine.pending_tokens())
         return engine.submit(tokens, cu_seqlens, out, first_row, normalize)
 
     def close(self) -> None:

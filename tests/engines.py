@@ -18,6 +18,7 @@ from qwen3_embed.device import CUDA_PATHS
 
 # Where the tests' engines compute: QE_TEST_DEVICE=cuda runs the same files on a GPU.
 DEVICE = os.environ.get("QE_TEST_DEVICE", "cpu")
+OPENED_ON = "cpu" if DEVICE == "cpu" else "cuda:0"  # by device="auto"
 cpu_only = pytest.mark.skipif(DEVICE != "cpu", reason="of the CPU engine")
 
 TOLERANCE = 1.5  # of D: test_ops.py derives it

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from engines import engine_config, random_texts, relative_errors, rms
+import pytest
+from engines import DEVICE, engine_config, random_texts, relative_errors, rms
 from reference import Floats, Reference
 
 from qwen3_embed import _core
+from qwen3_embed.cache import cache_folder
+from qwen3_embed.device import CUDA_PATHS
+
+needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="QE_TEST_DEVICE=cuda runs it, on a GPU")
 
 
 class CudaReference(Reference):
@@ -27,14 +31,15 @@ class CudaReference(Reference):
 
 
 def open_cuda(folder: Path, **options: Any) -> _core.Engine:
-    """An engine on the GPU; the libraries are where the environment says."""
+    """An engine on the GPU."""
     paths = [str(path) for path in sorted(folder.glob("*.safetensors"))]
-    options = {"device": "cuda", "cache_folder": os.environ.get("QE_CACHE")} | options
+    options = {"device": "cuda", "cache_folder": str(cache_folder("plans"))} | options
+    library, cublas_folder = CUDA_PATHS
     return _core.Engine(
         paths,
         engine_config(folder),
-        cuda_library=os.environ["QE_CUDA_LIBRARY"],
-        cublas_folder=os.environ.get("QE_CUBLAS_FOLDER"),
+        cuda_library=library,
+        cublas_folder=cublas_folder,
         **options,
     )
 

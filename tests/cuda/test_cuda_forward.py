@@ -1,7 +1,7 @@
 """The CUDA engine's forward pass: right to the last rounding, and the same bits always.
 
 Tolerances are those of tests/test_ops.py, with the reference that rounds where this
-engine does. Needs a GPU and QE_CUDA_LIBRARY, the path of libqe_cuda.so.
+engine does.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ import pytest
 from conftest import ModelMaker
 from engines import Tokens, embed, random_texts, relative_errors, rms
 from reference import Floats
-from reference_cuda import open_cuda, reference_rows
+from reference_cuda import needs_gpu, open_cuda, reference_rows
 
-pytestmark = pytest.mark.skipif(
-    "QE_CUDA_LIBRARY" not in os.environ, reason="QE_CUDA_LIBRARY is not set"
-)
+pytestmark = needs_gpu
 
 SHAPES = ["tiny64", "tiny128", "odd64", "odd128"]
 LENGTHS = [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 300]

@@ -1,0 +1,136 @@
+"""Several engines behind one call: order, shares, failure. Two on the CPU stand for two GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ModelMaker
+from engines import cpu_only, open_engine
+
+from qwen3_embed import DeviceError, Embedder, engines
+from qwen3_embed.engines import Engines, open_engines
+
+TEXTS = [f"text number {i} " + "and more " * (i % 13) for i in range(400)]
+
+pytestmark = cpu_only
+
+
+class Watched:
+    """An engine that counts its jobs; the one numbered `fails_at` fails as a lost GPU does."""
+
+    def __init__(self, engine: Any, fails_at: int = -1) -> None:
+        self.engine = engine
+        self.fails_at = fails_at
+        self.jobs: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def submit(self, *arguments: Any) -> Any:
+        job = self.engine.submit(*arguments)
+        self.jobs.append(job if len(self.jobs) != self.fails_at else FailedJob(job))
+        return self.jobs[-1]
+
+
+class FailedJob:
+    def __init__(self, job: Any) -> None:
+        self.job = job
+        self.cancel = job.cancel
+        self.done = job.done
+
+    def wait(self) -> None:
+        raise DeviceError("device cuda:1: forward: an illegal memory access")
+
+
+@pytest.fixture
+def pair(models: ModelMaker) -> Iterator[tuple[Embedder, list[Watched]]]:
+    folder = models("tiny64")
+    with Embedder(folder, batch_tokens=64) as model:
+        watched = [Watched(open_engine(folder, batch_tokens=64)) for _ in range(2)]
+        model._engines.close()
+        model._engines = Engines(watched)  # type: ignore[arg-type]
+        yield model, watched
+
+
+def test_rows_are_those_of_one_engine(models: ModelMaker, pair: Any) -> None:
+    model, watched = pair
+    with Embedder(models("tiny64")) as single:
+        expected = single.encode(TEXTS)
+        np.testing.assert_array_equal(model.encode(TEXTS), expected)
+        chunks = list(model.encode_iter(iter(TEXTS), chunk=150))
+        np.testing.assert_array_equal(np.concatenate(chunks), expected)
+    shares = [len(engine.jobs) for engine in watched]
+    assert min(shares) > 0.2 * sum(shares), shares
+    assert model.device == "cpu,cpu"
+
+
+def test_the_real_ones_share_by_what_is_pending(models: ModelMaker) -> None:
+    folder = models("tiny64")
+    both = Engines([open_engine(folder, batch_tokens=64) for _ in range(2)])
+    assert len(both) == 2
+    rows = both.rows(4, 16)
+    tokens, cu_seqlens = np.arange(300, dtype=np.int32), np.array([0, 300], np.int32)
+    jobs = [both.submit(tokens, cu_seqlens, rows, i, True) for i in range(4)]
+    for job in jobs:
+        job.wait()
+    assert all(engine.pending_tokens() == 0 for engine in both._engines)
+    np.testing.assert_array_equal(rows[1:], rows[:1].repeat(3, axis=0))
+    both.close()
+    with pytest.raises(ValueError, match="closed"):
+        both.submit(tokens, cu_seqlens, rows, 0, True)
+
+
+def test_one_fails(pair: Any) -> None:
+    """The call says so, cancels what the other has, and the other goes on."""
+    model, watched = pair
+    watched[1].fails_at = 1
+    with pytest.raises(DeviceError, match="cuda:1"):
+        model.encode(TEXTS)
+    for engine in watched:
+        for job in engine.jobs:
+            with suppress(RuntimeError):  # cancelled
+                getattr(job, "job", job).wait()
+        assert engine.pending_tokens() == 0
+    watched[1].fails_at = -1
+    assert model.encode(TEXTS[:9]).shape == (9, 128)
+
+
+def test_all_or_none_are_opened(models: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+
+    def open_or_fail(paths: Any, config: Any, *, device: str, **options: Any) -> Any:
+        if device == "cuda:1":
+            raise DeviceError("device cuda:1: not found, expected 0 to 0")
+        opened.append(open_engine(models("tiny64")))
+        return opened[-1]
+
+    monkeypatch.setattr(engines, "Engine", open_or_fail)
+    with pytest.raises(DeviceError, match="cuda:1: not found"):
+        open_engines([], {}, devices=["cuda:0", "cuda:1", "cuda:2"])
+    assert [engine.info["closed"] for engine in opened] == [True, True]
+
+
+def test_pending_tokens(models: ModelMaker, tmp_path: Path) -> None:
+    """What is cancelled, refused or closed is no longer pending."""
+    engine = open_engine(models("small"), batch_tokens=512)
+    tokens = np.zeros(16 * 256, np.int32)
+    cu_seqlens = np.arange(0, 4097, 256, dtype=np.int32)
+    jobs = [engine.submit(tokens, cu_seqlens, engine.rows(16, 8), 0, True) for _ in range(3)]
+    assert engine.pending_tokens() > 4096
+    jobs[2].cancel()
+    jobs[1].cancel()
+    with pytest.raises(ValueError, match="token id"):
+        engine.submit(tokens - 1, cu_seqlens, engine.rows(16, 8), 0, True)
+    jobs[0].wait()
+    for job in jobs[1:]:
+        with pytest.raises(RuntimeError, match="cancelled"):
+            job.wait()
+    assert engine.pending_tokens() == 0
+    engine.close()
+    with pytest.raises(ValueError, match="closed"):
+        engine.pending_tokens()
