@@ -27,17 +27,20 @@ KEYS = CacheKeys("fingerprint", 8, True)
 def submitted(model: Embedder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Gets the number of texts of each job that reaches the engine from now on."""
     seen: list[int] = []
-    engine = model._engine
+    engines = model._engines
 
     class Counting:
         def __getattr__(self, name: str) -> Any:
-            return getattr(engine, name)
+            return getattr(engines, name)
+
+        def __len__(self) -> int:
+            return len(engines)
 
         def submit(self, tokens: Any, cu_seqlens: Any, *others: Any) -> Any:
             seen.append(len(cu_seqlens) - 1)
-            return engine.submit(tokens, cu_seqlens, *others)
+            return engines.submit(tokens, cu_seqlens, *others)
 
-    monkeypatch.setattr(model, "_engine", Counting())
+    monkeypatch.setattr(model, "_engines", Counting())
     return seen
 
 
