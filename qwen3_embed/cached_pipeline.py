@@ -140,5 +140,7 @@ def fill_rows(
         vectors, lengths = compute(first_places)
         rows[places] = vectors[sources]
         n_tokens[places] = lengths[sources]
-        cache.put(list(firsts), lengths, vectors)
+        finite = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+        computed = list(firsts)
+        cache.put([computed[i] for i in finite], lengths[finite], vectors[finite])
     return n_tokens

@@ -17,6 +17,7 @@ from .engines import Engines, open_engines
 from .errors import DeviceError, DeviceMemoryError
 from .files import HubOptions, ModelFiles, find_model
 from .fingerprint import fingerprint_of
+from .templates import resolve_prompt
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -170,6 +171,37 @@ class Model:
     def special_tokens_in_text(self) -> bool:
         """Whether text that looks like a control token becomes one."""
         return self._special_tokens_in_text
+
+    @property
+    def cache(self) -> VectorCache | None:
+        """Where vectors are kept, if anywhere."""
+        return self._cache
+
+    def prefix_of(
+        self,
+        *,
+        instruction: str | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+    ) -> str:
+        """What `encode` puts before each text.
+
+        Parameters
+        ----------
+        instruction, prompt, prompt_name : str, optional
+            As in `encode`.
+
+        Returns
+        -------
+        str
+        """
+        return resolve_prompt(
+            self.prompts,
+            self._default_prompt,
+            instruction=instruction,
+            prompt=prompt,
+            prompt_name=prompt_name,
+        )
 
     @property
     def info(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,23 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> ModelMaker:
 @pytest.fixture(scope="module")
 def folder(models: ModelMaker) -> Path:
     return models("tiny64")
+
+
+@pytest.fixture(scope="session")
+def poisoned_folder(models: ModelMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedding of the byte "~" is NaN: texts with it give NaN, others don't."""
+    made = make_model(tmp_path_factory.mktemp("nan"), "tiny64")
+    path = made / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    header_bytes = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + header_bytes])
+    with Embedder(made) as clean:
+        token = int(clean.tokenizer.encode(["~"]).tokens[0])
+    begin = 8 + header_bytes + header["embed_tokens.weight"]["data_offsets"][0]
+    begin += token * HIDDEN * 2
+    content[begin : begin + 2] = b"\xc0\x7f"
+    path.write_bytes(content)
+    return made
 
 
 @pytest.fixture(scope="module")

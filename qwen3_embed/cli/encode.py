@@ -1,30 +1,53 @@
-"""`qwen3-embed encode`: the lines of a text file to a .npy file."""
+"""`qwen3-embed encode`: files of texts to a file of vectors."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO
 
-from ..passages import decode_text
 from .model_arguments import add_model_arguments, open_model
-
-if TYPE_CHECKING:
-    from ..embedder import Embedder
 
 __all__ = ["add_arguments", "run"]
 
-_NOT_TEXT = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".npy", ".gz", ".zip")
+_OUTPUTS = {".npy": "npy", ".jsonl": "jsonl", ".parquet": "parquet"}
+_FORMATS = ("text", "csv", "tsv", "jsonl", "parquet")
+
+_EPILOG = """
+Identical texts are computed once. A row that can't be read, or whose vector isn't finite, is
+written with its reason to OUT.bad.jsonl; in a .npy its vector is NaN, elsewhere it is left out and
+the column "row" tells where the others stood. What is finished is kept in OUT.job, so that --resume
+goes on where a run was stopped, however it was, with the same result.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("input", metavar="INPUT", help="UTF-8, one text a line; - for stdin")
+    parser.epilog = _EPILOG
     parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help=".npy file; - for stdout"
+        "input",
+        nargs="+",
+        metavar="INPUT",
+        help="text (one a line), .csv, .tsv, .jsonl, .parquet; a folder or a pattern of such; "
+        "- for stdin",
     )
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help=".npy, .jsonl or .parquet file; - for a .npy on stdout",
+    )
+    parser.add_argument("--format", choices=_FORMATS, help="of INPUT, whatever its name says")
+    parser.add_argument("--column", metavar="NAME", help="where the text is (default: text)")
+    parser.add_argument(
+        "--keep", action="append", default=[], metavar="NAME", help="carry this column over"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with an unfinished run")
     add_model_arguments(parser, "mini")
     parser.add_argument("--dim", type=int, help="dimensions to keep (default: all)")
     prompt = parser.add_mutually_exclusive_group()
@@ -34,51 +57,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(namespace: argparse.Namespace) -> int:
-    """Encodes the lines; the output appears whole or not at all."""
-    if namespace.input.lower().endswith(_NOT_TEXT):
-        namespace.wrong(f"INPUT is {namespace.input}, expected a text file, one text a line")
-    if namespace.output != "-" and not namespace.output.lower().endswith(".npy"):
-        namespace.wrong(f"OUT is {namespace.output}, expected a name that ends in .npy, or -")
-    texts = _read_lines(namespace.input)
-    with open_model(namespace) as model:
-        if namespace.output == "-":
-            _write(model, texts, namespace, sys.stdout.buffer)
-            return 0
-        output = Path(namespace.output)
-        part = output.with_name(f".{output.name}.{os.getpid()}.part")
-        try:
-            with open(part, "wb") as file:
-                _write(model, texts, namespace, file)
-            os.replace(part, output)
-        finally:
-            part.unlink(missing_ok=True)
+    """Encodes the rows; the output appears whole or not at all."""
+    to_stdout = namespace.output == "-"
+    output = Path(namespace.output)
+    if not to_stdout and output.suffix.lower() not in _OUTPUTS:
+        namespace.wrong(
+            f"OUT is {namespace.output}, expected a name that ends in {', '.join(_OUTPUTS)}, or -"
+        )
+    if namespace.resume and to_stdout:
+        namespace.wrong("--resume needs an output file")
+    if namespace.keep and (to_stdout or output.suffix.lower() == ".npy"):
+        namespace.wrong("--keep needs a .jsonl or .parquet output: a .npy holds vectors only")
+    if to_stdout:
+        with tempfile.TemporaryDirectory() as scratch:
+            _encode(namespace, Path(scratch) / "job", "npy", _to_stdout)
+        return 0
+    folder = output.with_name(output.name + ".job")
+    if folder.exists() and not namespace.resume:
+        raise FileExistsError(
+            f"{folder} is left from a run that was stopped: go on with --resume, or delete it"
+        )
+    if namespace.resume and not folder.exists() and output.exists():
+        print(f"nothing to resume: {output} is whole", file=sys.stderr)
+        return 0
+
+    def to_file(write: Callable[[IO[bytes]], None], bad: Path) -> None:
+        part = folder / "result"
+        with open(part, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside = output.with_name(output.name + ".bad.jsonl")
+        if bad.stat().st_size:
+            copy = folder / "bad.copy"
+            copy.unlink(missing_ok=True)
+            os.link(bad, copy)
+            os.replace(copy, aside)
+        else:
+            aside.unlink(missing_ok=True)
+        os.replace(part, output)
+
+    _encode(namespace, folder, _OUTPUTS[output.suffix.lower()], to_file)
     return 0
 
 
-def _read_lines(name: str) -> list[str]:
-    content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    lines = decode_text(content, name).split("\n")
-    if lines[-1] == "":  # what stands after the last newline is no line
-        lines.pop()
-    return lines
+def _to_stdout(write: Callable[[IO[bytes]], None], bad: Path) -> None:
+    write(sys.stdout.buffer)
+    sys.stderr.buffer.write(bad.read_bytes())
 
 
-def _write(
-    model: Embedder, texts: list[str], namespace: argparse.Namespace, file: BinaryIO
+def _encode(
+    namespace: argparse.Namespace,
+    folder: Path,
+    format: str,
+    publish: Callable[[Callable[[IO[bytes]], None], Path], None],
 ) -> None:
-    """Writes a .npy of (n, dim) float32, chunk by chunk."""
-    from numpy.lib.format import write_array_header_1_0
+    from ..corpus.job import Corpus, run_job
+    from ..corpus.rows import count_rows, find_sources
+    from ..progress import progress
 
-    dim = model.dim if namespace.dim is None else namespace.dim
-    chunks = model.encode_iter(
-        texts,
-        dim=namespace.dim,
-        instruction=namespace.instruction,
-        prompt_name=namespace.prompt_name,
-        show_progress_bar=sys.stderr.isatty(),
-    )
-    write_array_header_1_0(
-        file, {"descr": "<f4", "fortran_order": False, "shape": (len(texts), dim)}
-    )
-    for rows in chunks:
-        file.write(rows.data)
+    sources = find_sources(namespace.input, namespace.format)
+    show = sys.stderr.isatty()
+    with open_model(namespace) as model, progress(show, count_rows(sources) if show else 0) as done:
+        summary = run_job(
+            model,
+            Corpus(sources, namespace.column, namespace.keep),
+            folder,
+            publish,
+            format=format,
+            dim=namespace.dim,
+            prefix=model.prefix_of(
+                instruction=namespace.instruction, prompt_name=namespace.prompt_name
+            ),
+            on_done=done,
+        )
+        max_length = model.max_length
+    if summary.n_cut:
+        texts = "1 text was" if summary.n_cut == 1 else f"{summary.n_cut} texts were"
+        print(
+            f"warning: {texts} cut at max_length={max_length} tokens; the longest, row "
+            f"{summary.longest_row}, has {summary.longest}",
+            file=sys.stderr,
+        )
+    if summary.n_bad:
+        where = "above" if namespace.output == "-" else f"in {namespace.output}.bad.jsonl"
+        print(
+            f"warning: {summary.n_bad} of {summary.n_rows} rows were bad, see {where}",
+            file=sys.stderr,
+        )

@@ -1,0 +1,312 @@
+"""Rows of text, CSV, JSON lines and Parquet files, one at a time.
+
+A row that can't be read as a text is a row all the same: it carries the reason, and reading goes
+on behind it.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from io import TextIOWrapper
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+__all__ = ["FORMATS", "Row", "Source", "count_rows", "find_sources", "read_rows"]
+
+_SUFFIXES = {
+    ".txt": "text",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
+FORMATS = ("text", "csv", "tsv", "jsonl", "parquet")
+STDIN = "-"
+_MAX_ROW_BYTES = 16 << 20
+_PARQUET_BATCH = 1024
+_DEFAULT_COLUMN = "text"
+_PARQUET_KEPT = (bool, int, float, str, type(None))
+
+
+class Row(NamedTuple):
+    """One row of the input.
+
+    Attributes
+    ----------
+    text : str or None
+        None for a bad row.
+    kept : tuple
+        Of the columns to carry over.
+    raw : str
+        A bad row as it was found.
+    reason : str
+        Why it is bad.
+    """
+
+    text: str | None
+    kept: tuple[Any, ...] = ()
+    raw: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file to read, and how."""
+
+    name: str
+    format: str
+
+
+def find_sources(names: Sequence[str], format: str | None = None) -> list[Source]:
+    """The files that the command line names: files, folders, patterns, "-".
+
+    Parameters
+    ----------
+    names : sequence of str
+    format : str, optional
+        One of `FORMATS`, for every file; by default what each name ends in, and text for "-"
+        and for endings that say nothing.
+
+    Raises
+    ------
+    FileNotFoundError
+        A name with no file behind it.
+    """
+    sources = []
+    for name in names:
+        if name == STDIN:
+            sources.append(Source(name, format or "text"))
+            continue
+        if os.path.isdir(name):
+            files = sorted(
+                str(path)
+                for path in Path(name).rglob("*")
+                if path.is_file() and (format or path.suffix.lower() in _SUFFIXES)
+            )
+            wanted = f"a file that ends in one of {', '.join(_SUFFIXES)}"
+        elif os.path.exists(name) or not glob.has_magic(name):
+            if not os.path.exists(name):
+                raise FileNotFoundError(f"no file or folder {name!r}")
+            files, wanted = [name], ""
+        else:
+            files = sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path))
+            wanted = "a file of that pattern"
+        if not files:
+            raise FileNotFoundError(f"{name!r} holds nothing to read, expected {wanted}")
+        for file in files:
+            found = _SUFFIXES.get(Path(file).suffix.lower(), "text")
+            sources.append(Source(file, format or found))
+    return sources
+
+
+def count_rows(sources: Sequence[Source]) -> int | None:
+    """How many rows there are, about (a quoted line break in CSV counts); None with "-"."""
+    total = 0
+    for source in sources:
+        if source.name == STDIN:
+            return None
+        if source.format == "parquet":
+            total += int(_parquet(source.name).metadata.num_rows)
+            continue
+        with open(source.name, "rb") as file:
+            while block := file.read(1 << 20):
+                total += block.count(b"\n")
+    return total
+
+
+def read_rows(source: Source, column: str | None, keep: Sequence[str]) -> Iterator[Row]:
+    """The rows of one file, in order.
+
+    Parameters
+    ----------
+    source : Source
+    column : str, optional
+        Where the text is; by default "text", or the only column of a CSV or Parquet file.
+    keep : sequence of str
+        Columns to carry over.
+
+    Raises
+    ------
+    ValueError
+        No such column, or a file that isn't what its format says.
+    OSError
+        It can't be read.
+    """
+    if source.format == "parquet":
+        yield from _parquet_rows(source.name, column, keep)
+        return
+    with nullcontext(sys.stdin.buffer) if source.name == STDIN else open(source.name, "rb") as file:
+        if source.format == "text":
+            yield from _text_rows(file, source.name, column, keep)
+        elif source.format == "jsonl":
+            yield from _json_rows(file, column or _DEFAULT_COLUMN, keep)
+        else:
+            delimiter = "," if source.format == "csv" else "\t"
+            yield from _csv_rows(file, source.name, column, keep, delimiter)
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes | None]:
+    """Lines without their ends; None for one that is too long to be a text."""
+    first = True
+    while line := file.readline(_MAX_ROW_BYTES + 1):
+        if len(line) > _MAX_ROW_BYTES and not line.endswith(b"\n"):
+            while (rest := file.readline(_MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
+                pass
+            yield None
+        else:
+            if first:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            yield line.removesuffix(b"\n").removesuffix(b"\r")
+        first = False
+
+
+_TOO_LONG = Row(None, reason=f"longer than {_MAX_ROW_BYTES} bytes")
+
+
+def _bad(raw: bytes | str, reason: str) -> Row:
+    if isinstance(raw, bytes):
+        return Row(None, raw=raw.decode("utf-8", "backslashreplace"), reason=reason)
+    return Row(None, raw=raw.encode("utf-8", "backslashreplace").decode(), reason=reason)
+
+
+def _text_rows(
+    file: IO[bytes], name: str, column: str | None, keep: Sequence[str]
+) -> Iterator[Row]:
+    for wanted in (column, *keep):
+        if wanted not in (None, _DEFAULT_COLUMN):
+            raise ValueError(
+                f"{name} is read as plain text, whose only column is "
+                f"{_DEFAULT_COLUMN!r}: there is no column {wanted!r}"
+            )
+    for line in _lines(file):
+        if line is None:
+            yield _TOO_LONG
+            continue
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            yield _bad(line, f"not UTF-8 at byte {error.start}")
+        else:
+            yield Row(text, (text,) * len(keep))
+
+
+def _json_rows(file: IO[bytes], column: str, keep: Sequence[str]) -> Iterator[Row]:
+    for line in _lines(file):
+        if line is None:
+            yield _TOO_LONG
+            continue
+        if not line.strip():
+            continue  # no row, as after the last line
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield _bad(line, f"not JSON: {error}")
+            continue
+        if not isinstance(value, dict):
+            yield _bad(line, f"a {type(value).__name__}, expected an object")
+        elif not isinstance(value.get(column), str):
+            found = type(value[column]).__name__ if column in value else "missing"
+            yield _bad(line, f"{column!r} is {found}, expected a string")
+        else:
+            yield _unicode(Row(value[column], tuple(value.get(name) for name in keep)), line)
+
+
+def _unicode(row: Row, raw: bytes | str) -> Row:
+    """The row, or a bad one where JSON or CSV brought in what is no Unicode."""
+    try:
+        for value in (row.text, *row.kept):
+            if isinstance(value, str):
+                value.encode()
+    except UnicodeEncodeError as error:
+        return _bad(raw, f"not Unicode at character {error.start}")
+    return row
+
+
+def _csv_rows(
+    file: IO[bytes], name: str, column: str | None, keep: Sequence[str], delimiter: str
+) -> Iterator[Row]:
+    csv.field_size_limit(_MAX_ROW_BYTES)
+    lines = TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+    reader = csv.reader(lines, delimiter=delimiter)
+    try:
+        header = next(reader, None)
+        if header is None:
+            return
+        place = _place(name, header, column)
+        kept = [_place(name, header, each) for each in keep]
+        while True:
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Row(None, reason=f"line {reader.line_num}: {error}")
+                continue
+            if not fields:
+                continue  # an empty line is no row
+            raw = delimiter.join(fields)
+            if len(fields) != len(header):
+                yield _bad(raw, f"{len(fields)} fields, expected {len(header)}")
+            else:
+                yield _unicode(Row(fields[place], tuple(fields[i] for i in kept)), raw)
+    finally:
+        lines.detach()
+
+
+def _place(name: str, columns: Sequence[str], wanted: str | None) -> int:
+    """Which column is meant."""
+    if wanted is None:
+        if _DEFAULT_COLUMN not in columns and len(columns) == 1:
+            return 0
+        wanted = _DEFAULT_COLUMN
+    if wanted not in columns:
+        raise ValueError(
+            f"{name} has no column {wanted!r}; it has {', '.join(map(repr, columns))}: "
+            f"choose one with --column"
+        )
+    return list(columns).index(wanted)
+
+
+def _parquet(name: str) -> Any:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ImportError(
+            "Parquet needs pyarrow: pip install 'qwen3-embed-native[parquet]'"
+        ) from None
+    return parquet.ParquetFile(name)
+
+
+def _parquet_rows(name: str, column: str | None, keep: Sequence[str]) -> Iterator[Row]:
+    with _parquet(name) as file:
+        columns = file.schema_arrow.names
+        column = columns[_place(name, columns, column)]
+        for each in keep:
+            _place(name, columns, each)
+        wanted = list(dict.fromkeys([column, *keep]))
+        for batch in file.iter_batches(_PARQUET_BATCH, columns=wanted):
+            kept = [batch.column(each).to_pylist() for each in keep]
+            for text, *others in zip(batch.column(column).to_pylist(), *kept, strict=True):
+                if isinstance(text, str):
+                    _check_kept(name, keep, others)
+                    yield Row(text, tuple(others))
+                else:
+                    found = type(text).__name__
+                    yield Row(None, reason=f"{column!r} is {found}, expected a string")
+
+
+def _check_kept(name: str, keep: Sequence[str], values: Sequence[Any]) -> None:
+    for column, value in zip(keep, values, strict=True):
+        if not isinstance(value, _PARQUET_KEPT):
+            raise ValueError(
+                f"{name}: column {column!r} holds {type(value).__name__}, and only numbers, "
+                f"strings and booleans can be kept"
+            )
