@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ModelMaker
+from engines import cpu_only
 from make_model import make_model
 
 from qwen3_embed import Embedder, __version__
@@ -255,6 +256,7 @@ class TestInfo:
         assert found["fingerprint"] == model.fingerprint
         assert found["weights mapped"] == f"{model.info['mapped_bytes'] / 1e6:.1f} MB"
 
+    @cpu_only
     def test_forced_instruction_set(self, folder: str) -> None:
         done = run("info", "--model", folder, env=os.environ | {"QWEN3_EMBED_ISA": "portable"})
         assert b"kernels:          portable" in done.stdout

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import HIDDEN, TEXTS
+from engines import OPENED_ON, cpu_only
 from make_model import make_model
 
 from qwen3_embed import Embedder, ModelFileError, NonFiniteError
@@ -29,13 +30,13 @@ def poisoned(poisoned_folder: Path) -> Iterator[Embedder]:
 class TestConstruction:
     def test_properties(self, model: Embedder, folder: Path) -> None:
         assert (model.dim, model.max_length) == (HIDDEN, 4096)
-        assert (model.device, model.dtype) == ("cpu", "bfloat16")
+        assert (model.device, model.dtype) == (OPENED_ON, "bfloat16")
         assert (model.name, model.revision, model.folder) == (str(folder), None, folder)
         assert model.special_tokens_in_text is True
         assert len(model.fingerprint) == 64
         assert int(model.fingerprint, 16)
         assert repr(model) == (
-            f"Embedder({str(folder)!r}, dim=128, device='cpu', dtype='bfloat16', max_length=4096)"
+            f"Embedder({str(folder)!r}, dim=128, device={OPENED_ON!r}, dtype='bfloat16', max_length=4096)"
         )
         with pytest.raises(TypeError):
             model.prompts["query"] = "x"  # type: ignore[index]
@@ -71,6 +72,7 @@ class TestConstruction:
         with pytest.raises(TypeError, match="trust_remote_code"):
             Embedder(folder, trust_remote_code=True)  # type: ignore[call-arg]
 
+    @cpu_only
     def test_threads_and_batch_change_nothing(self, folder: Path, rows: Any) -> None:
         for options in ({"num_threads": 1}, {"num_threads": 3, "batch_tokens": 64}):
             with Embedder(folder, device="cpu", dtype="bfloat16", **options) as other:
@@ -182,7 +184,7 @@ class TestProcessesAndThreads:
             assert (copy.max_length, copy.info["num_threads"]) == (999, 1)
             assert np.array_equal(copy.encode(TEXTS), rows)
 
-    @pytest.mark.parametrize("method", ["spawn", "fork"])
+    @pytest.mark.parametrize("method", ["spawn", pytest.param("fork", marks=cpu_only)])
     def test_multiprocessing(self, model: Embedder, rows: Any, method: str) -> None:
         context = multiprocessing.get_context(method)
         with context.Pool(2) as pool:

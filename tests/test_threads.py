@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from c_build import ASAN, TSAN, build
 from conftest import ModelMaker
-from engines import embed, engine_config, open_engine, random_texts
+from engines import cpu_only, embed, engine_config, open_engine, random_texts
 from sources import engine_sources, kernel_sources
 
 from qwen3_embed import Embedder
@@ -210,7 +210,7 @@ def encode_in_child(model: Embedder, texts: list[str], queue: multiprocessing.Qu
     queue.put(model.encode(texts, dim=16))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", [pytest.param("fork", marks=cpu_only), "spawn"])
 def test_multiprocessing(models: ModelMaker, method: str) -> None:
     """After use in the parent, a child encodes too: by fork, and by pickling."""
     model = Embedder(models("tiny64"))
@@ -227,6 +227,7 @@ def test_multiprocessing(models: ModelMaker, method: str) -> None:
     np.testing.assert_array_equal(model.encode(texts, dim=16), expected)
 
 
+@cpu_only  # tests/cuda has how a GPU's engine refuses
 def test_fork_with_calls_in_flight(models: ModelMaker) -> None:
     """Other threads compute while the process forks; parent and child both go on."""
     run_python(
