@@ -36,7 +36,8 @@ class TestConstruction:
         assert len(model.fingerprint) == 64
         assert int(model.fingerprint, 16)
         assert repr(model) == (
-            f"Embedder({str(folder)!r}, dim=128, device={OPENED_ON!r}, dtype='bfloat16', max_length=4096)"
+            f"Embedder({str(folder)!r}, dim=128, device={OPENED_ON!r}, dtype='bfloat16', "
+            f"max_length=4096)"
         )
         with pytest.raises(TypeError):
             model.prompts["query"] = "x"  # type: ignore[index]
