@@ -14,7 +14,7 @@
 #include <time.h>
 
 #include "../csrc/cpu/gemm_bf16.h"
-#include "peak.h"
+#include "../csrc/cpu/peak.h"
 
 #define MAX_M 2048
 #define N_LAYERS 28
@@ -206,11 +206,16 @@ main(int argc, char **argv)
     }
     memset(b.y, 0, (size_t)MAX_M * 6144 * sizeof *b.y);
 
-    double peak = qe_peak_flops(b.threads, b.isa->name);
+    struct qe_peak peak;
+    struct qe_error err;
+    if (qe_peak_measure(b.isa->name, n_threads, &peak, &err) < 0) {
+        printf("%s\n", err.message);
+        return 2;
+    }
     printf("%s, %d threads, registers alone: %.1f GFLOP/s\n", b.isa->name, n_threads,
-           peak * 1e-9);
-    measure_shapes(&b, peak);
-    measure_layers(&b, peak);
+           peak.flops * 1e-9);
+    measure_shapes(&b, peak.flops);
+    measure_layers(&b, peak.flops);
     qe_threads_close(b.threads);
     return 0;
 }

@@ -1,5 +1,5 @@
-/* gpu_gemm.cu: what cuBLASLt offers for each product of a layer, how fast, and whether it
- * gives the canonical bits, beside our own kernels.
+/* gpu_gemm.cu: what cuBLASLt offers for each product of a layer, how fast, and whether
+ * it gives the canonical bits, beside our own kernels.
  *
  *     nvcc -std=c++20 -Icsrc -Icuda benchmarks/gpu_gemm.cu cuda/{gemm,gemm_rows,
  *         plan_cache,cuda_error}.cu csrc/error.c -lcublasLt
@@ -83,7 +83,9 @@ main(int argc, char **argv)
         {"qkv", LINEAR_QKV, {(int)qkv, C, (size_t)C, qkv, false}, qkv * C},
         {"o", LINEAR_O, {C, q, qkv, (size_t)C, true}, (size_t)q * C},
         {"o", LINEAR_Q, {C, q, qkv, (size_t)C, false}, (size_t)q * C},
-        {"gate_up", LINEAR_GATE_UP, {2 * I, C, (size_t)C, 2 * (size_t)I, false},
+        {"gate_up",
+         LINEAR_GATE_UP,
+         {2 * I, C, (size_t)C, 2 * (size_t)I, false},
          2 * (size_t)I * C},
         {"down", LINEAR_DOWN, {C, I, 2 * (size_t)I, (size_t)C, true}, (size_t)I * C},
         {"down", LINEAR_KV, {C, I, 2 * (size_t)I, (size_t)C, false}, (size_t)I * C},
@@ -102,12 +104,12 @@ main(int argc, char **argv)
     size_t widest = 2 * (size_t)I > qkv ? 2 * (size_t)I : qkv;
     bf16 *x = static_cast<bf16 *>(device_buffer(max_rows * widest * sizeof(bf16)));
     void *y = device_buffer(max_rows * widest * sizeof(float));
-    bf16 *w =
-        static_cast<bf16 *>(device_buffer(L * 2 * (size_t)I * C * sizeof(bf16)));
+    bf16 *w = static_cast<bf16 *>(device_buffer(L * 2 * (size_t)I * C * sizeof(bf16)));
     printf("op,N,K,M,out,plans,equal,best_us,best_equal_us,rows_us,rows_variant,TF\n");
     for (int m : rows) {
         for (const struct line &line : lines) {
-            struct linear_trial trial = {x, y, w, line.weight_elements, L, (int)max_rows};
+            struct linear_trial trial = {
+                x, y, w, line.weight_elements, L, (int)max_rows};
             struct candidate c = {gemm, line.linear, &trial, m, NULL};
             measure(&c, &line);
         }

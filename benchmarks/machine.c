@@ -4,36 +4,23 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "peak.h"
-
-#define READ_BYTES (1UL << 30) /* more than any cache */
-#define N_ROUNDS 5
+#include "../csrc/cpu/peak.h"
 
 int
 main(int argc, char **argv)
 {
-    struct qe_threads *threads;
+    struct qe_peak peak;
     struct qe_error err;
-    unsigned char *data = aligned_alloc(4096, READ_BYTES);
-    double bytes_per_s = 0.0;
 
-    if (argc != 3 || data == NULL) {
+    if (argc != 3) {
         fprintf(stderr, "usage: machine INSTRUCTION_SET N_THREADS, with 1 GiB free\n");
         return 2;
     }
-    if (qe_threads_open(atoi(argv[2]), &threads, &err) < 0) {
+    if (qe_peak_measure(argv[1], atoi(argv[2]), &peak, &err) < 0) {
         fprintf(stderr, "error: %s\n", err.message);
         return 1;
     }
-    memset(data, 1, READ_BYTES);
-    for (int i = 0; i < N_ROUNDS; i++) {
-        double rate = qe_read_bandwidth(threads, data, READ_BYTES);
-        bytes_per_s = rate > bytes_per_s ? rate : bytes_per_s;
-    }
-    printf("%.6g %.6g\n", qe_peak_flops(threads, argv[1]), bytes_per_s);
-    qe_threads_close(threads);
-    free(data);
+    printf("%.6g %.6g\n", peak.flops, peak.bytes_per_s);
     return 0;
 }

@@ -29,7 +29,7 @@ from qwen3_embed import _core  # noqa: E402
 RESULTS = ROOT / "benchmarks" / "results"
 MACHINE_SOURCES = (
     "benchmarks/machine.c",
-    "benchmarks/peak.c",
+    "csrc/cpu/peak.c",
     "csrc/cpu/threads.c",
     "csrc/error.c",
 )
@@ -95,7 +95,12 @@ def commit_words() -> str:
     return (git("rev-parse", "--short", "HEAD") or "none") + ("+" if changed else "")
 
 
-def record(name: str, arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+def record(
+    name: str,
+    arguments: argparse.Namespace,
+    rows: list[dict[str, Any]],
+    machine: str | None = None,
+) -> None:
     """Prints rows as a table and, with --csv, appends them to results/NAME.csv."""
     print_table(rows)
     if not arguments.csv:
@@ -103,7 +108,7 @@ def record(name: str, arguments: argparse.Namespace, rows: list[dict[str, Any]])
     about = {
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit_words(),
-        "machine": machine_words(),
+        "machine": machine or machine_words(),
         "versions": version_words(),
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }

@@ -12,7 +12,7 @@
 
 #include "error.h"
 
-#define QE_BACKEND_ABI 1
+#define QE_BACKEND_ABI 2
 
 /* What matrix products read: weights and activations alike. */
 enum qe_compute_dtype {
@@ -51,6 +51,13 @@ struct qe_rows {
     void (*release)(float *data, size_t n_bytes);
 };
 
+/* What a device can do at most. */
+struct qe_peak {
+    double flops;       /* FLOP/s of its best matrix product of bf16               */
+    double bytes_per_s; /* of its memory: read by a CPU, copied by a GPU, where a
+                           byte counts when read and when written                  */
+};
+
 struct qe_backend {
     uint32_t abi, size;  /* QE_BACKEND_ABI, sizeof; checked before all else      */
     const char *name;    /* "cpu", "cuda:0": static or owned by the backend      */
@@ -69,6 +76,9 @@ struct qe_backend {
     /* In a forked child, before anything else: makes threads anew over the same
      * weights, or fails with QE_EDEVICE where a device does not survive fork. */
     int (*after_fork)(struct qe_backend *, struct qe_error *);
+
+    /* Measures, on threads and memory of its own, beside whatever runs. */
+    int (*measure)(struct qe_backend *, struct qe_peak *, struct qe_error *);
 
     /* Accepts a half-opened backend. */
     void (*close)(struct qe_backend *);

@@ -63,6 +63,14 @@ open_backend(struct qe_engine *e, const struct qe_engine_options *options,
     if (status == 0) {
         status = table->open(&cuda, &e->model, &e->backend, err);
     }
+    if (status == 0 &&
+        (e->backend->abi != QE_BACKEND_ABI || e->backend->size != sizeof *e->backend)) {
+        qe_fail(err, QE_EDEVICE,
+                "device cuda: %s has backend version %u, expected %d; reinstall",
+                options->cuda.library, (unsigned)e->backend->abi, QE_BACKEND_ABI);
+        e->backend = NULL; /* its close() may lie elsewhere, so it stays open */
+        return QE_EDEVICE;
+    }
     return status;
 }
 
@@ -229,6 +237,12 @@ long
 qe_engine_pending_tokens(struct qe_engine *e)
 {
     return qe_scheduler_pending_tokens(e->scheduler);
+}
+
+int
+qe_engine_measure(struct qe_engine *e, struct qe_peak *peak, struct qe_error *err)
+{
+    return e->backend->measure(e->backend, peak, err);
 }
 
 void

@@ -54,6 +54,10 @@ int qe_engine_submit(struct qe_engine *engine, const struct qe_input *input,
 /* Tokens handed in and not yet done: how busy the engine is. */
 long qe_engine_pending_tokens(struct qe_engine *engine);
 
+/* What the device can do at most. Takes seconds, and 1 GiB of its memory. */
+int
+qe_engine_measure(struct qe_engine *engine, struct qe_peak *peak, struct qe_error *err);
+
 /* Stops the worker and lets go of weights and device; rows and jobs stay valid. Callers
  * see to it that this is called once and that submit is not running. */
 void qe_engine_stop(struct qe_engine *engine);

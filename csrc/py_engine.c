@@ -335,6 +335,27 @@ engine_pending_tokens(PyObject *object, PyObject *unused)
 }
 
 static PyObject *
+engine_measure(PyObject *object, PyObject *unused)
+{
+    EngineObject *self = (EngineObject *)object;
+    struct qe_peak peak;
+    struct qe_error err;
+    int status;
+    (void)unused;
+
+    if (check_open(self) < 0) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    status = qe_engine_measure(self->engine, &peak, &err);
+    Py_END_ALLOW_THREADS;
+    if (status < 0) {
+        return py_raise(py_state_of(object), &err, 0);
+    }
+    return Py_BuildValue("dd", peak.flops, peak.bytes_per_s);
+}
+
+static PyObject *
 engine_close(PyObject *object, PyObject *unused)
 {
     EngineObject *self = (EngineObject *)object;
@@ -402,6 +423,8 @@ static PyMethodDef engine_methods[] = {
     {"submit", engine_submit, METH_VARARGS, "Queues sequences; returns their Job."},
     {"pending_tokens", engine_pending_tokens, METH_NOARGS,
      "Tokens submitted and not yet done."},
+    {"measure", engine_measure, METH_NOARGS,
+     "What the device can do at most: (FLOP/s, bytes/s)."},
     {"close", engine_close, METH_NOARGS,
      "Finishes the running batch and lets go of all."},
     {NULL, NULL, 0, NULL},

@@ -9,6 +9,7 @@
 #include "backend_cuda.h"
 #include "cuda_error.h"
 #include "device.h"
+#include "peak.h"
 
 /* Tokens from which a batch takes long enough to be worth cancelling. */
 #define LARGE_BATCH 2048
@@ -326,6 +327,13 @@ after_fork(struct qe_backend *backend, struct qe_error *err)
         backend->name);
 }
 
+static int
+measure(struct qe_backend *backend, struct qe_peak *peak, struct qe_error *err)
+{
+    return peak_measure(reinterpret_cast<struct cuda_backend *>(backend)->gpu.index,
+                        peak, err);
+}
+
 /* ---- open, close ---- */
 
 static void
@@ -360,6 +368,7 @@ backend_cuda_open(const struct qe_cuda_options *options, const struct qe_model *
                   .forward = forward,
                   .alloc_rows = alloc_rows,
                   .after_fork = after_fork,
+                  .measure = measure,
                   .close = close_backend};
     if (status < 0) {
         close_backend(&cuda->base);

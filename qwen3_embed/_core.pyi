@@ -67,6 +67,9 @@ class Engine:
         """
     def pending_tokens(self) -> int:
         """Tokens submitted and not yet done: how busy the engine is."""
+    def measure(self) -> tuple[float, float]:
+        """The device's ceilings, measured now: FLOP/s of its best product of bf16 matrices, and
+        bytes/s of its memory. Takes seconds and 1 GiB; not while another thread closes."""
     def close(self) -> None:
         """Finishes the running batch, fails queued jobs with ValueError("closed"). Idempotent."""
 

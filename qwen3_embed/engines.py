@@ -55,6 +55,11 @@ class Engines:
             engine = min(self._engines, key=lambda engine: engine.pending_tokens())
         return engine.submit(tokens, cu_seqlens, out, first_row, normalize)
 
+    def measure(self) -> tuple[float, float]:
+        """(FLOP/s, bytes/s) that the devices reach at most, all together."""
+        peaks = [engine.measure() for engine in self._engines]
+        return sum(flops for flops, _ in peaks), sum(rate for _, rate in peaks)
+
     def close(self) -> None:
         """Closes all. Idempotent."""
         for engine in self._engines:

@@ -77,7 +77,7 @@ class TestEncode:
             (["--dim", "64"], {"dim": 64}),
             (["--instruction", "Find it"], {"instruction": "Find it"}),
             (["--prompt-name", "query"], {"prompt_name": "query"}),
-            (["--threads", "1", "--device", "cpu", "--offline"], {}),
+            (["--threads", "1", "--device", model.device, "--offline"], {}),
             (["--cache", str(tmp_path / "cache.sqlite")], {}),
         ):
             assert main(common + options) == 0
@@ -234,6 +234,33 @@ class TestCommandLine:
             "assert not {'numpy', 'tokenizers', 'qwen3_embed._core'} & set(sys.modules)\n"
         )
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+class TestBench:
+    def test_json(self, folder: str, capsys: Capture) -> None:
+        assert main(["bench", "--model", folder, "--seconds", "0.01", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [row["n_tokens"] for row in found["throughput"]] == [16, 64, 128, 512, 2048]
+        # A tiny model is far below the ceiling; a wrong count of operations would not be.
+        assert all(0 < row["of_ceiling"] < 1 for row in found["throughput"])
+        assert all(row["tokens_per_s"] > 0 for row in found["throughput"])
+        assert found["query"]["best_ms"] <= found["query"]["median_ms"]
+        assert found["query"]["floor_ms"] > 0
+        assert found["load_s"] > 0
+        assert found["ceiling"]["tflops"] > 0
+
+    def test_table(self, folder: str, capsys: Capture) -> None:
+        arguments = ["--seconds", "0.01", "--max-length", "64"]
+        assert main(["bench", "--model", folder, *arguments]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert "bfloat16" in lines[0]
+        assert len(lines) == 7
+
+    def test_wrong_seconds(self, capsys: Capture) -> None:
+        with pytest.raises(SystemExit) as stopped:
+            main(["bench", "--seconds", "0"])
+        assert stopped.value.code == 2
+        assert "--seconds is 0.0" in capsys.readouterr().err
 
 
 class TestInfo:

@@ -28,16 +28,22 @@ def shared_library(folder: Path, name: str, content: str = "") -> Path:
     return path
 
 
-def info_line(folder: Path, **variables: str) -> str:
-    """What `qwen3-embed info` says of CUDA with `folder` before the system's libraries."""
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), **variables}
-    output = subprocess.run(
-        [sys.executable, "-m", "qwen3_embed", "info"],
-        env=environment,
+def run_python(folder: Path, *arguments: str) -> str:
+    """Runs this package in a new process, with `folder` before the system's libraries."""
+    package_folder = str(Path(device.__file__).parents[1])
+    environment = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": package_folder}
+    return subprocess.run(
+        [sys.executable, "-P", *arguments],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
+
+
+def info_line(folder: Path) -> str:
+    """What `qwen3-embed info` says of CUDA."""
+    output = run_python(folder, "-m", "qwen3_embed", "info")
     (line,) = [line for line in output.splitlines() if line.startswith("cuda:")]
     return line.removeprefix("cuda:").strip()
 
@@ -73,13 +79,7 @@ def test_no_cublas(tmp_path: Path) -> None:
         f"try: _core.cuda_devices({CUDA_PATHS.library!r}, {str(tmp_path)!r})\n"
         "except Exception as error: print(error)\n"
     )
-    said = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    said = run_python(tmp_path, "-c", code)
     assert said.startswith("device cuda: no cuBLAS (")
     assert f"{tmp_path}/libcublasLt.so.13" in said
     assert said.endswith("install qwen3-embed-native[cuda]\n")
@@ -103,13 +103,7 @@ def test_another_version_of_the_library(tmp_path: Path) -> None:
         f"try: _core.cuda_devices({str(other)!r}, {str(tmp_path)!r})\n"
         "except Exception as error: print(error)\n"
     )
-    said = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    said = run_python(tmp_path, "-c", code)
     assert f"{other} has version 1 of qe_cuda_table, expected 2; reinstall" in said
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,8 +170,8 @@ def test_one_non_finite_text_fails_alone(models: ModelMaker, tmp_path: Path) -> 
     begin = start + header["embed_tokens.weight"]["data_offsets"][0]
     raw[begin + 2 * 128 * 7 : begin + 2 * 128 * 8] = b"\xc0\x7f" * 128  # token 7
     broken.write_bytes(raw)
-    good = open_engine(folder)
-    bad = _core.Engine([str(broken)], engine_config(folder))
+    shutil.copy(folder / "config.json", tmp_path)
+    good, bad = open_engine(folder), open_engine(tmp_path)
     healthy = [text % 7 for text in random_texts([40, 3])]
     expected = embed(good, healthy, 64)
 

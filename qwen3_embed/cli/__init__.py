@@ -22,6 +22,7 @@ _COMMANDS = {
     "encode": "turn the lines of a text file into vectors (.npy)",
     "search": "find the passages of a file or folder that answer a query",
     "verify": "compare a model's vectors with published numbers; exit status 1 on a miss",
+    "bench": "measure tokens per second, a query's time and the load, beside the device's ceiling",
     "info": "show version, instruction sets, GPUs and, with --model, what a model takes",
 }
 
