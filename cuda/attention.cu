@@ -1,4 +1,5 @@
-/* attention.cu: causal softmax attention over packed texts, on tensor cores from sm_80.
+/* attention.cu: causal softmax attention over packed texts, on tensor cores from sm_80;
+ * the choice of the kernel.
  *
  * A block of threads takes some consecutive queries of one text and one kv head; the
  * query heads that share it are rows of the same tile. Keys come in tiles of BLOCK_KV,
@@ -6,21 +7,11 @@
  * Gimelshein, arXiv 1805.02867). What happens to a row does not depend on the rows
  * beside it, so a text's bits do not depend on its company or on how it is cut. As on
  * the CPU, the denominator sums the probabilities as rounded to bf16. */
-#include <math_constants.h>
-
-#include "common.cuh"
-#include "kernels.h"
+#include "attention.cuh"
 
 #define BLOCK_KV 64
 #define NUM_WARPS 4
 #define THREADS (NUM_WARPS * WARP_SIZE)
-
-struct attention {
-    bf16 *qkv;                     /* (T, NH + 2 NKV, HS) */
-    const attention_block *blocks; /* (gridDim.x / NKV)   */
-    int NKV, group;                /* NH / NKV            */
-    float scale_log2;              /* log2(e) / sqrt(HS)  */
-};
 
 /* Rows of shared memory hold an odd number of 16-byte units, so that ldmatrix meets no
  * bank twice. */
@@ -32,7 +23,8 @@ template <int HS> static constexpr int ROW_LENGTH = HS + 8;
  * past the last query. */
 template <int HS, int ROWS>
 static __device__ __forceinline__ void
-load_queries(bf16 *q_smem, const bf16 *q, const attention &a, int n_rows, size_t ld)
+load_queries(bf16 *q_smem, const bf16 *q, const attention_work &a, int n_rows,
+             size_t ld)
 {
     constexpr int CHUNKS = HS / 8;
 
@@ -109,15 +101,6 @@ struct softmax_rows {
     float denominator[2]; /* this thread's share of the probabilities     */
 };
 
-/* 2^x; below 2^-126 it is 0. */
-static __device__ __forceinline__ float
-power_of_2(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /* Scores of keys past a row's own position become -inf. start: position of the first
  * key, relative to the first query. */
 static __device__ __forceinline__ void
@@ -158,7 +141,7 @@ softmax_step(uint32_t (&p)[BLOCK_KV / 16][4], float (&s)[BLOCK_KV / 8][4],
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
         float rescale = power_of_2((rows.max[r] - top) * scale);
-        float scaled_top = top * scale, sum = 0.0f;
+        float scaled_top = top * scale, sum = 0.0f, other = 0.0f;
         rows.max[r] = top;
 #pragma unroll
         for (int j = 0; j < BLOCK_KV / 8; j++) {
@@ -166,10 +149,11 @@ softmax_step(uint32_t (&p)[BLOCK_KV / 16][4], float (&s)[BLOCK_KV / 8][4],
             float second = power_of_2(__fmaf_rn(s[j][2 * r + 1], scale, -scaled_top));
             uint32_t pair = narrow_pair(first, second);
             sum += __uint_as_float(pair << 16);
-            sum += __uint_as_float(pair & 0xffff0000u);
+            other += __uint_as_float(pair & 0xffff0000u);
             p[j / 2][j % 2 * 2 + r] = pair;
         }
-        rows.denominator[r] = __fmaf_rn(rows.denominator[r], rescale, sum);
+        rows.denominator[r] =
+            __fmaf_rn(rows.denominator[r], rescale, __fadd_rn(sum, other));
 #pragma unroll
         for (int j = 0; j < HS / 8; j++) {
             o[j][2 * r] *= rescale;
@@ -207,8 +191,8 @@ multiply_values(float (&o)[ROW_TILES][HS / 8][4],
 template <int HS, int ROW_TILES>
 static __device__ __forceinline__ void
 store_output(bf16 *q, bf16 *q_smem, const float (&o)[ROW_TILES][HS / 8][4],
-             const softmax_rows (&rows)[ROW_TILES], const attention &a, int first_row,
-             int n_rows, size_t ld)
+             const softmax_rows (&rows)[ROW_TILES], const attention_work &a,
+             int first_row, int n_rows, size_t ld)
 {
     constexpr int CHUNKS = HS / 8;
     const int lane = threadIdx.x % WARP_SIZE;
@@ -241,7 +225,7 @@ store_output(bf16 *q, bf16 *q_smem, const float (&o)[ROW_TILES][HS / 8][4],
 
 template <int HS, int ROW_TILES>
 static __global__ void
-__launch_bounds__(THREADS) attention_kernel(const attention a)
+__launch_bounds__(THREADS) attention_kernel(const attention_work a)
 {
     constexpr int ROWS = NUM_WARPS * ROW_TILES * 16;
     extern __shared__ __align__(16) unsigned char smem[];
@@ -312,7 +296,7 @@ __launch_bounds__(THREADS) attention_kernel(const attention a)
 
 /* A tile's rows are 64, or 128 where the accumulators leave registers for it. */
 struct variant {
-    void (*kernel)(attention);
+    void (*kernel)(attention_work);
     int HS, rows, smem_bytes;
     bool tall;
 };
@@ -344,36 +328,75 @@ find_variant(int HS, bool tall)
     return nullptr;
 }
 
-int
-attention_block_tokens(int NH, int NKV, int HS, bool tall)
+/* Tokens that a block may hold. 0 if the model's heads don't fit. */
+static int
+count_block_tokens(int NH, int NKV, int HS, bool tall)
 {
     const variant *v = find_variant(HS, tall);
 
     return v == nullptr ? 0 : v->rows / (NH / NKV);
 }
 
-cudaError_t
-attention_init(void)
+bool
+attention_fits(int NH, int NKV, int HS)
 {
-    cudaError_t status = cudaSuccess;
+    return count_block_tokens(NH, NKV, HS, false) > 0;
+}
 
+/* ---- attention.h ---- */
+
+cudaError_t
+attention_open(struct attention *a, bf16 *qkv, int T, int NH, int NKV, int HS)
+{
+    int device;
+    cudaError_t status = cudaGetDevice(&device);
+
+    *a = {};
+    a->qkv = qkv;
+    a->NH = NH;
+    a->NKV = NKV;
+    a->HS = HS;
+    if (status == cudaSuccess) {
+        status = cudaDeviceGetAttribute(&a->n_multiprocessors,
+                                        cudaDevAttrMultiProcessorCount, device);
+    }
     for (const variant &v : variants) {
         if (status == cudaSuccess) {
             status = cudaFuncSetAttribute(
                 v.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, v.smem_bytes);
         }
     }
+    for (int tall = 0; tall < 2; tall++) {
+        a->block_tokens[tall] = count_block_tokens(NH, NKV, HS, tall != 0);
+    }
+    if (status == cudaSuccess && HS == 128) {
+        status = attention_sm90_open(a, T);
+    }
+    if (a->sm90) {
+        a->block_tokens[1] = SM90_BLOCK_ROWS / (NH / NKV);
+    }
     return status;
 }
 
-cudaError_t
-launch_attention(bf16 *qkv, const attention_block *blocks, int n_blocks, int NH,
-                 int NKV, int HS, bool tall, cudaStream_t stream)
+/* A text that is one tile of keys to the short kernel has the same bits from both. */
+bool
+attention_is_tall(const struct attention *a, int n_tokens, int n_keys)
 {
-    const variant *v = find_variant(HS, tall);
-    const attention a = {qkv, blocks, NKV, NH / NKV,
-                         1.44269504088896f / sqrtf((float)HS)};
+    return a->sm90 ? n_keys > BLOCK_KV : n_tokens > a->block_tokens[0];
+}
 
-    v->kernel<<<NKV * n_blocks, THREADS, v->smem_bytes, stream>>>(a);
+cudaError_t
+attention_run(const struct attention *a, const struct attention_block *blocks,
+              int n_blocks, bool tall, cudaStream_t stream)
+{
+    const variant *v = find_variant(a->HS, tall);
+    const attention_work work = {
+        a->qkv, blocks,         a->NKV * n_blocks,
+        a->NKV, a->NH / a->NKV, 1.44269504088896f / sqrtf((float)a->HS)};
+
+    if (tall && a->sm90) {
+        return launch_attention_sm90(a, work, stream);
+    }
+    v->kernel<<<work.n_items, THREADS, v->smem_bytes, stream>>>(work);
     return cudaGetLastError();
 }

@@ -74,11 +74,9 @@ qk_norm_rope(struct pass *p, const int32_t *positions, int layer, int first_head
 static void
 attention(struct pass *p, const struct attention_block *blocks, int n_blocks, bool tall)
 {
-    const struct device_shape *s = &p->gpu->shape;
-
     if (n_blocks > 0) {
-        run(p, launch_attention(p->gpu->ws.qkv, blocks, n_blocks, s->NH, s->NKV, s->HS,
-                                tall, p->gpu->stream));
+        run(p,
+            attention_run(&p->gpu->attention, blocks, n_blocks, tall, p->gpu->stream));
     }
 }
 

@@ -60,8 +60,7 @@ choose_device(struct device *gpu, struct qe_error *err)
             "later",
             gpu->index, properties.name, properties.major, properties.minor);
     }
-    if (attention_block_tokens(s->NH, s->NKV, s->HS, false) < 1 ||
-        s->C > MAX_HIDDEN_SIZE) {
+    if (!attention_fits(s->NH, s->NKV, s->HS) || s->C > MAX_HIDDEN_SIZE) {
         return qe_fail(
             err, QE_EDEVICE,
             "device cuda: head_dim %d, %d query heads a key head, hidden_size "
@@ -121,10 +120,13 @@ allocate(struct device *gpu, const char *cache_folder, struct qe_error *err)
     CUDA_TRY(err, cudaMalloc(&gpu->weights.memory, gpu->weights.n_bytes));
     device_weights_place(s, gpu->weights.memory, &gpu->weights);
     status = workspace_open(s, max_length, &gpu->ws, err);
-    if (status == 0) {
-        status = places_open(s, gpu->ws.max_rows, gpu->max_seqs, max_length,
-                             &gpu->places, err);
+    if (status < 0) {
+        return status;
     }
+    CUDA_TRY(err, attention_open(&gpu->attention, gpu->ws.qkv, gpu->ws.max_rows, s->NH,
+                                 s->NKV, s->HS));
+    status = places_open(&gpu->attention, gpu->ws.max_rows, gpu->max_seqs, max_length,
+                         &gpu->places, err);
     if (status == 0) {
         status = gemm_open(linears, cache_folder, &gpu->gemm, err);
     }
@@ -136,7 +138,6 @@ load(struct device *gpu, const struct qe_model *model, struct qe_error *err)
 {
     const struct device_shape *s = &gpu->shape;
 
-    CUDA_TRY(err, attention_init());
     if (s->C != s->n_columns || s->I != model->config.intermediate_size) {
         CUDA_TRY(err, cudaMemset(gpu->weights.memory, 0, gpu->weights.n_bytes));
         CUDA_TRY(err, cudaDeviceSynchronize()); /* uploads run on other streams */

@@ -2,6 +2,7 @@
 #ifndef QE_DEVICE_H
 #define QE_DEVICE_H
 
+#include "attention.h"
 #include "gemm.h"
 #include "places.h"
 #include "weights.h"
@@ -21,8 +22,9 @@ struct device {
     struct device_shape shape;
     struct device_weights weights; /* owned memory      */
     struct workspace ws;           /* owned             */
-    struct places places;          /* owned             */
-    struct gemm *gemm;             /* owned             */
+    struct attention attention;
+    struct places places; /* owned             */
+    struct gemm *gemm;    /* owned             */
     cudaStream_t stream;
     cudaEvent_t layer_done[LAYERS_AHEAD];
 };

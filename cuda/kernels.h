@@ -46,7 +46,7 @@ launch_qk_norm_rope(bf16 *qkv, const int32_t *positions, const float *cos_sin,
                     int HS, int first_head, int n_heads, float eps,
                     cudaStream_t stream);
 
-/* ---- attention.cu ---- */
+/* ---- attention.cu, attention_sm90.cu: launched through attention.h ---- */
 
 /* A few consecutive queries of one text: the unit of attention work. */
 struct attention_block {
@@ -59,18 +59,6 @@ struct attention_block {
     int32_t n_keys;     /* positions in the text, all told                         */
     int32_t unused;     /* fills 32 bytes                                          */
 };
-
-/* Tokens that a block may hold; tall blocks are for long texts. 0 if the model's heads
- * don't fit. */
-int attention_block_tokens(int NH, int NKV, int HS, bool tall);
-
-/* Once for a device, before the first launch. */
-cudaError_t attention_init(void);
-
-/* The output takes the place of the queries in qkv (T, NH + 2 NKV, HS).
- * blocks (n_blocks), all tall or none. */
-cudaError_t launch_attention(bf16 *qkv, const attention_block *blocks, int n_blocks,
-                             int NH, int NKV, int HS, bool tall, cudaStream_t stream);
 
 /* ---- swiglu.cu ---- */
 

@@ -68,8 +68,8 @@ span_of(const struct places *p, const struct qe_batch *batch, int s)
     }
     span.whole.position = span.whole.n_prefix;
     span.whole.n_keys = span.whole.n_prefix + seq->n_tokens;
-    span.tall = seq->n_tokens > p->block_tokens[0];
-    span.block_tokens = p->block_tokens[span.tall];
+    span.tall = attention_is_tall(p->attention, seq->n_tokens, span.whole.n_keys);
+    span.block_tokens = p->attention->block_tokens[span.tall];
     return span;
 }
 
@@ -209,16 +209,14 @@ places_fill(struct places *p, const struct qe_batch *batch, size_t ring_floats,
 /* ---- open, close ---- */
 
 int
-places_open(const struct device_shape *s, int max_rows, int max_seqs, int max_length,
-            struct places *p, struct qe_error *err)
+places_open(const struct attention *attention, int max_rows, int max_seqs,
+            int max_length, struct places *p, struct qe_error *err)
 {
     p->max_rows = max_rows;
     p->max_seqs = max_seqs;
     p->max_tiles = (max_length + BLOCK_KV - 1) / BLOCK_KV;
     p->max_bytes = places_device_bytes(max_rows, max_seqs);
-    for (int tall = 0; tall < 2; tall++) {
-        p->block_tokens[tall] = attention_block_tokens(s->NH, s->NKV, s->HS, tall != 0);
-    }
+    p->attention = attention;
     p->first_rows = static_cast<int32_t *>(malloc(max_seqs * sizeof(int32_t)));
     p->last_seqs = static_cast<int32_t *>(malloc(max_seqs * sizeof(int32_t)));
     p->n_by_length =

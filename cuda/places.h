@@ -5,6 +5,7 @@
 #ifndef QE_PLACES_H
 #define QE_PLACES_H
 
+#include "attention.h"
 #include "weights.h"
 
 /* The same arrays in host or in device memory. */
@@ -30,13 +31,13 @@ struct places {
     int32_t *n_by_length; /* (2, max_tiles + 1) blocks, by height and key tiles       */
     int max_rows, max_seqs, max_tiles;
     size_t max_bytes;
-    int block_tokens[2]; /* queries in a block, short and tall                       */
+    const struct attention *attention; /* not owned; says how texts are cut           */
 };
 
 /* Device memory that places_open takes. */
 size_t places_device_bytes(int max_rows, int max_seqs);
 
-int places_open(const struct device_shape *shape, int max_rows, int max_seqs,
+int places_open(const struct attention *attention, int max_rows, int max_seqs,
                 int max_length, struct places *places, struct qe_error *err);
 
 /* Fills the arrays for a batch and starts their copy. Vectors are cut into pieces of at

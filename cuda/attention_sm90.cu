@@ -1,0 +1,398 @@
+/* attention_sm90.cu: causal softmax attention over packed texts on Hopper, head size
+ * 128.
+ *
+ * A block of threads is a producer and two consumer warpgroups, and takes items of
+ * work, 128 rows of one text and kv head each, until none is left. The producer brings
+ * queries, keys and values through rings of shared memory; each consumer owns 64 rows
+ * and multiplies (wgmma) the next tile of keys and the last tile of values while it
+ * takes the exponentials between them, in turns with the other. Rows, tiles and
+ * roundings are as in attention.cu, with tiles of 128 keys. */
+#include "attention_producer.cuh"
+
+/* Registers of a thread; 3 x 168 are dealt out at the start. */
+#define PRODUCER_REGISTERS 40
+#define CONSUMER_REGISTERS 232
+
+/* Named barriers: a consumer's turn to multiply, and its own. */
+#define TURN_BARRIER 1
+#define OWN_BARRIER 3
+
+/* ---- consumers ---- */
+
+/* A thread's two rows of a warp's 16: lane / 4 and 8 further on. */
+struct softmax_rows {
+    float max[2];         /* of the scores so far                     */
+    float denominator[2]; /* this thread's share of the probabilities */
+    int position[2];      /* in the text                              */
+};
+
+/* Issues s (64, BLOCK_KV) = q (64, HS) k^T. */
+static __device__ __forceinline__ void
+multiply_keys(float (&s)[64], uint64_t q, uint64_t k)
+{
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < HS / 16; i++) {
+        int step = (i / 4 * HALF_BYTES + i % 4 * 32) >> 4;
+        wgmma_64x128x16(s, q + step, k + step, i > 0);
+    }
+    wgmma_commit();
+}
+
+/* Issues o (64, HS) += p (64, BLOCK_KV) v. */
+static __device__ __forceinline__ void
+multiply_values(float (&o)[64], const uint32_t (&p)[BLOCK_KV / 16][4], uint64_t v)
+{
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < BLOCK_KV / 16; i++) {
+        wgmma_64x128x16(o, p[i], v + (i * 16 * 128 >> 4));
+    }
+    wgmma_commit();
+}
+
+/* Scores of keys past a row's own position become -inf. start: position of the first
+ * key. */
+static __device__ __forceinline__ void
+mask(float (&s)[64], const softmax_rows &rows, int start)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int n_seen = rows.position[r] - start + 1 - threadIdx.x % 4 * 2;
+#pragma unroll
+        for (int j = 0; j < BLOCK_KV / 8; j++) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                if (j * 8 + i >= n_seen) {
+                    s[j * 4 + 2 * r + i] = -CUDART_INF_F;
+                }
+            }
+        }
+    }
+}
+
+/* s <- 2^(scale (s - max)), rounded to bf16. rescale: what o is to be multiplied by. */
+static __device__ __forceinline__ void
+softmax_step(float (&s)[64], float (&rescale)[2], softmax_rows &rows, float scale)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float top = rows.max[r], other = s[2 * r];
+#pragma unroll
+        for (int j = 0; j < BLOCK_KV / 8; j++) {
+            top = fmaxf(top, s[j * 4 + 2 * r + 1]);
+            other = fmaxf(other, s[j * 4 + 2 * r]);
+        }
+        top = fmaxf(top, other);
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+        rescale[r] = power_of_2((rows.max[r] - top) * scale);
+        rows.max[r] = top;
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float scaled_top = rows.max[r] * scale, sum = 0.0f, other = 0.0f;
+#pragma unroll
+        for (int j = 0; j < BLOCK_KV / 8; j++) {
+            float first = power_of_2(__fmaf_rn(s[j * 4 + 2 * r], scale, -scaled_top));
+            float second =
+                power_of_2(__fmaf_rn(s[j * 4 + 2 * r + 1], scale, -scaled_top));
+            uint32_t pair = narrow_pair(first, second);
+            s[j * 4 + 2 * r] = __uint_as_float(pair << 16);
+            s[j * 4 + 2 * r + 1] = __uint_as_float(pair & 0xffff0000u);
+            sum += s[j * 4 + 2 * r];
+            other += s[j * 4 + 2 * r + 1];
+        }
+        rows.denominator[r] =
+            __fmaf_rn(rows.denominator[r], rescale[r], __fadd_rn(sum, other));
+    }
+}
+
+/* p <- s (64, BLOCK_KV), which is bf16 already, as wgmma's operand A. */
+static __device__ __forceinline__ void
+pack_probabilities(uint32_t (&p)[BLOCK_KV / 16][4], const float (&s)[64])
+{
+#pragma unroll
+    for (int i = 0; i < BLOCK_KV / 4; i++) {
+        p[i / 4][i % 4] = __byte_perm(__float_as_uint(s[2 * i]),
+                                      __float_as_uint(s[2 * i + 1]), 0x7632);
+    }
+}
+
+static __device__ __forceinline__ void
+rescale_output(float (&o)[64], const float (&rescale)[2])
+{
+#pragma unroll
+    for (int i = 0; i < 64; i++) {
+        o[i] *= rescale[i / 2 % 2];
+    }
+}
+
+/* What the next products read is complete before they are issued. */
+static __device__ __forceinline__ void
+pin_operands(uint32_t (&p)[BLOCK_KV / 16][4], float (&o)[64])
+{
+#pragma unroll
+    for (int i = 0; i < BLOCK_KV / 16 * 4; i++) {
+        asm volatile("" : "+r"(p[i / 4][i % 4])::"memory");
+    }
+    pin_registers(o);
+}
+
+/* One arrival of each warp; the warp's reads are over. */
+static __device__ __forceinline__ void
+release(uint64_t *empty)
+{
+    __syncwarp();
+    if (threadIdx.x % WARP_SIZE == 0) {
+        barrier_arrive(empty);
+    }
+}
+
+/* o (64, HS) / denominator goes to the consumer's rows of q_smem, then in 16-byte
+ * pieces to where the queries were. */
+static __device__ __forceinline__ void
+store_output(bf16 *q, unsigned char *q_smem, const float (&o)[64],
+             const softmax_rows &rows, const attention_work &a, int first_row,
+             int n_rows, size_t ld)
+{
+    const int lane = threadIdx.x % WARP_SIZE;
+
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float inverse = 1.0f / lane_sum(rows.denominator[r], 4);
+        int row = first_row + r * 8 + lane / 4;
+#pragma unroll
+        for (int j = 0; j < HS / 8; j++) {
+            *reinterpret_cast<uint32_t *>(q_smem + piece_offset(row, j) +
+                                          lane % 4 * 4) =
+                narrow_pair(o[j * 4 + 2 * r] * inverse, o[j * 4 + 2 * r + 1] * inverse);
+        }
+    }
+    __syncwarp(); /* the warp's rows are complete; no other warp reads them */
+#pragma unroll 4
+    for (int i = lane / 16; i < 16; i += 2) {
+        int row = first_row + i;
+        if (row < n_rows) {
+            store_16_bytes(q + (row / a.group) * ld + (row % a.group) * HS +
+                               lane % 16 * 8,
+                           load_16_bytes(q_smem + piece_offset(row, lane % 16)));
+        }
+    }
+}
+
+/* The two consumers multiply by turns, so that one's exponentials meet the other's
+ * products. */
+static __device__ __forceinline__ void
+begin_turn(int consumer)
+{
+    named_barrier_sync(TURN_BARRIER + consumer, 2 * WARPGROUP_SIZE);
+}
+
+static __device__ __forceinline__ void
+end_turn(int consumer)
+{
+    named_barrier_arrive(TURN_BARRIER + 1 - consumer, 2 * WARPGROUP_SIZE);
+}
+
+/* Until the ring's next keys are there. Also what keeps the compiler from waiting for
+ * products before the exponentials that are to meet them. */
+static __device__ __forceinline__ void
+wait_for_next(shared_memory &s, const ring_place &k, bool is_next)
+{
+    if (is_next) {
+        barrier_wait(&s.k_full[k.stage], k.parity);
+    }
+}
+
+[[maybe_unused]] static __device__ __forceinline__ void
+consume(shared_memory &s, const attention_work &a, int consumer)
+{
+    const int lane = threadIdx.x % WARP_SIZE, n_rounds = count_rounds(a.n_items);
+    const int first_row = consumer * 64 + threadIdx.x % WARPGROUP_SIZE / WARP_SIZE * 16;
+    const size_t ld = (size_t)(a.NKV * a.group + 2 * a.NKV) * HS;
+    ring_place q = {}, k = {}, v = {};
+
+    if (consumer == 1) {
+        end_turn(consumer); /* the other begins */
+    }
+    for (int round = 0; round < n_rounds; round++) {
+        int item = item_of_round(round, a.n_items);
+        if (item == a.n_items) {
+            continue;
+        }
+        const attention_block block = a.blocks[item / a.NKV];
+        const int n_tiles = count_tiles(block);
+        const uint64_t queries = describe_tile(s.q[q.stage] + consumer * 64 * 128, 16);
+        /* Keys up to here are seen by all of the consumer's rows. */
+        const int n_seen = block.position + consumer * 64 / a.group + 1;
+        float scores[64] /* is written before it is read */, o[64] = {}, rescale[2];
+        uint32_t p[BLOCK_KV / 16][4];
+        softmax_rows rows;
+
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            rows.max[r] = -CUDART_INF_F;
+            rows.denominator[r] = 0.0f;
+            rows.position[r] =
+                block.position + (first_row + r * 8 + lane / 4) / a.group;
+        }
+        barrier_wait(&s.q_full[q.stage], q.parity);
+        barrier_wait(&s.k_full[k.stage], k.parity);
+        multiply_keys(scores, queries, describe_tile(s.k[k.stage], 16));
+        wgmma_wait<0>();
+        pin_registers(scores);
+        release(&s.k_empty[k.stage]);
+        advance<STAGES>(k);
+        if (BLOCK_KV > n_seen) {
+            mask(scores, rows, 0);
+        }
+        softmax_step(scores, rescale, rows, a.scale_log2);
+        pack_probabilities(p, scores);
+        pin_operands(p, o);
+        wait_for_next(s, k, 1 < n_tiles);
+        for (int i = 1; i < n_tiles; i++) {
+            begin_turn(consumer);
+            multiply_keys(scores, queries, describe_tile(s.k[k.stage], 16));
+            barrier_wait(&s.v_full[v.stage], v.parity);
+            multiply_values(o, p, describe_tile(s.v[v.stage], HALF_BYTES));
+            end_turn(consumer);
+            wgmma_wait<1>();
+            pin_registers(scores);
+            release(&s.k_empty[k.stage]);
+            advance<STAGES>(k);
+            if ((i + 1) * BLOCK_KV > n_seen) {
+                mask(scores, rows, i * BLOCK_KV);
+            }
+            softmax_step(scores, rescale, rows, a.scale_log2);
+            pin_registers(scores);
+            wait_for_next(s, k, i + 1 < n_tiles);
+            wgmma_wait<0>();
+            pin_operands(p, o);
+            release(&s.v_empty[v.stage]);
+            advance<STAGES>(v);
+            rescale_output(o, rescale);
+            pack_probabilities(p, scores);
+            pin_operands(p, o);
+        }
+        barrier_wait(&s.v_full[v.stage], v.parity);
+        multiply_values(o, p, describe_tile(s.v[v.stage], HALF_BYTES));
+        wgmma_wait<0>();
+        pin_registers(o);
+        release(&s.v_empty[v.stage]);
+        advance<STAGES>(v);
+
+        named_barrier_sync(OWN_BARRIER + consumer, WARPGROUP_SIZE); /* q is not read */
+        store_output(a.qkv + block.row * ld + (size_t)(item % a.NKV) * a.group * HS,
+                     s.q[q.stage], o, rows, a, first_row, block.n_queries * a.group,
+                     ld);
+        release(&s.q_empty[q.stage]);
+        advance<2>(q);
+    }
+    if (consumer == 0) {
+        begin_turn(consumer); /* takes the other's last end */
+    }
+}
+
+/* Built for sm_90a only; that the launch bound is the real one tells the host so. */
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define MAX_THREADS THREADS
+#else
+#define MAX_THREADS WARP_SIZE
+#endif
+
+static __global__ void
+__launch_bounds__(MAX_THREADS, 1)
+    attention_sm90_kernel(const attention_work a,
+                          const __grid_constant__ CUtensorMap boxes)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    extern __shared__ __align__(1024) unsigned char smem[];
+    shared_memory &s = *reinterpret_cast<shared_memory *>(smem);
+    const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP_SIZE, 0);
+
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < 2; i++) {
+            barrier_init(&s.q_full[i], WARPGROUP_SIZE);
+            barrier_init(&s.q_empty[i], N_CONSUMERS * 4);
+        }
+        for (int i = 0; i < STAGES; i++) {
+            barrier_init(&s.k_full[i], WARPGROUP_SIZE);
+            barrier_init(&s.k_empty[i], N_CONSUMERS * 4);
+            barrier_init(&s.v_full[i], WARPGROUP_SIZE);
+            barrier_init(&s.v_empty[i], N_CONSUMERS * 4);
+        }
+        fence_barrier_init();
+    }
+    __syncthreads(); /* the barriers are there */
+    if (warpgroup == 0) {
+        fewer_registers<PRODUCER_REGISTERS>();
+        produce(s, a, &boxes);
+    } else {
+        more_registers<CONSUMER_REGISTERS>();
+        consume(s, a, warpgroup - 1);
+    }
+#endif
+}
+
+/* ---- host ---- */
+
+/* The driver's function that describes a matrix to the copy engine. */
+typedef CUresult (*encode_function)(CUtensorMap *, CUtensorMapDataType, cuuint32_t,
+                                    void *, const cuuint64_t *, const cuuint64_t *,
+                                    const cuuint32_t *, const cuuint32_t *,
+                                    CUtensorMapInterleave, CUtensorMapSwizzle,
+                                    CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+static cudaError_t
+describe_boxes(struct attention *a, int T)
+{
+    const cuuint64_t columns = (cuuint64_t)(a->NH + 2 * a->NKV) * HS;
+    const cuuint64_t shape[2] = {columns, (cuuint64_t)T};
+    const cuuint64_t row_bytes[1] = {columns * sizeof(bf16)};
+    const cuuint32_t box[2] = {64, BLOCK_KV}, step[2] = {1, 1};
+    cudaDriverEntryPointQueryResult found;
+    void *function = nullptr;
+    cudaError_t status = cudaGetDriverEntryPointByVersion(
+        "cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+
+    if (status != cudaSuccess || function == nullptr) {
+        return status != cudaSuccess ? status : cudaErrorSymbolNotFound;
+    }
+    CUresult result = reinterpret_cast<encode_function>(function)(
+        &a->boxes, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, a->qkv, shape, row_bytes, box,
+        step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t
+attention_sm90_open(struct attention *a, int T)
+{
+    cudaFuncAttributes code;
+    cudaError_t status = cudaFuncGetAttributes(&code, attention_sm90_kernel);
+
+    if (status != cudaSuccess || code.maxThreadsPerBlock < THREADS ||
+        a->NH / a->NKV > SM90_BLOCK_ROWS) {
+        return status;
+    }
+    status = cudaFuncSetAttribute(attention_sm90_kernel,
+                                  cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  sizeof(shared_memory));
+    if (status == cudaSuccess) {
+        status = describe_boxes(a, T);
+    }
+    a->sm90 = status == cudaSuccess;
+    return status;
+}
+
+cudaError_t
+launch_attention_sm90(const struct attention *a, const attention_work &work,
+                      cudaStream_t stream)
+{
+    int n = work.n_items < a->n_multiprocessors ? work.n_items : a->n_multiprocessors;
+
+    attention_sm90_kernel<<<n, THREADS, sizeof(shared_memory), stream>>>(work,
+                                                                         a->boxes);
+    return cudaGetLastError();
+}
