@@ -28,7 +28,7 @@ power_of_2(float x)
 
 #define SM90_BLOCK_ROWS 128
 
-/* Fills boxes and sets sm90 if the library holds code for the current device. */
+/* Fills maps and sets sm90 if the library holds code for the current device. */
 cudaError_t attention_sm90_open(struct attention *attention, int T);
 
 cudaError_t launch_attention_sm90(const struct attention *attention,

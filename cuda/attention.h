@@ -11,13 +11,19 @@
 
 #include "kernels.h"
 
+/* qkv cut into boxes for Hopper's tensor copy. */
+struct attention_maps {
+    CUtensorMap queries; /* (T, NH + 2 NKV, HS) by (128 / group, group, 64) */
+    CUtensorMap keys;    /* (T, columns) by (128, 64); values too           */
+};
+
 struct attention {
     bf16 *qkv; /* (T, NH + 2 NKV, HS) not owned                   */
     int NH, NKV, HS;
     int block_tokens[2]; /* queries in a block, short and tall             */
     int n_multiprocessors;
-    bool sm90;         /* tall blocks are attention_sm90.cu's             */
-    CUtensorMap boxes; /* if sm90: qkv in boxes of 128 rows and 64 columns */
+    bool sm90;                  /* tall blocks are attention_sm90.cu's             */
+    struct attention_maps maps; /* if sm90 */
 };
 
 /* Whether there is a kernel for these heads. */

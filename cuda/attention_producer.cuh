@@ -19,11 +19,23 @@ static constexpr int HS = 128;
 #define HALF_BYTES (128 * 128) /* 128 rows of 64 columns */
 #define TILE_BYTES (2 * HALF_BYTES)
 
+#define Q_STAGES 3
+
+/* What the consumers have to know of an item. */
+struct item {
+    int n_tiles;  /* of keys; 0: there are no more items     */
+    int position; /* of the first query in its text          */
+    int n_rows;   /* each a head of a query                  */
+    int kv_head;
+    int row; /* of the first query in qkv               */
+};
+
 struct shared_memory {
-    unsigned char q[2][TILE_BYTES]; /* output takes its place */
+    unsigned char q[Q_STAGES][TILE_BYTES]; /* output takes its place */
     unsigned char k[STAGES][TILE_BYTES], v[STAGES][TILE_BYTES];
-    uint64_t q_full[2], q_empty[2];
+    uint64_t q_full[Q_STAGES], q_empty[Q_STAGES];
     uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+    item items[Q_STAGES];
 };
 
 /* A place in a ring and the parity of its phase. */
@@ -76,22 +88,6 @@ piece_offset(int row, int piece)
     return piece / 8 * HALF_BYTES + row * 128 + ((piece % 8 ^ row % 8) << 4);
 }
 
-/* q_smem <- row r holds head r % group of query r / group; zeros past the last. */
-static __device__ __forceinline__ void
-load_queries(unsigned char *q_smem, const bf16 *q, const attention_work &a, int n_rows,
-             size_t ld)
-{
-    const int thread = threadIdx.x % WARPGROUP_SIZE;
-
-#pragma unroll 4
-    for (int row = thread / 16; row < SM90_BLOCK_ROWS; row += WARPGROUP_SIZE / 16) {
-        bool valid = row < n_rows;
-        const bf16 *from =
-            q + (row / a.group) * ld + (row % a.group) * HS + thread % 16 * 8;
-        cp_async_16(q_smem + piece_offset(row, thread % 16), valid ? from : q, valid);
-    }
-}
-
 /* kv_smem <- positions from start on; zeros past the text's end, where another text's
  * rows lie: 0 x NaN would let its NaN in. */
 static __device__ __forceinline__ void
@@ -129,71 +125,97 @@ announce(announcer &loads, uint64_t *full)
     loads.pending = full;
 }
 
-/* A tile of keys or of values into the ring's next place. column: its first in qkv. */
+/* An item and its queries into the ring's next place: row r holds head r % group of
+ * query r / group. Rows past the last are of no use and may hold anything. */
+static __device__ __forceinline__ void
+load_queries(shared_memory &s, ring_place &place, const attention_work &a,
+             const attention_maps &maps, const item &next)
+{
+    uint64_t *barrier = &s.q_full[place.stage];
+
+    barrier_wait(&s.q_empty[place.stage], place.parity ^ 1);
+    if (threadIdx.x % WARPGROUP_SIZE == 0) {
+        s.items[place.stage] = next;
+        if (next.n_tiles > 0) {
+            unsigned char *tile = s.q[place.stage];
+            int head = next.kv_head * a.group;
+            barrier_arrive_expect(barrier, SM90_BLOCK_ROWS / a.group * a.group * HS *
+                                               sizeof(bf16));
+            copy_box(tile, &maps.queries, 0, head, next.row, barrier);
+            copy_box(tile + HALF_BYTES, &maps.queries, 64, head, next.row, barrier);
+        } else {
+            barrier_arrive(barrier);
+        }
+    }
+    advance<Q_STAGES>(place);
+}
+
+/* A tile of keys or of values into the ring's next place. column: its first in qkv.
+ * Keys past the text's end may be anything, as their scores are masked. */
 static __device__ __forceinline__ void
 load_tile(unsigned char (*tiles)[TILE_BYTES], uint64_t *full, uint64_t *empty,
           ring_place &place, announcer &loads, const attention_work &a,
-          const CUtensorMap *map, const attention_block &block, int column, int start,
-          size_t ld)
+          const attention_maps &maps, const attention_block &block, int column,
+          int start, bool is_key)
 {
     unsigned char *tile = tiles[place.stage];
     uint64_t *barrier = &full[place.stage];
     bool in_prefix = start < block.n_prefix;
-    int end = in_prefix ? block.n_prefix : block.n_keys;
+    bool whole = start + BLOCK_KV <= (in_prefix ? block.n_prefix : block.n_keys);
 
     barrier_wait(&empty[place.stage], place.parity ^ 1);
-    if (start + BLOCK_KV <= end) {
+    if (whole || (is_key && !in_prefix)) {
         int row = in_prefix ? block.prefix_row + start
                             : block.own_row + start - block.n_prefix;
         if (threadIdx.x % WARPGROUP_SIZE == 0) {
             barrier_arrive_expect(barrier, TILE_BYTES);
-            copy_box(tile, map, column, row, barrier);
-            copy_box(tile + HALF_BYTES, map, column + 64, row, barrier);
+            copy_box(tile, &maps.keys, column, row, barrier);
+            copy_box(tile + HALF_BYTES, &maps.keys, column + 64, row, barrier);
         } else {
             barrier_arrive(barrier);
         }
         announce(loads, nullptr);
     } else {
+        size_t ld = (size_t)(a.NKV * a.group + 2 * a.NKV) * HS;
         load_rows(tile, a.qkv + column, block, start, ld);
         announce(loads, barrier);
     }
     advance<STAGES>(place);
 }
 
-static __device__ __forceinline__ void
-produce(shared_memory &s, const attention_work &a, const CUtensorMap *map)
+[[maybe_unused]] static __device__ __forceinline__ void
+produce(shared_memory &s, const attention_work &a, const attention_maps &maps)
 {
-    const int NH = a.NKV * a.group, n_rounds = count_rounds(a.n_items);
-    const size_t ld = (size_t)(NH + 2 * a.NKV) * HS;
+    const int n_rounds = count_rounds(a.n_items);
     ring_place q = {}, k = {}, v = {};
     announcer loads = {};
 
     for (int round = 0; round < n_rounds; round++) {
-        int item = item_of_round(round, a.n_items);
-        if (item == a.n_items) {
+        int index = item_of_round(round, a.n_items);
+        if (index == a.n_items) {
             continue;
         }
-        const attention_block block = a.blocks[item / a.NKV];
-        const int kv_head = item % a.NKV, n_tiles = count_tiles(block);
-        const int k_column = (NH + kv_head) * HS, v_column = k_column + a.NKV * HS;
-        const bf16 *queries = a.qkv + block.row * ld + (size_t)kv_head * a.group * HS;
+        const attention_block block = a.blocks[index / a.NKV];
+        const int kv_head = index % a.NKV, n_tiles = count_tiles(block);
+        const int k_column = (a.NKV * a.group + kv_head) * HS;
+        const int v_column = k_column + a.NKV * HS;
 
-        barrier_wait(&s.q_empty[q.stage], q.parity ^ 1);
-        load_queries(s.q[q.stage], queries, a, block.n_queries * a.group, ld);
-        announce(loads, &s.q_full[q.stage]);
-        advance<2>(q);
+        load_queries(
+            s, q, a, maps,
+            {n_tiles, block.position, block.n_queries * a.group, kv_head, block.row});
         for (int i = 0; i <= n_tiles; i++) {
             if (i < n_tiles) {
-                load_tile(s.k, s.k_full, s.k_empty, k, loads, a, map, block, k_column,
-                          i * BLOCK_KV, ld);
+                load_tile(s.k, s.k_full, s.k_empty, k, loads, a, maps, block, k_column,
+                          i * BLOCK_KV, true);
             }
             if (i > 0) {
-                load_tile(s.v, s.v_full, s.v_empty, v, loads, a, map, block, v_column,
-                          (i - 1) * BLOCK_KV, ld);
+                load_tile(s.v, s.v_full, s.v_empty, v, loads, a, maps, block, v_column,
+                          (i - 1) * BLOCK_KV, false);
             }
         }
     }
     announce(loads, nullptr);
+    load_queries(s, q, a, maps, {});
 }
 
 #endif

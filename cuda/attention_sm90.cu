@@ -152,15 +152,16 @@ release(uint64_t *empty)
 /* o (64, HS) / denominator goes to the consumer's rows of q_smem, then in 16-byte
  * pieces to where the queries were. */
 static __device__ __forceinline__ void
-store_output(bf16 *q, unsigned char *q_smem, const float (&o)[64],
-             const softmax_rows &rows, const attention_work &a, int first_row,
-             int n_rows, size_t ld)
+store_output(const float (&o)[64], const float (&denominator)[2], unsigned char *q_smem,
+             const item &done, const attention_work &a, int first_row)
 {
     const int lane = threadIdx.x % WARP_SIZE;
+    const size_t ld = (size_t)(a.NKV * a.group + 2 * a.NKV) * HS;
+    bf16 *to = a.qkv + done.row * ld + (size_t)done.kv_head * a.group * HS;
 
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        float inverse = 1.0f / lane_sum(rows.denominator[r], 4);
+        float inverse = 1.0f / lane_sum(denominator[r], 4);
         int row = first_row + r * 8 + lane / 4;
 #pragma unroll
         for (int j = 0; j < HS / 8; j++) {
@@ -173,8 +174,8 @@ store_output(bf16 *q, unsigned char *q_smem, const float (&o)[64],
 #pragma unroll 4
     for (int i = lane / 16; i < 16; i += 2) {
         int row = first_row + i;
-        if (row < n_rows) {
-            store_16_bytes(q + (row / a.group) * ld + (row % a.group) * HS +
+        if (row < done.n_rows) {
+            store_16_bytes(to + (row / a.group) * ld + (row % a.group) * HS +
                                lane % 16 * 8,
                            load_16_bytes(q_smem + piece_offset(row, lane % 16)));
         }
@@ -205,90 +206,111 @@ wait_for_next(shared_memory &s, const ring_place &k, bool is_next)
     }
 }
 
+static __device__ __forceinline__ void
+begin_rows(softmax_rows &rows, const item &now, int first_row, int group)
+{
+    const int lane = threadIdx.x % WARP_SIZE;
+
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        rows.max[r] = -CUDART_INF_F;
+        rows.denominator[r] = 0.0f;
+        rows.position[r] = now.position + (first_row + r * 8 + lane / 4) / group;
+    }
+}
+
+/* Every step multiplies one tile of keys and the values of the tile before it, which
+ * may be the last of the item before. */
 [[maybe_unused]] static __device__ __forceinline__ void
 consume(shared_memory &s, const attention_work &a, int consumer)
 {
-    const int lane = threadIdx.x % WARP_SIZE, n_rounds = count_rounds(a.n_items);
     const int first_row = consumer * 64 + threadIdx.x % WARPGROUP_SIZE / WARP_SIZE * 16;
-    const size_t ld = (size_t)(a.NKV * a.group + 2 * a.NKV) * HS;
+    const int first_query = consumer * 64 / a.group;
     ring_place q = {}, k = {}, v = {};
+    float scores[64] /* is written before it is read */, o[64] = {}, rescale[2];
+    uint32_t p[BLOCK_KV / 16][4];
+    softmax_rows rows;
 
+    int stage = 0; /* of the item in q */
+
+    barrier_wait(&s.q_full[0], 0);
+    item now = s.items[0];
+    uint64_t queries = describe_tile(s.q[0] + consumer * 64 * 128, 16);
+    begin_rows(rows, now, first_row, a.group);
+    barrier_wait(&s.k_full[0], 0);
+    multiply_keys(scores, queries, describe_tile(s.k[0], 16));
+    wgmma_wait<0>();
+    pin_registers(scores);
+    release(&s.k_empty[0]);
+    advance<STAGES>(k);
+    if (BLOCK_KV > now.position + first_query + 1) {
+        mask(scores, rows, 0);
+    }
+    softmax_step(scores, rescale, rows, a.scale_log2);
+    pack_probabilities(p, scores);
+    pin_operands(p, o);
     if (consumer == 1) {
         end_turn(consumer); /* the other begins */
     }
-    for (int round = 0; round < n_rounds; round++) {
-        int item = item_of_round(round, a.n_items);
-        if (item == a.n_items) {
-            continue;
-        }
-        const attention_block block = a.blocks[item / a.NKV];
-        const int n_tiles = count_tiles(block);
-        const uint64_t queries = describe_tile(s.q[q.stage] + consumer * 64 * 128, 16);
-        /* Keys up to here are seen by all of the consumer's rows. */
-        const int n_seen = block.position + consumer * 64 / a.group + 1;
-        float scores[64] /* is written before it is read */, o[64] = {}, rescale[2];
-        uint32_t p[BLOCK_KV / 16][4];
-        softmax_rows rows;
+    for (int i = 1;; i++) {
+        const bool fresh = i == now.n_tiles; /* the first tile of an item */
+        const item done = now;
+        const float denominator[2] = {rows.denominator[0], rows.denominator[1]};
+        const int done_stage = stage;
 
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            rows.max[r] = -CUDART_INF_F;
-            rows.denominator[r] = 0.0f;
-            rows.position[r] =
-                block.position + (first_row + r * 8 + lane / 4) / a.group;
+        if (fresh) {
+            advance<Q_STAGES>(q);
+            barrier_wait(&s.q_full[q.stage], q.parity);
+            if (s.items[q.stage].n_tiles == 0) {
+                break;
+            }
+            now = s.items[q.stage];
+            stage = q.stage;
+            queries = describe_tile(s.q[q.stage] + consumer * 64 * 128, 16);
+            begin_rows(rows, now, first_row, a.group);
+            i = 0;
         }
-        barrier_wait(&s.q_full[q.stage], q.parity);
         barrier_wait(&s.k_full[k.stage], k.parity);
+        begin_turn(consumer);
         multiply_keys(scores, queries, describe_tile(s.k[k.stage], 16));
-        wgmma_wait<0>();
+        barrier_wait(&s.v_full[v.stage], v.parity);
+        multiply_values(o, p, describe_tile(s.v[v.stage], HALF_BYTES));
+        end_turn(consumer);
+        wgmma_wait<1>();
         pin_registers(scores);
         release(&s.k_empty[k.stage]);
         advance<STAGES>(k);
-        if (BLOCK_KV > n_seen) {
-            mask(scores, rows, 0);
+        if ((i + 1) * BLOCK_KV > now.position + first_query + 1) {
+            mask(scores, rows, i * BLOCK_KV);
         }
         softmax_step(scores, rescale, rows, a.scale_log2);
-        pack_probabilities(p, scores);
-        pin_operands(p, o);
-        wait_for_next(s, k, 1 < n_tiles);
-        for (int i = 1; i < n_tiles; i++) {
-            begin_turn(consumer);
-            multiply_keys(scores, queries, describe_tile(s.k[k.stage], 16));
-            barrier_wait(&s.v_full[v.stage], v.parity);
-            multiply_values(o, p, describe_tile(s.v[v.stage], HALF_BYTES));
-            end_turn(consumer);
-            wgmma_wait<1>();
-            pin_registers(scores);
-            release(&s.k_empty[k.stage]);
-            advance<STAGES>(k);
-            if ((i + 1) * BLOCK_KV > n_seen) {
-                mask(scores, rows, i * BLOCK_KV);
-            }
-            softmax_step(scores, rescale, rows, a.scale_log2);
-            pin_registers(scores);
-            wait_for_next(s, k, i + 1 < n_tiles);
-            wgmma_wait<0>();
-            pin_operands(p, o);
-            release(&s.v_empty[v.stage]);
-            advance<STAGES>(v);
-            rescale_output(o, rescale);
-            pack_probabilities(p, scores);
-            pin_operands(p, o);
-        }
-        barrier_wait(&s.v_full[v.stage], v.parity);
-        multiply_values(o, p, describe_tile(s.v[v.stage], HALF_BYTES));
+        pin_registers(scores);
+        wait_for_next(s, k, i + 1 < now.n_tiles);
         wgmma_wait<0>();
-        pin_registers(o);
+        pin_operands(p, o);
         release(&s.v_empty[v.stage]);
         advance<STAGES>(v);
-
-        named_barrier_sync(OWN_BARRIER + consumer, WARPGROUP_SIZE); /* q is not read */
-        store_output(a.qkv + block.row * ld + (size_t)(item % a.NKV) * a.group * HS,
-                     s.q[q.stage], o, rows, a, first_row, block.n_queries * a.group,
-                     ld);
-        release(&s.q_empty[q.stage]);
-        advance<2>(q);
+        if (fresh) {
+            named_barrier_sync(OWN_BARRIER + consumer, WARPGROUP_SIZE); /* q was read */
+            store_output(o, denominator, s.q[done_stage], done, a, first_row);
+            fence_async_proxy(); /* the next queries come there by tensor copy */
+            release(&s.q_empty[done_stage]);
+#pragma unroll
+            for (int j = 0; j < 64; j++) {
+                o[j] = 0.0f;
+            }
+        } else {
+            rescale_output(o, rescale);
+        }
+        pack_probabilities(p, scores);
+        pin_operands(p, o);
     }
+    barrier_wait(&s.v_full[v.stage], v.parity);
+    multiply_values(o, p, describe_tile(s.v[v.stage], HALF_BYTES));
+    wgmma_wait<0>();
+    pin_registers(o);
+    named_barrier_sync(OWN_BARRIER + consumer, WARPGROUP_SIZE); /* q was read */
+    store_output(o, rows.denominator, s.q[stage], now, a, first_row);
     if (consumer == 0) {
         begin_turn(consumer); /* takes the other's last end */
     }
@@ -304,7 +326,7 @@ consume(shared_memory &s, const attention_work &a, int consumer)
 static __global__ void
 __launch_bounds__(MAX_THREADS, 1)
     attention_sm90_kernel(const attention_work a,
-                          const __grid_constant__ CUtensorMap boxes)
+                          const __grid_constant__ attention_maps maps)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(1024) unsigned char smem[];
@@ -312,8 +334,8 @@ __launch_bounds__(MAX_THREADS, 1)
     const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP_SIZE, 0);
 
     if (threadIdx.x == 0) {
-        for (int i = 0; i < 2; i++) {
-            barrier_init(&s.q_full[i], WARPGROUP_SIZE);
+        for (int i = 0; i < Q_STAGES; i++) {
+            barrier_init(&s.q_full[i], 1);
             barrier_init(&s.q_empty[i], N_CONSUMERS * 4);
         }
         for (int i = 0; i < STAGES; i++) {
@@ -327,7 +349,7 @@ __launch_bounds__(MAX_THREADS, 1)
     __syncthreads(); /* the barriers are there */
     if (warpgroup == 0) {
         fewer_registers<PRODUCER_REGISTERS>();
-        produce(s, a, &boxes);
+        produce(s, a, maps);
     } else {
         more_registers<CONSUMER_REGISTERS>();
         consume(s, a, warpgroup - 1);
@@ -344,32 +366,38 @@ typedef CUresult (*encode_function)(CUtensorMap *, CUtensorMapDataType, cuuint32
                                     CUtensorMapInterleave, CUtensorMapSwizzle,
                                     CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
 
-static cudaError_t
-describe_boxes(struct attention *a, int T)
+static CUresult
+describe_maps(attention_maps *maps, const struct attention *a, int T,
+              encode_function encode)
 {
-    const cuuint64_t columns = (cuuint64_t)(a->NH + 2 * a->NKV) * HS;
-    const cuuint64_t shape[2] = {columns, (cuuint64_t)T};
-    const cuuint64_t row_bytes[1] = {columns * sizeof(bf16)};
-    const cuuint32_t box[2] = {64, BLOCK_KV}, step[2] = {1, 1};
-    cudaDriverEntryPointQueryResult found;
-    void *function = nullptr;
-    cudaError_t status = cudaGetDriverEntryPointByVersion(
-        "cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+    const cuuint32_t group = a->NH / a->NKV, step[3] = {1, 1, 1};
+    const cuuint64_t n_heads = a->NH + 2 * a->NKV, columns = n_heads * HS;
+    const cuuint64_t heads_shape[3] = {HS, n_heads, (cuuint64_t)T};
+    const cuuint64_t heads_bytes[2] = {HS * sizeof(bf16), columns * sizeof(bf16)};
+    const cuuint32_t heads_box[3] = {64, group, SM90_BLOCK_ROWS / group};
+    const cuuint64_t rows_shape[2] = {columns, (cuuint64_t)T};
+    const cuuint32_t rows_box[2] = {64, BLOCK_KV};
+    CUresult result =
+        encode(&maps->queries, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, a->qkv, heads_shape,
+               heads_bytes, heads_box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+               CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 
-    if (status != cudaSuccess || function == nullptr) {
-        return status != cudaSuccess ? status : cudaErrorSymbolNotFound;
+    if (result != CUDA_SUCCESS) {
+        return result;
     }
-    CUresult result = reinterpret_cast<encode_function>(function)(
-        &a->boxes, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, a->qkv, shape, row_bytes, box,
-        step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+    return encode(&maps->keys, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, a->qkv, rows_shape,
+                  heads_bytes + 1, rows_box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                  CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
 cudaError_t
 attention_sm90_open(struct attention *a, int T)
 {
     cudaFuncAttributes code;
+    cudaDriverEntryPointQueryResult found;
+    void *encode = nullptr;
     cudaError_t status = cudaFuncGetAttributes(&code, attention_sm90_kernel);
 
     if (status != cudaSuccess || code.maxThreadsPerBlock < THREADS ||
@@ -380,9 +408,16 @@ attention_sm90_open(struct attention *a, int T)
                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   sizeof(shared_memory));
     if (status == cudaSuccess) {
-        status = describe_boxes(a, T);
+        status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode,
+                                                  12000, cudaEnableDefault, &found);
     }
-    a->sm90 = status == cudaSuccess;
+    if (status == cudaSuccess) {
+        a->sm90 =
+            encode != nullptr &&
+            describe_maps(&a->maps, a, T, reinterpret_cast<encode_function>(encode)) ==
+                CUDA_SUCCESS;
+        status = a->sm90 ? cudaSuccess : cudaErrorInvalidValue;
+    }
     return status;
 }
 
@@ -392,7 +427,6 @@ launch_attention_sm90(const struct attention *a, const attention_work &work,
 {
     int n = work.n_items < a->n_multiprocessors ? work.n_items : a->n_multiprocessors;
 
-    attention_sm90_kernel<<<n, THREADS, sizeof(shared_memory), stream>>>(work,
-                                                                         a->boxes);
+    attention_sm90_kernel<<<n, THREADS, sizeof(shared_memory), stream>>>(work, a->maps);
     return cudaGetLastError();
 }

@@ -89,7 +89,7 @@ named_barrier_arrive(int index, int n_threads)
 
 /* ---- tensor copy ---- */
 
-/* One box of map, its first element at (column, row). */
+/* One box of map (rows, columns), its first element at (row, column). */
 static __device__ __forceinline__ void
 copy_box(void *to_smem, const CUtensorMap *map, int column, int row,
          uint64_t *barrier_smem)
@@ -98,6 +98,18 @@ copy_box(void *to_smem, const CUtensorMap *map, int column, int row,
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
         "[%0], [%1, {%3, %4}], [%2];\n" ::"r"(shared_address(to_smem)),
         "l"(map), "r"(shared_address(barrier_smem)), "r"(column), "r"(row)
+        : "memory");
+}
+
+/* The same of a map (rows, heads, columns). */
+static __device__ __forceinline__ void
+copy_box(void *to_smem, const CUtensorMap *map, int column, int head, int row,
+         uint64_t *barrier_smem)
+{
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%3, %4, %5}], [%2];\n" ::"r"(shared_address(to_smem)),
+        "l"(map), "r"(shared_address(barrier_smem)), "r"(column), "r"(head), "r"(row)
         : "memory");
 }
 
