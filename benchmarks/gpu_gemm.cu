@@ -2,8 +2,8 @@
  * it gives the canonical bits, beside our own kernels.
  *
  *     nvcc -std=c++20 -Icsrc -Icuda benchmarks/gpu_gemm.cu cuda/{gemm,gemm_rows,
- *         plan_cache,cuda_error}.cu csrc/error.c -lcublasLt
- *     gpu_gemm HIDDEN INTERMEDIATE LAYERS HEADS KV_HEADS HEAD_DIM */
+ *         gemm_stream,swiglu,plan_cache,cuda_error}.cu csrc/error.c -lcublasLt
+ *     gpu_gemm HIDDEN INTERMEDIATE LAYERS HEADS KV_HEADS HEAD_DIM [MAX_ROWS] */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -59,38 +59,50 @@ measure(const struct candidate *c, const struct line *line)
         best_variant = ms < best_rows ? i : best_variant;
         best_rows = fminf(best_rows, ms);
     }
+    struct plan stream = {PLAN_STREAM, 0, {}};
+    float stream_ms = INFINITY;
+    bool stream_equal = false;
+    if (c->m <= GEMM_STREAM_MAX_ROWS &&
+        (check_plan(c, &stream, &stream_equal, &err) < 0 ||
+         time_plan(c, &stream, &stream_ms, &err) < 0)) {
+        fprintf(stderr, "%s\n", err.message);
+    }
+    const char *const outputs[] = {"bf16=", "fp32+=", "swiglu"};
     double flop = 2.0 * c->m * line->shape.n * line->shape.k;
-    printf("%s,%d,%d,%d,%s,%d,%d,%.2f,%.2f,%.2f,%d,%.0f\n", line->name, line->shape.n,
-           line->shape.k, c->m, line->shape.add ? "fp32+=" : "bf16=", n_found, n_equal,
-           best * 1e3, best_equal * 1e3, best_rows * 1e3, best_variant,
-           flop / fminf(best_equal, best_rows) * 1e-9);
+    printf("%s,%d,%d,%d,%s,%d,%d,%.2f,%.2f,%.2f,%d,%.2f,%d,%.0f,%.2f\n", line->name,
+           line->shape.n, line->shape.k, c->m, outputs[line->shape.output], n_found,
+           n_equal, best * 1e3, best_equal * 1e3, best_rows * 1e3, best_variant,
+           stream_ms * 1e3, stream_equal,
+           flop / fminf(fminf(best_equal, best_rows), stream_ms) * 1e-9,
+           2.0 * line->shape.n * line->shape.k / stream_ms * 1e-9);
     fflush(stdout);
 }
 
 int
 main(int argc, char **argv)
 {
-    if (argc != 7) {
-        fprintf(stderr, "six numbers\n");
+    if (argc != 7 && argc != 8) {
+        fprintf(stderr, "six or seven numbers\n");
         return 2;
     }
     const int C = atoi(argv[1]), I = atoi(argv[2]), L = atoi(argv[3]);
     const int q = atoi(argv[4]) * atoi(argv[6]), kv = atoi(argv[5]) * atoi(argv[6]);
     const size_t qkv = q + 2 * kv, max_rows = MAX_TRIAL_ROWS;
     const int rows[] = {16, 32, 64, 128, 256, 512, 2112, 4224, 8448, 16896};
-    /* add or not: what the fp32 residual stream costs. */
+    const int most = argc == 8 ? atoi(argv[7]) : (int)max_rows;
     const struct line lines[] = {
-        {"qkv", LINEAR_QKV, {(int)qkv, C, (size_t)C, qkv, false}, qkv * C},
-        {"o", LINEAR_O, {C, q, qkv, (size_t)C, true}, (size_t)q * C},
-        {"o", LINEAR_Q, {C, q, qkv, (size_t)C, false}, (size_t)q * C},
+        {"qkv", LINEAR_QKV, {(int)qkv, C, (size_t)C, qkv, PRODUCT_STORE}, qkv * C},
+        {"o", LINEAR_O, {C, q, qkv, (size_t)C, PRODUCT_ADD}, (size_t)q * C},
         {"gate_up",
          LINEAR_GATE_UP,
-         {2 * I, C, (size_t)C, 2 * (size_t)I, false},
+         {2 * I, C, (size_t)C, 2 * (size_t)I, PRODUCT_SWIGLU},
          2 * (size_t)I * C},
-        {"down", LINEAR_DOWN, {C, I, 2 * (size_t)I, (size_t)C, true}, (size_t)I * C},
-        {"down", LINEAR_KV, {C, I, 2 * (size_t)I, (size_t)C, false}, (size_t)I * C},
+        {"down",
+         LINEAR_DOWN,
+         {C, I, 2 * (size_t)I, (size_t)C, PRODUCT_ADD},
+         (size_t)I * C},
     };
-    struct linear_shape shapes[N_LINEARS];
+    struct linear_shape shapes[N_LINEARS] = {};
     struct gemm *gemm;
     struct qe_error err;
 
@@ -105,9 +117,13 @@ main(int argc, char **argv)
     bf16 *x = static_cast<bf16 *>(device_buffer(max_rows * widest * sizeof(bf16)));
     void *y = device_buffer(max_rows * widest * sizeof(float));
     bf16 *w = static_cast<bf16 *>(device_buffer(L * 2 * (size_t)I * C * sizeof(bf16)));
-    printf("op,N,K,M,out,plans,equal,best_us,best_equal_us,rows_us,rows_variant,TF\n");
+    printf("op,N,K,M,out,plans,equal,best_us,best_equal_us,rows_us,rows_variant,"
+           "stream_us,stream_equal,TF,stream_TB_per_s\n");
     for (int m : rows) {
         for (const struct line &line : lines) {
+            if (m > most) {
+                break;
+            }
             struct linear_trial trial = {
                 x, y, w, line.weight_elements, L, (int)max_rows};
             struct candidate c = {gemm, line.linear, &trial, m, NULL};

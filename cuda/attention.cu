@@ -232,6 +232,9 @@ __launch_bounds__(THREADS) attention_kernel(const attention_work a)
     bf16 *q_smem = reinterpret_cast<bf16 *>(smem);
     bf16 *k_smem = q_smem + ROWS * ROW_LENGTH<HS>;
     bf16 *v_smem = k_smem + BLOCK_KV * ROW_LENGTH<HS>;
+
+    release_next_grid();
+    wait_for_grid();
     const attention_block block = a.blocks[blockIdx.x / a.NKV];
     const int kv_head = blockIdx.x % a.NKV, NH = a.NKV * a.group;
     const size_t ld = (size_t)(NH + 2 * a.NKV) * HS;
@@ -397,6 +400,5 @@ attention_run(const struct attention *a, const struct attention_block *blocks,
     if (tall && a->sm90) {
         return launch_attention_sm90(a, work, stream);
     }
-    v->kernel<<<work.n_items, THREADS, v->smem_bytes, stream>>>(work);
-    return cudaGetLastError();
+    return launch(v->kernel, dim3(work.n_items), THREADS, v->smem_bytes, stream, work);
 }

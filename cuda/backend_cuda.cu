@@ -24,11 +24,18 @@ struct pass {
     struct device *gpu;
     const struct place_arrays *at; /* on the device */
     cudaError_t status;            /* of the first launch that failed */
-    int n_rows;                    /* rows of h: tokens, and in the last layer, once its
-                                      keys are made, last tokens only */
+    int n_rows;               /* rows of h: tokens, and in a pruned last layer, once
+                                 its keys are made, last tokens only */
+    const atomic_int *cancel; /* NULL where it is not looked at */
 };
 
 /* ---- steps ---- */
+
+static bool
+cancelled(const struct pass *p)
+{
+    return p->cancel != NULL && p->cancel->load() != 0;
+}
 
 /* After a failure the pass goes on to its end without effect. */
 static void
@@ -110,29 +117,40 @@ keep_last_rows(struct pass *p)
     p->n_rows = p->gpu->places.n_last;
 }
 
-/* Rows go to the pinned ring, as many as it holds, and from there to their callers. */
+/* The first row past a piece of the vectors that the ring holds at once. */
+static int
+piece_end(const struct places *places, int first)
+{
+    int end = first + 1;
+
+    while (end < places->n_last && places->host.pool_rows[end].first > 0) {
+        end++;
+    }
+    return end;
+}
+
 static void
-pool_rows(struct pass *p, const struct qe_batch *batch)
+pool(struct pass *p, int first, int end)
+{
+    const struct device *gpu = p->gpu;
+
+    run(p, launch_pool(gpu->ws.ring, gpu->ws.h, p->at->pool_rows + first,
+                       gpu->weights.norm, end - first, gpu->shape.C,
+                       gpu->shape.n_columns, gpu->config.rms_norm_eps, gpu->stream));
+}
+
+/* From the ring to the callers, once the GPU is done. */
+static void
+copy_vectors(struct pass *p, const struct qe_batch *batch, int first, int end)
 {
     const struct device *gpu = p->gpu;
     const struct places *places = &gpu->places;
 
-    for (int first = 0, end; first < p->n_rows && p->status == cudaSuccess;
-         first = end) {
-        for (end = first + 1;
-             end < p->n_rows && places->host.pool_rows[end].first > 0;) {
-            end++;
-        }
-        run(p,
-            launch_pool(gpu->ws.ring, gpu->ws.h, p->at->pool_rows + first,
-                        gpu->weights.norm, end - first, gpu->shape.C,
-                        gpu->shape.n_columns, gpu->config.rms_norm_eps, gpu->stream));
-        run(p, cudaStreamSynchronize(gpu->stream));
-        for (int i = first; i < end && p->status == cudaSuccess; i++) {
-            const struct qe_seq *seq = &batch->seqs[places->last_seqs[i]];
-            memcpy(seq->out, gpu->ws.ring + places->host.pool_rows[i].first,
-                   seq->n_out * sizeof(float));
-        }
+    run(p, cudaStreamSynchronize(gpu->stream));
+    for (int i = first; i < end && p->status == cudaSuccess; i++) {
+        const struct qe_seq *seq = &batch->seqs[places->last_seqs[i]];
+        memcpy(seq->out, gpu->ws.ring + places->host.pool_rows[i].first,
+               seq->n_out * sizeof(float));
     }
 }
 
@@ -170,19 +188,19 @@ prepare_layer(struct device *gpu, enum linear first, int n_rows, struct qe_error
 }
 
 static int
-prepare_plans(struct device *gpu, const struct qe_batch *batch, struct qe_error *err)
+prepare_plans(struct device *gpu, struct qe_error *err)
 {
-    int n_last = 0;
+    const struct places *places = &gpu->places;
+    int status = 0;
 
-    for (int s = 0; s < batch->n_seqs; s++) {
-        n_last += batch->seqs[s].out != NULL;
+    if (gpu->shape.L > 1 || !places->pruned) {
+        status = prepare_layer(gpu, LINEAR_QKV, places->n_rows, err);
     }
-    int status = prepare_linear(gpu, LINEAR_KV, batch->n_tokens, err);
-    if (status == 0 && gpu->shape.L > 1) {
-        status = prepare_layer(gpu, LINEAR_QKV, batch->n_tokens, err);
+    if (places->pruned && status == 0) {
+        status = prepare_linear(gpu, LINEAR_KV, places->n_rows, err);
     }
-    if (status == 0 && n_last > 0) {
-        status = prepare_layer(gpu, LINEAR_Q, n_last, err);
+    if (places->pruned && places->n_last > 0 && status == 0) {
+        status = prepare_layer(gpu, LINEAR_Q, places->n_last, err);
     }
     gemm_save(gpu->gemm);
     return status;
@@ -202,29 +220,117 @@ wait_for_layers(struct pass *p, int l)
     }
 }
 
-static int
-finish(struct pass *p, const struct qe_batch *batch, struct qe_error *err)
+static void
+queue_layer(struct pass *p, int l)
 {
-    cudaError_t status = cudaStreamSynchronize(p->gpu->stream);
+    const struct device *gpu = p->gpu;
+    const struct device_weights *w = &gpu->weights;
+    const struct device_shape *s = &gpu->shape;
+    const bool pruned = gpu->places.pruned && l == s->L - 1;
 
-    run(p, status);
-    if (p->status != cudaSuccess) {
-        return cuda_fail(err, p->status, "forward");
+    /* keys, values, queries */
+    rms_norm(p, w->input_layernorm, l);
+    if (pruned) {
+        linear(p, LINEAR_KV, gpu->ws.qkv + s->q_width, gpu->ws.x,
+               w->qkv_proj + (size_t)s->q_width * s->C, l, p->n_rows);
+        qk_norm_rope(p, p->at->positions, l, s->NH, s->NKV);
+        keep_last_rows(p);
+        if (p->n_rows == 0) {
+            return;
+        }
+        linear(p, LINEAR_Q, gpu->ws.qkv, gpu->ws.x, w->qkv_proj, l, p->n_rows);
+        qk_norm_rope(p, p->at->last_positions, l, 0, s->NH);
+    } else {
+        linear(p, LINEAR_QKV, gpu->ws.qkv, gpu->ws.x, w->qkv_proj, l, p->n_rows);
+        qk_norm_rope(p, p->at->positions, l, 0, s->NH + s->NKV);
     }
-    if (batch->cancel->load() != 0) {
-        return qe_fail(err, QE_ECANCELLED, "cancelled");
+
+    /* attention */
+    if (pruned) {
+        attention(p, p->at->last_blocks, p->n_rows, false);
+    } else {
+        attention(p, p->at->tall_blocks, gpu->places.n_tall, true);
+        attention(p, p->at->blocks, gpu->places.n_short, false);
     }
-    return 0;
+    linear(p, LINEAR_O, gpu->ws.h, gpu->ws.qkv, w->o_proj, l, p->n_rows);
+
+    /* MLP */
+    rms_norm(p, w->post_attention_layernorm, l);
+    for (int row = 0; row < p->n_rows; row += gpu->ws.mlp_rows) {
+        int left = p->n_rows - row;
+        int n = left < gpu->ws.mlp_rows ? left : gpu->ws.mlp_rows;
+        linear(p, LINEAR_GATE_UP, gpu->ws.gate_up, gpu->ws.x + (size_t)row * s->C,
+               w->gate_up_proj, l, n);
+        linear(p, LINEAR_DOWN, gpu->ws.h + (size_t)row * s->C, gpu->ws.gate_up,
+               w->down_proj, l, n);
+    }
+}
+
+static void
+queue_layers(struct pass *p)
+{
+    const struct device *gpu = p->gpu;
+
+    run(p, places_copy(&p->gpu->places, gpu->stream));
+    run(p, launch_embed(gpu->ws.h, p->at->tokens, gpu->weights.embed_tokens, p->n_rows,
+                        gpu->shape.C, gpu->stream));
+    for (int l = 0; l < gpu->shape.L && !cancelled(p); l++) {
+        wait_for_layers(p, l);
+        queue_layer(p, l);
+    }
+}
+
+static void
+queue_small(struct pass *p)
+{
+    queue_layers(p);
+    if (p->gpu->places.n_last > 0) {
+        pool(p, 0, p->gpu->places.n_last);
+    }
+}
+
+/* From the second of its shape on a small batch is a graph: the first has loaded every
+ * kernel, which a recording could not. */
+static void
+run_small(struct pass *p, const struct qe_batch *batch)
+{
+    struct device *gpu = p->gpu;
+    const struct places *places = &gpu->places;
+    const struct graph_key key = {places->n_rows, places->n_last, places->n_tall,
+                                  places->n_short};
+    struct graph *graph = graphs_use(&gpu->graphs, &key);
+
+    if (graph->n_uses == 2) {
+        run(p, graph_begin(gpu->stream));
+        queue_small(p);
+        run(p, graph_end(graph, gpu->stream));
+    }
+    if (graph->exec != NULL) {
+        run(p, cudaGraphLaunch(graph->exec, gpu->stream));
+    } else {
+        queue_small(p);
+    }
+    copy_vectors(p, batch, 0, places->n_last);
+}
+
+static void
+run_large(struct pass *p, const struct qe_batch *batch)
+{
+    const struct places *places = &p->gpu->places;
+
+    p->cancel = batch->cancel;
+    queue_layers(p);
+    for (int first = 0, end; first < places->n_last && !cancelled(p); first = end) {
+        end = piece_end(places, first);
+        pool(p, first, end);
+        copy_vectors(p, batch, first, end);
+    }
 }
 
 static int
 forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_error *err)
 {
     struct device *gpu = &reinterpret_cast<struct cuda_backend *>(backend)->gpu;
-    const struct device_weights *w = &gpu->weights;
-    const struct device_shape *s = &gpu->shape;
-    struct pass pass = {gpu, &gpu->places.device, cudaSuccess, batch->n_tokens};
-    struct pass *p = &pass;
 
     if (batch->n_tokens > gpu->ws.max_rows || batch->n_seqs > gpu->max_seqs) {
         return qe_fail(err, QE_EVALUE,
@@ -232,60 +338,27 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
                        batch->n_tokens, batch->n_seqs, gpu->ws.max_rows, gpu->max_seqs);
     }
     CUDA_TRY(err, cudaSetDevice(gpu->index));
-    int status = prepare_plans(gpu, batch, err);
+    places_fill(&gpu->places, batch, RING_FLOATS);
+    int status = prepare_plans(gpu, err);
     if (status < 0) {
         return status;
     }
-    run(p, places_fill(&gpu->places, batch, RING_FLOATS, gpu->stream));
-
-    run(p, launch_embed(gpu->ws.h, p->at->tokens, w->embed_tokens, p->n_rows, s->C,
-                        gpu->stream));
-    for (int l = 0; l < s->L && batch->cancel->load() == 0; l++) {
-        bool last = l == s->L - 1;
-        wait_for_layers(p, l);
-
-        /* keys, values, queries */
-        rms_norm(p, w->input_layernorm, l);
-        if (last) {
-            linear(p, LINEAR_KV, gpu->ws.qkv + s->q_width, gpu->ws.x,
-                   w->qkv_proj + (size_t)s->q_width * s->C, l, p->n_rows);
-            qk_norm_rope(p, p->at->positions, l, s->NH, s->NKV);
-            keep_last_rows(p);
-            if (p->n_rows == 0) {
-                break;
-            }
-            linear(p, LINEAR_Q, gpu->ws.qkv, gpu->ws.x, w->qkv_proj, l, p->n_rows);
-            qk_norm_rope(p, p->at->last_positions, l, 0, s->NH);
-        } else {
-            linear(p, LINEAR_QKV, gpu->ws.qkv, gpu->ws.x, w->qkv_proj, l, p->n_rows);
-            qk_norm_rope(p, p->at->positions, l, 0, s->NH + s->NKV);
-        }
-
-        /* attention */
-        if (last) {
-            attention(p, p->at->last_blocks, p->n_rows, false);
-        } else {
-            attention(p, p->at->tall_blocks, gpu->places.n_tall, true);
-            attention(p, p->at->blocks, gpu->places.n_short, false);
-        }
-        linear(p, LINEAR_O, gpu->ws.h, gpu->ws.qkv, w->o_proj, l, p->n_rows);
-
-        /* MLP */
-        rms_norm(p, w->post_attention_layernorm, l);
-        for (int row = 0; row < p->n_rows; row += gpu->ws.mlp_rows) {
-            int left = p->n_rows - row;
-            int n = left < gpu->ws.mlp_rows ? left : gpu->ws.mlp_rows;
-            linear(p, LINEAR_GATE_UP, gpu->ws.gate_up, gpu->ws.x + (size_t)row * s->C,
-                   w->gate_up_proj, l, n);
-            run(p, launch_swiglu(gpu->ws.gate_up, n, s->I, gpu->stream));
-            linear(p, LINEAR_DOWN, gpu->ws.h + (size_t)row * s->C, gpu->ws.gate_up,
-                   w->down_proj, l, n);
-        }
+    struct pass pass = {gpu, &gpu->places.device, cudaSuccess, gpu->places.n_rows,
+                        NULL};
+    if (places_small(&gpu->places)) {
+        run_small(&pass, batch);
+    } else {
+        run_large(&pass, batch);
     }
-    if (batch->cancel->load() == 0) {
-        pool_rows(p, batch);
+    cudaError_t drained = cudaStreamSynchronize(gpu->stream);
+    run(&pass, drained);
+    if (pass.status != cudaSuccess) {
+        return cuda_fail(err, pass.status, "forward");
     }
-    return finish(p, batch, err);
+    if (batch->cancel->load() != 0) {
+        return qe_fail(err, QE_ECANCELLED, "cancelled");
+    }
+    return 0;
 }
 
 /* ---- rows ---- */

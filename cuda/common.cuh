@@ -1,9 +1,11 @@
-/* common.cuh: what several kernels need: 16-byte accesses, warp sums, and the three
- * instructions of a tensor-core product: cp.async, ldmatrix, mma. */
+/* common.cuh: what several kernels need: 16-byte accesses, warp sums, the launch that
+ * overlaps its predecessor's end, and the instructions of a tensor-core product:
+ * cp.async, mbarrier, ldmatrix, mma. */
 #ifndef QE_COMMON_CUH
 #define QE_COMMON_CUH
 
 #include <cuda_bf16.h>
+#include <cuda_runtime.h>
 #include <stdint.h>
 
 typedef __nv_bfloat16 bf16;
@@ -95,6 +97,78 @@ block_sum(T x, T *partial_smem)
     return sum;
 }
 
+/* What an MLP makes of a gate and an up, both rounded to bf16. */
+static __device__ __forceinline__ float
+swiglu(float gate, float up)
+{
+    return gate / (1.0f + __expf(-gate)) * up;
+}
+
+/* ---- launches ---- */
+
+/* Starts a kernel whose blocks may come to life while the kernel before it in the
+ * stream runs its last ones, from sm_90. Every kernel launched so must call
+ * wait_for_grid() before it reads or writes what any other kernel does. */
+template <typename... P, typename... A>
+static inline cudaError_t
+launch(void (*kernel)(P...), dim3 grid, int n_threads, size_t smem_bytes,
+       cudaStream_t stream, A... arguments)
+{
+    cudaLaunchAttribute overlap = {};
+    cudaLaunchConfig_t config = {};
+    int device, major;
+    cudaError_t status = cudaGetDevice(&device);
+
+    if (status == cudaSuccess) {
+        status =
+            cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    }
+    if (status != cudaSuccess) {
+        return status;
+    }
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = dim3(n_threads);
+    config.dynamicSmemBytes = smem_bytes;
+    config.stream = stream;
+    config.attrs = &overlap;
+    config.numAttrs = major >= 9;
+    return cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...);
+}
+
+/* Until all that earlier kernels wrote is there to read. */
+static __device__ __forceinline__ void
+wait_for_grid(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
+/* Lets the next kernel's blocks in once all of this one's have said so. */
+static __device__ __forceinline__ void
+release_next_grid(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
+
+/* Brings n_bytes, a multiple of 16, into the L2 cache in the background, from sm_90. */
+static __device__ __forceinline__ void
+prefetch_bytes(const void *p, uint32_t n_bytes)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(p), "r"(n_bytes)
+                 : "memory");
+#else
+    (void)p, (void)n_bytes;
+#endif
+}
+
+/* ---- copies and products ---- */
+
 static __device__ __forceinline__ uint32_t
 shared_address(const void *p)
 {
@@ -124,6 +198,60 @@ static __device__ __forceinline__ void
 cp_async_wait(void)
 {
     asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
+}
+
+/* A barrier in shared memory whose phase ends with its n_arrivals-th arrival. */
+static __device__ __forceinline__ void
+barrier_init(uint64_t *barrier_smem, int n_arrivals)
+{
+    asm volatile(
+        "mbarrier.init.shared.b64 [%0], %1;\n" ::"r"(shared_address(barrier_smem)),
+        "r"(n_arrivals)
+        : "memory");
+}
+
+static __device__ __forceinline__ void
+barrier_arrive(uint64_t *barrier_smem)
+{
+    asm volatile("{\n.reg .b64 state;\n"
+                 "mbarrier.arrive.shared.b64 state, [%0];\n}\n" ::"r"(
+                     shared_address(barrier_smem))
+                 : "memory");
+}
+
+/* Arrives once this thread's copies so far have. */
+static __device__ __forceinline__ void
+barrier_arrive_with_copies(uint64_t *barrier_smem)
+{
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(
+                     shared_address(barrier_smem))
+                 : "memory");
+}
+
+/* Until the phase of that parity has ended; phases count from 0. */
+static __device__ __forceinline__ void
+barrier_wait(uint64_t *barrier_smem, uint32_t parity)
+{
+    const uint32_t address = shared_address(barrier_smem);
+    uint32_t ended = 0;
+
+    while (ended == 0) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+        asm volatile("{\n.reg .pred ended;\n"
+                     "mbarrier.try_wait.parity.shared::cta.b64 ended, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, ended;\n}\n"
+                     : "=r"(ended)
+                     : "r"(address), "r"(parity)
+                     : "memory");
+#else
+        asm volatile("{\n.reg .pred ended;\n"
+                     "mbarrier.test_wait.parity.shared.b64 ended, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, ended;\n}\n"
+                     : "=r"(ended)
+                     : "r"(address), "r"(parity)
+                     : "memory");
+#endif
+    }
 }
 
 /* Four 8x8 matrices; lane i hands in the address of row i % 8 of matrix i / 8 and gets

@@ -206,6 +206,7 @@ device_close(struct device *gpu)
     if (before < 0 || cudaSetDevice(gpu->index) != cudaSuccess) {
         return; /* nothing was opened, or the driver is gone */
     }
+    graphs_close(&gpu->graphs);
     gemm_close(gpu->gemm);
     places_close(&gpu->places);
     workspace_close(&gpu->ws);

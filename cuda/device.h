@@ -4,6 +4,7 @@
 
 #include "attention.h"
 #include "gemm.h"
+#include "graphs.h"
 #include "places.h"
 #include "weights.h"
 #include "workspace.h"
@@ -25,6 +26,7 @@ struct device {
     struct attention attention;
     struct places places; /* owned             */
     struct gemm *gemm;    /* owned             */
+    struct graphs graphs; /* owned             */
     cudaStream_t stream;
     cudaEvent_t layer_done[LAYERS_AHEAD];
 };

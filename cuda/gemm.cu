@@ -43,18 +43,19 @@ cublas_problem_init(struct cublas_problem *p, const struct linear_shape *s, int 
         status = cublasLtMatrixLayoutInit(&p->x, CUDA_R_16BF, s->k, m, s->ldx);
     }
     if (status == CUBLAS_STATUS_SUCCESS) {
-        status = cublasLtMatrixLayoutInit(&p->y, s->add ? CUDA_R_32F : CUDA_R_16BF,
-                                          s->n, m, s->ldy);
+        status = cublasLtMatrixLayoutInit(
+            &p->y, s->output == PRODUCT_ADD ? CUDA_R_32F : CUDA_R_16BF, s->n, m,
+            s->ldy);
     }
     return status;
 }
 
-cublasStatus_t
+static cudaError_t
 run_cublas(struct gemm *gemm, enum linear linear, const cublasLtMatmulAlgo_t *algo,
            void *y, const bf16 *x, const bf16 *w, int m, cudaStream_t stream)
 {
     const struct linear_shape *shape = &gemm->shapes[linear];
-    const float one = 1.0f, factor_of_y = shape->add ? 1.0f : 0.0f;
+    const float one = 1.0f, factor_of_y = shape->output == PRODUCT_ADD ? 1.0f : 0.0f;
     struct cublas_problem p;
     cublasStatus_t status = cublas_problem_init(&p, shape, m);
 
@@ -63,6 +64,29 @@ run_cublas(struct gemm *gemm, enum linear linear, const cublasLtMatmulAlgo_t *al
                                 &factor_of_y, y, &p.y, y, &p.y, algo, gemm->workspace,
                                 WORKSPACE_BYTES, stream);
     }
+    return status == CUBLAS_STATUS_SUCCESS ? cudaGetLastError() : cudaErrorNotSupported;
+}
+
+cudaError_t
+run_plan(struct gemm *gemm, enum linear linear, const struct plan *plan, void *y,
+         const bf16 *x, const bf16 *w, int m, cudaStream_t stream)
+{
+    const struct linear_shape *s = &gemm->shapes[linear];
+    cudaError_t status;
+
+    if (plan->kind == PLAN_STREAM) {
+        return launch_gemm_stream(y, x, w, m, s->n, s->k, s->ldx, s->ldy, s->output,
+                                  stream);
+    }
+    if (plan->kind == PLAN_ROWS) {
+        status = launch_gemm_rows(y, x, w, m, s->n, s->k, s->ldx, s->ldy,
+                                  s->output == PRODUCT_ADD, plan->variant, stream);
+    } else {
+        status = run_cublas(gemm, linear, &plan->algo, y, x, w, m, stream);
+    }
+    if (status == cudaSuccess && s->output == PRODUCT_SWIGLU) {
+        status = launch_swiglu(static_cast<bf16 *>(y), m, s->n / 2, stream);
+    }
     return status;
 }
 
@@ -70,21 +94,15 @@ cudaError_t
 gemm_run(struct gemm *gemm, enum linear linear, void *y, const bf16 *x, const bf16 *w,
          int m, cudaStream_t stream)
 {
-    const struct plan *plan = &gemm->plans[linear][bucket_of(m)];
-    const struct linear_shape *s = &gemm->shapes[linear];
+    /* For a row count that the plan was not measured with and does not take. The bits
+     * are the same. */
+    const struct plan canonical = {PLAN_ROWS, N_GEMM_ROWS_VARIANTS - 1, {}};
+    cudaError_t status =
+        run_plan(gemm, linear, &gemm->plans[linear][bucket_of(m)], y, x, w, m, stream);
 
-    if (plan->kind == PLAN_ROWS) {
-        return launch_gemm_rows(y, x, w, m, s->n, s->k, s->ldx, s->ldy, s->add,
-                                plan->variant, stream);
-    }
-    if (run_cublas(gemm, linear, &plan->algo, y, x, w, m, stream) ==
-        CUBLAS_STATUS_SUCCESS) {
-        return cudaGetLastError();
-    }
-    /* A row count that the plan was not measured with and does not take. The bits are
-     * the same. */
-    return launch_gemm_rows(y, x, w, m, s->n, s->k, s->ldx, s->ldy, s->add,
-                            N_GEMM_ROWS_VARIANTS - 1, stream);
+    return status == cudaErrorNotSupported
+               ? run_plan(gemm, linear, &canonical, y, x, w, m, stream)
+               : status;
 }
 
 int
@@ -116,8 +134,8 @@ canonical_bytes(const struct linear_shape shapes[N_LINEARS])
     size_t n_bytes = 0;
 
     for (int i = 0; i < N_LINEARS; i++) {
-        size_t row =
-            (size_t)shapes[i].n * (shapes[i].add ? sizeof(float) : sizeof(bf16));
+        size_t row = (size_t)shapes[i].n *
+                     (shapes[i].output == PRODUCT_ADD ? sizeof(float) : sizeof(bf16));
         n_bytes = row > n_bytes ? row : n_bytes;
     }
     return n_bytes * 2 * CHECKED_ROWS;
@@ -139,6 +157,7 @@ open_parts(struct gemm *gemm, const char *cache_folder, struct qe_error *err)
                        cublasLtGetVersion(), cublasLtGetStatusString(status));
     }
     CUDA_TRY(err, gemm_rows_init());
+    CUDA_TRY(err, gemm_stream_init());
     CUDA_TRY(err, cudaMalloc(&gemm->workspace, WORKSPACE_BYTES));
     CUDA_TRY(err, cudaMalloc(&gemm->canonical, canonical_bytes(gemm->shapes)));
     CUDA_TRY(err,

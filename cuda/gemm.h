@@ -9,7 +9,7 @@
 #include "kernels.h"
 #include "seam.h"
 
-/* Y (m, n) = X (m, k) W (n, k)^T. */
+/* X (m, k) W (n, k)^T, and what becomes of it. */
 enum linear {
     LINEAR_QKV,
     LINEAR_KV, /* the last layer, where only last tokens have queries */
@@ -21,9 +21,9 @@ enum linear {
 };
 
 struct linear_shape {
-    int n, k;        /* k a multiple of 8                          */
-    size_t ldx, ldy; /* elements                                   */
-    bool add;        /* Y is fp32 and added to; else bf16, written */
+    int n, k;        /* k a multiple of 8, n of 16 */
+    size_t ldx, ldy; /* elements                   */
+    enum product_output output;
 };
 
 /* What a product may be tried on: buffers whose content is free, and weights to go

@@ -101,6 +101,8 @@ __launch_bounds__(WARP_SIZE *WARPS_M *WARPS_N) gemm_rows_kernel(const gemm_rows 
     const int n_blocks = (g.k + BLOCK_K - 1) / BLOCK_K;
     float acc[TM][TN][4] = {};
 
+    release_next_grid();
+    wait_for_grid();
     for (int b = 0; b < STAGES - 1; b++) {
         if (b < n_blocks) {
             load_block<BLOCK_M, BLOCK_N, THREADS>(ring + b * STAGE, g, m0, n0,
@@ -206,6 +208,5 @@ launch_gemm_rows(void *y, const bf16 *x, const bf16 *w, int m, int n, int k, siz
     const gemm_rows g = {x, w, y, ldx, ldy, m, n, k};
     const dim3 grid((n + v.block_n - 1) / v.block_n, (m + v.block_m - 1) / v.block_m);
 
-    (add ? v.add : v.store)<<<grid, v.n_threads, v.smem_bytes, stream>>>(g);
-    return cudaGetLastError();
+    return launch(add ? v.add : v.store, grid, v.n_threads, v.smem_bytes, stream, g);
 }

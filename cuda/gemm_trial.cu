@@ -26,15 +26,17 @@ struct candidate {
 
 /* ---- kernels ---- */
 
-/* Sets *differs if y, rows ldy apart, is not canonical (rows, n). NaN equals NaN. */
+/* Sets *differs if y, rows ldy apart, is not canonical, rows n apart, in its first
+ * n_columns. NaN equals NaN. */
 template <typename T>
 static __global__ void
-compare_kernel(int *differs, const T *y, const T *canonical, int n, size_t ldy)
+compare_kernel(int *differs, const T *y, const T *canonical, int n_columns, size_t ldy,
+               size_t n)
 {
-    const T *row = y + blockIdx.x * ldy, *expected = canonical + (size_t)blockIdx.x * n;
+    const T *row = y + blockIdx.x * ldy, *expected = canonical + blockIdx.x * n;
     int different = 0;
 
-    for (int i = threadIdx.x; i < n; i += THREADS) {
+    for (int i = threadIdx.x; i < n_columns; i += THREADS) {
         float a = static_cast<float>(row[i]), b = static_cast<float>(expected[i]);
         different |=
             __float_as_uint(a) != __float_as_uint(b) && !(isnan(a) && isnan(b));
@@ -65,7 +67,7 @@ fill_kernel(bf16 *x, size_t n)
 static size_t
 element_bytes(const struct linear_shape *shape)
 {
-    return shape->add ? sizeof(float) : sizeof(bf16);
+    return shape->output == PRODUCT_ADD ? sizeof(float) : sizeof(bf16);
 }
 
 static const bf16 *
@@ -77,16 +79,8 @@ weights_of(const struct linear_trial *trial, int launch)
 static cudaError_t
 launch_plan(const struct candidate *c, const struct plan *plan, int launch)
 {
-    const struct linear_shape *s = &c->gemm->shapes[c->linear];
-    const bf16 *w = weights_of(c->trial, launch);
-
-    if (plan->kind == PLAN_ROWS) {
-        return launch_gemm_rows(c->trial->y, c->trial->x, w, c->m, s->n, s->k, s->ldx,
-                                s->ldy, s->add, plan->variant, c->stream);
-    }
-    cublasStatus_t status = run_cublas(c->gemm, c->linear, &plan->algo, c->trial->y,
-                                       c->trial->x, w, c->m, c->stream);
-    return status == CUBLAS_STATUS_SUCCESS ? cudaGetLastError() : cudaErrorNotSupported;
+    return run_plan(c->gemm, c->linear, plan, c->trial->y, c->trial->x,
+                    weights_of(c->trial, launch), c->m, c->stream);
 }
 
 /* canonical <- rows [first, first + n_rows) of the product, and the same rows of y
@@ -98,7 +92,7 @@ launch_canonical(const struct candidate *c, unsigned char *canonical, int first,
 {
     const struct linear_shape *s = &c->gemm->shapes[c->linear];
     const size_t width = s->n * element_bytes(s), pitch = s->ldy * element_bytes(s);
-    const int byte = s->add ? 0 : 0xff;
+    const int byte = s->output == PRODUCT_ADD ? 0 : 0xff;
     cudaError_t status =
         cudaMemset2DAsync(static_cast<unsigned char *>(c->trial->y) + first * pitch,
                           pitch, byte, width, n_rows, c->stream);
@@ -109,9 +103,14 @@ launch_canonical(const struct candidate *c, unsigned char *canonical, int first,
     if (status != cudaSuccess) {
         return status;
     }
-    return launch_gemm_rows(canonical, c->trial->x + first * s->ldx, c->trial->weights,
-                            n_rows, s->n, s->k, s->ldx, s->n, s->add, CANONICAL_VARIANT,
-                            c->stream);
+    status = launch_gemm_rows(canonical, c->trial->x + first * s->ldx,
+                              c->trial->weights, n_rows, s->n, s->k, s->ldx, s->n,
+                              s->output == PRODUCT_ADD, CANONICAL_VARIANT, c->stream);
+    if (status == cudaSuccess && s->output == PRODUCT_SWIGLU) {
+        status = launch_swiglu(reinterpret_cast<bf16 *>(canonical), n_rows, s->n / 2,
+                               c->stream);
+    }
+    return status;
 }
 
 static cudaError_t
@@ -122,14 +121,15 @@ launch_compare(const struct candidate *c, const unsigned char *canonical, int fi
     const unsigned char *y =
         static_cast<unsigned char *>(c->trial->y) + first * s->ldy * element_bytes(s);
 
-    if (s->add) {
+    if (s->output == PRODUCT_ADD) {
         compare_kernel<<<n_rows, THREADS, 0, c->stream>>>(
             c->gemm->differs, reinterpret_cast<const float *>(y),
-            reinterpret_cast<const float *>(canonical), s->n, s->ldy);
+            reinterpret_cast<const float *>(canonical), s->n, s->ldy, s->n);
     } else {
         compare_kernel<<<n_rows, THREADS, 0, c->stream>>>(
             c->gemm->differs, reinterpret_cast<const bf16 *>(y),
-            reinterpret_cast<const bf16 *>(canonical), s->n, s->ldy);
+            reinterpret_cast<const bf16 *>(canonical),
+            s->output == PRODUCT_SWIGLU ? s->n / 2 : s->n, s->ldy, s->n);
     }
     return cudaGetLastError();
 }
@@ -232,7 +232,7 @@ try_plan(struct candidate c, const struct plan *plan, struct plan *best, float *
     bool equal = true;
     float ms;
 
-    for (int i = 0; i < 2 && equal && plan->kind == PLAN_CUBLAS; i++) {
+    for (int i = 0; i < 2 && equal && plan->kind != PLAN_ROWS; i++) {
         c.m = i == 0 ? most : ragged;
         int status = check_plan(&c, plan, &equal, err);
         if (status < 0) {
@@ -275,6 +275,10 @@ plan_by_trial(struct gemm *gemm, enum linear linear, int bucket,
             found[i].workspaceSize <= WORKSPACE_BYTES) {
             status = try_plan(c, &plan, &best, &best_ms, err);
         }
+    }
+    if (m <= GEMM_STREAM_MAX_ROWS && status == 0) {
+        struct plan plan = {PLAN_STREAM, 0, {}};
+        status = try_plan(c, &plan, &best, &best_ms, err);
     }
     for (int i = 0; i < N_GEMM_ROWS_VARIANTS && status == 0; i++) {
         struct plan plan = {PLAN_ROWS, i, {}};

@@ -80,6 +80,14 @@ cudaError_t
 launch_pool(float *out, const float *h, const pool_row *rows, const float *weight,
             int n_rows, int C, int n_columns, float eps, cudaStream_t stream);
 
+/* What becomes of a product x (m, k) w (n, k)^T. */
+enum product_output {
+    PRODUCT_STORE,  /* y (m, n) bf16 is it                                         */
+    PRODUCT_ADD,    /* y (m, n) fp32, to which it is added                         */
+    PRODUCT_SWIGLU, /* y (m, 2, n / 2) bf16: silu(gate) * up takes the place of gate,
+                       and that of up has no meaning                               */
+};
+
 /* ---- gemm_rows.cu ---- */
 
 #define N_GEMM_ROWS_VARIANTS 7
@@ -95,5 +103,17 @@ cudaError_t gemm_rows_init(void);
 cudaError_t
 launch_gemm_rows(void *y, const bf16 *x, const bf16 *w, int m, int n, int k, size_t ldx,
                  size_t ldy, bool add, int variant, cudaStream_t stream);
+
+/* ---- gemm_stream.cu ---- */
+
+#define GEMM_STREAM_MAX_ROWS 64
+
+/* Once for a device, before the first launch. */
+cudaError_t gemm_stream_init(void);
+
+/* The same sums for at most GEMM_STREAM_MAX_ROWS rows; n a multiple of 16. */
+cudaError_t launch_gemm_stream(void *y, const bf16 *x, const bf16 *w, int m, int n,
+                               int k, size_t ldx, size_t ldy,
+                               enum product_output output, cudaStream_t stream);
 
 #endif

@@ -7,6 +7,7 @@
 #include "cuda_error.h"
 
 #define BLOCK_KV 64 /* keys in a tile of attention */
+#define ROW_TILE 16
 
 /* Where one sequence's queries and keys are. */
 struct span {
@@ -151,6 +152,10 @@ fill_rows(struct places *p, const struct qe_batch *batch)
             *positions++ = n_prefix + i;
         }
     }
+    for (int row = batch->n_tokens; row < p->n_rows; row++) {
+        p->host.tokens[row] = 0;
+        *positions++ = 0;
+    }
 }
 
 /* What is left after the last layer's keys are made. */
@@ -174,14 +179,14 @@ fill_last(struct places *p, const struct qe_batch *batch, size_t ring_floats)
             first = 0;
         }
         p->host.pool_rows[i] =
-            (struct pool_row){i, seq->n_out, seq->kind == QE_UNIT, (int32_t)first};
+            (struct pool_row){p->pruned ? i : p->host.last_rows[i], seq->n_out,
+                              seq->kind == QE_UNIT, (int32_t)first};
         first += seq->n_out;
     }
 }
 
-cudaError_t
-places_fill(struct places *p, const struct qe_batch *batch, size_t ring_floats,
-            cudaStream_t stream)
+void
+places_fill(struct places *p, const struct qe_batch *batch, size_t ring_floats)
 {
     const int n_lengths = p->max_tiles + 1;
 
@@ -193,16 +198,26 @@ places_fill(struct places *p, const struct qe_batch *batch, size_t ring_floats,
             p->last_seqs[p->n_last++] = s;
         }
     }
+    int padded = (p->n_rows + ROW_TILE - 1) / ROW_TILE * ROW_TILE;
+    if (padded <= SMALL_ROWS && padded <= p->max_rows) {
+        p->n_rows = padded;
+    }
+    p->pruned = p->n_rows > SMALLEST_ROWS;
     count_blocks(p, batch);
     p->n_short = rank_lengths(p->n_by_length, n_lengths);
     p->n_tall = rank_lengths(p->n_by_length + n_lengths, n_lengths);
-    size_t n_bytes =
+    p->n_bytes =
         lay_out(&p->host, p->host_memory, p->n_rows, p->n_last, p->n_tall, p->n_short);
     lay_out(&p->device, p->device_memory, p->n_rows, p->n_last, p->n_tall, p->n_short);
     fill_rows(p, batch);
     fill_blocks(p, batch);
     fill_last(p, batch, ring_floats);
-    return cudaMemcpyAsync(p->device_memory, p->host_memory, n_bytes,
+}
+
+cudaError_t
+places_copy(struct places *p, cudaStream_t stream)
+{
+    return cudaMemcpyAsync(p->device_memory, p->host_memory, p->n_bytes,
                            cudaMemcpyHostToDevice, stream);
 }
 

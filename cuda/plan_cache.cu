@@ -13,7 +13,7 @@
 
 #include "plans.h"
 
-#define FORMAT "qwen3_embed plans 1" /* changes with the canonical sum, too */
+#define FORMAT "qwen3_embed plans 2" /* changes with the canonical sum, too */
 #define MAX_LINE 512
 #define MAX_LINES 65536
 
@@ -39,7 +39,7 @@ write_entry(char line[MAX_LINE], const struct linear_shape *s, int bucket,
     snprintf(line, MAX_LINE,
              "%d %d %zu %zu %d %d %d %d %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64
              " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64,
-             s->n, s->k, s->ldx, s->ldy, s->add, bucket, plan->kind, plan->variant,
+             s->n, s->k, s->ldx, s->ldy, s->output, bucket, plan->kind, plan->variant,
              a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
 }
 
@@ -48,18 +48,18 @@ static bool
 read_entry(const char *line, struct linear_shape *s, int *bucket, struct plan *plan)
 {
     uint64_t *a = plan->algo.data;
-    int add, kind;
+    int output, kind;
 
     if (sscanf(line,
                "%d %d %zu %zu %d %d %d %d %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64
                " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64,
-               &s->n, &s->k, &s->ldx, &s->ldy, &add, bucket, &kind, &plan->variant,
+               &s->n, &s->k, &s->ldx, &s->ldy, &output, bucket, &kind, &plan->variant,
                &a[0], &a[1], &a[2], &a[3], &a[4], &a[5], &a[6], &a[7]) != 16) {
         return false;
     }
-    s->add = add != 0;
-    plan->kind = kind == PLAN_ROWS ? PLAN_ROWS : PLAN_CUBLAS;
-    return (kind == PLAN_ROWS || kind == PLAN_CUBLAS) && *bucket >= 0 &&
+    s->output = static_cast<enum product_output>(output);
+    plan->kind = static_cast<enum plan_kind>(kind);
+    return kind > PLAN_NONE && kind <= PLAN_STREAM && *bucket >= 0 &&
            *bucket < N_BUCKETS && plan->variant >= 0 &&
            plan->variant < N_GEMM_ROWS_VARIANTS;
 }
@@ -68,7 +68,7 @@ static bool
 same_shape(const struct linear_shape *a, const struct linear_shape *b)
 {
     return a->n == b->n && a->k == b->k && a->ldx == b->ldx && a->ldy == b->ldy &&
-           a->add == b->add;
+           a->output == b->output;
 }
 
 /* A cuBLASLt algorithm is checked against the product that it is for. */
@@ -78,7 +78,7 @@ is_usable(struct gemm *gemm, enum linear linear, int bucket, const struct plan *
     struct cublas_problem p;
     cublasLtMatmulHeuristicResult_t result;
 
-    return plan->kind == PLAN_ROWS ||
+    return plan->kind != PLAN_CUBLAS ||
            (cublas_problem_init(&p, &gemm->shapes[linear], bucket_rows(bucket)) ==
                 CUBLAS_STATUS_SUCCESS &&
             cublasLtMatmulAlgoCheck(gemm->handle, &p.product, &p.w, &p.x, &p.y, &p.y,

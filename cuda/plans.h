@@ -7,7 +7,7 @@
 
 #include "gemm.h"
 
-enum plan_kind { PLAN_NONE, PLAN_ROWS, PLAN_CUBLAS };
+enum plan_kind { PLAN_NONE, PLAN_ROWS, PLAN_CUBLAS, PLAN_STREAM };
 
 struct plan {
     enum plan_kind kind;
@@ -41,9 +41,9 @@ int bucket_of(int m);
 /* The largest row count of a bucket. */
 int bucket_rows(int bucket);
 
-cublasStatus_t
-run_cublas(struct gemm *gemm, enum linear linear, const cublasLtMatmulAlgo_t *algo,
-           void *y, const bf16 *x, const bf16 *w, int m, cudaStream_t stream);
+/* A row count that cuBLASLt does not take is cudaErrorNotSupported. */
+cudaError_t run_plan(struct gemm *gemm, enum linear linear, const struct plan *plan,
+                     void *y, const bf16 *x, const bf16 *w, int m, cudaStream_t stream);
 
 /* Layouts of W, X and Y as cuBLASLt sees them, transposed, and what to do with them. */
 struct cublas_problem {

@@ -11,6 +11,9 @@ __launch_bounds__(THREADS)
                 int C, int n_columns, float eps)
 {
     __shared__ double partial_smem[THREADS / WARP_SIZE];
+
+    release_next_grid();
+    wait_for_grid();
     const pool_row row = rows[blockIdx.x];
     const float *x = h + (size_t)row.row * C;
     float *y = out + row.first;
@@ -42,7 +45,6 @@ cudaError_t
 launch_pool(float *out, const float *h, const pool_row *rows, const float *weight,
             int n_rows, int C, int n_columns, float eps, cudaStream_t stream)
 {
-    pool_kernel<<<n_rows, THREADS, 0, stream>>>(out, h, rows, weight, C, n_columns,
-                                                eps);
-    return cudaGetLastError();
+    return launch(pool_kernel, dim3(n_rows), THREADS, 0, stream, out, h, rows, weight,
+                  C, n_columns, eps);
 }

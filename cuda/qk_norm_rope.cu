@@ -6,6 +6,7 @@
 #include "kernels.h"
 
 #define THREADS 128
+#define FEW_ROWS 512
 
 /* ---- kernels ---- */
 
@@ -57,6 +58,9 @@ __launch_bounds__(THREADS) qk_norm_rope_kernel(const heads a)
     const int lane = threadIdx.x % LANES;
     const bool active = lane * 4 < HALF;
     const size_t row = blockIdx.x;
+
+    release_next_grid();
+    wait_for_grid();
     const float *turn = a.cos_sin + (size_t)a.positions[row] * HS + lane * 4;
     float4 cosine = {}, sine = {};
 
@@ -68,7 +72,8 @@ __launch_bounds__(THREADS) qk_norm_rope_kernel(const heads a)
     const float s[4] = {sine.x, sine.y, sine.z, sine.w};
 
     /* Every lane of a warp makes the same number of rounds, as the sums need. */
-    for (int i = 0; i < a.n_heads; i += THREADS / LANES) {
+    for (int i = blockIdx.y * (THREADS / LANES); i < a.n_heads;
+         i += gridDim.y * (THREADS / LANES)) {
         int head = a.first_head + i + threadIdx.x / LANES;
         bool valid = active && head < a.first_head + a.n_heads;
         bf16 *x = a.qkv + (row * a.n_in_row + head) * HS + lane * 4;
@@ -119,21 +124,26 @@ launch_qk_norm_rope(bf16 *qkv, const int32_t *positions, const float *cos_sin,
     const heads a = {qkv, positions,    cos_sin,    q_norm,  k_norm,
                      NH,  NH + 2 * NKV, first_head, n_heads, eps};
 
+    void (*kernel)(heads);
+    int n_lanes;
+
     switch (HS) {
     case 64:
-        qk_norm_rope_kernel<64, 8><<<T, THREADS, 0, stream>>>(a);
+        kernel = qk_norm_rope_kernel<64, 8>, n_lanes = 8;
         break;
     case 96:
-        qk_norm_rope_kernel<96, 16><<<T, THREADS, 0, stream>>>(a);
+        kernel = qk_norm_rope_kernel<96, 16>, n_lanes = 16;
         break;
     case 128:
-        qk_norm_rope_kernel<128, 16><<<T, THREADS, 0, stream>>>(a);
+        kernel = qk_norm_rope_kernel<128, 16>, n_lanes = 16;
         break;
     case 256:
-        qk_norm_rope_kernel<256, 32><<<T, THREADS, 0, stream>>>(a);
+        kernel = qk_norm_rope_kernel<256, 32>, n_lanes = 32;
         break;
     default:
         return cudaErrorInvalidValue;
     }
-    return cudaGetLastError();
+    /* Of few rows, each round of heads is a block's, since rounds take turns. */
+    const int n_rounds = (n_heads * n_lanes + THREADS - 1) / THREADS;
+    return launch(kernel, dim3(T, T < FEW_ROWS ? n_rounds : 1), THREADS, 0, stream, a);
 }

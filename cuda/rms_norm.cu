@@ -15,6 +15,8 @@ __launch_bounds__(THREADS) rms_norm_kernel(bf16 *x, const float *h, const float 
     float v[CHUNKS][8];
     float squares = 0.0f;
 
+    release_next_grid();
+    wait_for_grid();
 #pragma unroll
     for (int i = 0; i < CHUNKS; i++) {
         int c = (i * THREADS + threadIdx.x) * 8;
@@ -50,22 +52,24 @@ cudaError_t
 launch_rms_norm(bf16 *x, const float *h, const float *weight, int T, int C,
                 int n_columns, float eps, cudaStream_t stream)
 {
+    void (*kernel)(bf16 *, const float *, const float *, int, int, float);
+
     switch ((C / 8 + THREADS - 1) / THREADS) {
     case 1:
-        rms_norm_kernel<1><<<T, THREADS, 0, stream>>>(x, h, weight, C, n_columns, eps);
+        kernel = rms_norm_kernel<1>;
         break;
     case 2:
-        rms_norm_kernel<2><<<T, THREADS, 0, stream>>>(x, h, weight, C, n_columns, eps);
+        kernel = rms_norm_kernel<2>;
         break;
     case 3:
-        rms_norm_kernel<3><<<T, THREADS, 0, stream>>>(x, h, weight, C, n_columns, eps);
+        kernel = rms_norm_kernel<3>;
         break;
     case 4:
-        rms_norm_kernel<4><<<T, THREADS, 0, stream>>>(x, h, weight, C, n_columns, eps);
+        kernel = rms_norm_kernel<4>;
         break;
     default:
-        rms_norm_kernel<8><<<T, THREADS, 0, stream>>>(x, h, weight, C, n_columns, eps);
+        kernel = rms_norm_kernel<8>;
         break;
     }
-    return cudaGetLastError();
+    return launch(kernel, dim3(T), THREADS, 0, stream, x, h, weight, C, n_columns, eps);
 }

@@ -12,6 +12,8 @@ __launch_bounds__(THREADS) swiglu_kernel(bf16 *gate_up, int I)
     bf16 *gate = gate_up + (size_t)blockIdx.y * 2 * I + c;
     float g[8], u[8];
 
+    release_next_grid();
+    wait_for_grid();
     if (c >= I) {
         return;
     }
@@ -19,7 +21,7 @@ __launch_bounds__(THREADS) swiglu_kernel(bf16 *gate_up, int I)
     widen(u, load_16_bytes(gate + I));
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        g[i] = g[i] / (1.0f + __expf(-g[i])) * u[i];
+        g[i] = swiglu(g[i], u[i]);
     }
     store_16_bytes(gate, narrow(g));
 }
@@ -29,6 +31,5 @@ launch_swiglu(bf16 *gate_up, int T, int I, cudaStream_t stream)
 {
     const dim3 grid((I + COLUMNS - 1) / COLUMNS, T);
 
-    swiglu_kernel<<<grid, THREADS, 0, stream>>>(gate_up, I);
-    return cudaGetLastError();
+    return launch(swiglu_kernel, grid, THREADS, 0, stream, gate_up, I);
 }

@@ -64,12 +64,12 @@ workspace_linears(const struct device_shape *s, struct linear_shape linears[N_LI
 {
     const size_t C = s->C, I = s->I, qkv = s->qkv_width;
 
-    linears[LINEAR_QKV] = {s->qkv_width, s->C, C, qkv, false};
-    linears[LINEAR_KV] = {2 * s->kv_width, s->C, C, qkv, false};
-    linears[LINEAR_Q] = {s->q_width, s->C, C, qkv, false};
-    linears[LINEAR_O] = {s->C, s->q_width, qkv, C, true};
-    linears[LINEAR_GATE_UP] = {2 * s->I, s->C, C, 2 * I, false};
-    linears[LINEAR_DOWN] = {s->C, s->I, 2 * I, C, true};
+    linears[LINEAR_QKV] = {s->qkv_width, s->C, C, qkv, PRODUCT_STORE};
+    linears[LINEAR_KV] = {2 * s->kv_width, s->C, C, qkv, PRODUCT_STORE};
+    linears[LINEAR_Q] = {s->q_width, s->C, C, qkv, PRODUCT_STORE};
+    linears[LINEAR_O] = {s->C, s->q_width, qkv, C, PRODUCT_ADD};
+    linears[LINEAR_GATE_UP] = {2 * s->I, s->C, C, 2 * I, PRODUCT_SWIGLU};
+    linears[LINEAR_DOWN] = {s->C, s->I, 2 * I, C, PRODUCT_ADD};
 }
 
 struct linear_trial
