@@ -155,18 +155,6 @@ release_next_grid(void)
 #endif
 }
 
-/* Brings n_bytes, a multiple of 16, into the L2 cache in the background, from sm_90. */
-static __device__ __forceinline__ void
-prefetch_bytes(const void *p, uint32_t n_bytes)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(p), "r"(n_bytes)
-                 : "memory");
-#else
-    (void)p, (void)n_bytes;
-#endif
-}
-
 /* ---- copies and products ---- */
 
 static __device__ __forceinline__ uint32_t

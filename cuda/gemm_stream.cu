@@ -9,17 +9,18 @@
 #include "common.cuh"
 #include "kernels.h"
 
-#define BLOCK_K 64
+#define BLOCK_K GEMM_STREAM_BLOCK_K
 #define CHUNKS (BLOCK_K / 8) /* of 16 bytes in a row                    */
 #define COPY_WARPS 2         /* for w, and as many for x                */
 #define MAX_MULTIPLY_WARPS 12
 #define MAX_THREADS ((MAX_MULTIPLY_WARPS + 2 * COPY_WARPS) * WARP_SIZE)
 #define MAX_STAGES 32
 #define HEAD_BYTES (2 * MAX_STAGES * (int)sizeof(uint64_t)) /* the barriers */
-/* So that two blocks, of one kernel or of two, find room on a multiprocessor. */
-#define MAX_SMEM_BYTES (112 << 10)
-/* Of weights beyond the ring that a block calls into the L2 cache. */
-#define PREFETCH_BYTES (128 << 10)
+/* What a stage should hold, and a ring of them: as much as lets two blocks, of one
+ * kernel or of two, share a multiprocessor, but never less than some stages. */
+#define STAGE_BYTES (24 << 10)
+#define MIN_STAGES 8
+#define SHARED_SMEM_BYTES (112 << 10)
 
 struct gemm_stream {
     const bf16 *x; /* (m, k) rows ldx apart */
@@ -31,6 +32,7 @@ struct gemm_stream {
     int n_step;    /* from one block's first row of w to the next's    */
     int n_second;  /* from a warp's first eight rows of w to its second */
     int n_stages;
+    int stage_blocks; /* of BLOCK_K columns in a stage               */
 };
 
 /* A place in the ring, and how often it was passed. */
@@ -58,96 +60,112 @@ ring_offset(int row, int chunk)
 
 /* ---- kernel ---- */
 
-/* The ring and its barriers as all warps of a block see them. */
+/* The ring and its barriers as all warps of a block see them. A stage holds some blocks
+ * of BLOCK_K columns, the more the fewer the rows, since barriers take their time. */
 struct ring {
-    bf16 *data_smem; /* (n_stages, rows, BLOCK_K) rows of w, then of x */
-    uint64_t *full_smem, *empty_smem; /* (n_stages) */
-    int n_stages, rows, n_blocks;
+    bf16 *data_smem; /* (n_stages, stage_blocks, rows, BLOCK_K) rows of w, then of x */
+    uint64_t *full_smem, *empty_smem; /* (n_stages)                                  */
+    int n_stages, stage_blocks, rows, n_blocks;
 };
 
 static __device__ __forceinline__ bf16 *
 stage_of(const ring &r, int stage)
 {
-    return r.data_smem + (size_t)stage * r.rows * BLOCK_K;
+    return r.data_smem + (size_t)stage * r.stage_blocks * r.rows * BLOCK_K;
 }
 
-/* Which row of w lies in a block's row of the ring; all first ones come first. */
-static __device__ __forceinline__ int
-weight_row(const gemm_stream &g, int row, int n_first)
+/* A block's rows of w: some that follow each other and, for each, a second one further
+ * on. In the ring all first ones come first. */
+struct weight_rows {
+    int begin;      /* row of w of the first                                     */
+    int n_first;    /* multiple of 8                                             */
+    int n_valid[2]; /* first and second ones that are not past the end: multiples of 8
+                     */
+};
+
+/* Copies a warp's share of rows to the ring: with the other copy warp eight at a time,
+ * each lane the same 16 bytes of each row. */
+static __device__ __forceinline__ void
+copy_rows(bf16 *to_smem, const bf16 *from, size_t stride, int n_rows)
 {
-    return blockIdx.x * g.n_step + (row < n_first ? row : row - n_first + g.n_second);
+#pragma unroll 4
+    for (int row = 0; row < n_rows; row += COPY_WARPS * 4) {
+        cp_async_16(to_smem, from, true);
+        to_smem += COPY_WARPS * 4 * BLOCK_K;
+        from += stride;
+    }
 }
 
-static __device__ void
-copy_weights(const gemm_stream &g, const ring &r, int warp, int n_first, int n_rows)
+template <int TN>
+static __device__ __forceinline__ void
+copy_weights(const gemm_stream &g, const ring &r, const weight_rows &rows, int warp)
 {
-    const int lane = threadIdx.x % WARP_SIZE, chunk = lane % CHUNKS;
+    const int row = warp * 4 + threadIdx.x % WARP_SIZE / CHUNKS;
+    const int chunk = threadIdx.x % CHUNKS, offset = ring_offset(row, chunk);
+    const bf16 *first = g.w + (size_t)(rows.begin + row) * g.k + chunk * 8;
+    const bf16 *second = first + (size_t)g.n_second * g.k;
+    const size_t stride = (size_t)COPY_WARPS * 4 * g.k;
     turn t = {0, 0};
 
-    for (int b = 0; b < r.n_blocks; b++) {
-        const int k = b * BLOCK_K + chunk * 8;
-        bf16 *to_smem = stage_of(r, t.stage);
+    for (int begin = 0; begin < r.n_blocks; begin += r.stage_blocks) {
+        const int end = min(begin + r.stage_blocks, r.n_blocks);
+        bf16 *to_smem = stage_of(r, t.stage) + offset;
 
         barrier_wait(&r.empty_smem[t.stage], t.parity ^ 1);
-#pragma unroll 2
-        for (int row = warp * 4 + lane / CHUNKS; row < n_rows; row += COPY_WARPS * 4) {
-            int source = weight_row(g, row, n_first);
-            bool valid = source < g.n && k < g.k;
-            cp_async_16(to_smem + ring_offset(row, chunk),
-                        valid ? g.w + (size_t)source * g.k + k : g.w, valid);
+        for (int b = begin; b < end; b++) {
+            copy_rows(to_smem, first + b * BLOCK_K, stride, rows.n_valid[0]);
+            if (TN == 2) {
+                copy_rows(to_smem + rows.n_first * BLOCK_K, second + b * BLOCK_K,
+                          stride, rows.n_valid[1]);
+            }
+            to_smem += r.rows * BLOCK_K;
         }
         barrier_arrive_with_copies(&r.full_smem[t.stage]);
         next_turn(t, r.n_stages);
     }
 }
 
-/* What the ring has no room for yet comes as far as the L2 cache. */
-static __device__ void
-prefetch_weights(const gemm_stream &g, const ring &r, int warp, int n_first, int n_rows)
-{
-    const int begin = r.n_stages * BLOCK_K;
-    const int length = min(g.k - begin, PREFETCH_BYTES / 2 / n_rows / 8 * 8);
-
-    for (int row = warp * WARP_SIZE + threadIdx.x % WARP_SIZE; row < n_rows;
-         row += COPY_WARPS * WARP_SIZE) {
-        int source = weight_row(g, row, n_first);
-        if (length > 0 && source < g.n) {
-            prefetch_bytes(g.w + (size_t)source * g.k + begin, length * 2);
-        }
-    }
-}
-
+/* Rows past the last are the last again: what is made of them is not stored. */
 template <int TM>
-static __device__ void
-copy_inputs(const gemm_stream &g, const ring &r, int warp, int n_rows)
+static __device__ __forceinline__ void
+copy_inputs(const gemm_stream &g, const ring &r, int first_row, int warp)
 {
-    const int lane = threadIdx.x % WARP_SIZE, chunk = lane % CHUNKS;
+    constexpr int ROUNDS = TM * 16 / (COPY_WARPS * 4);
+    const int row = warp * 4 + threadIdx.x % WARP_SIZE / CHUNKS;
+    const int chunk = threadIdx.x % CHUNKS;
+    const int offset = first_row * BLOCK_K + ring_offset(row, chunk);
+    const bf16 *from[ROUNDS];
     turn t = {0, 0};
 
-    for (int b = 0; b < r.n_blocks; b++) {
-        const int k = b * BLOCK_K + chunk * 8;
-        bf16 *to_smem = stage_of(r, t.stage) + (size_t)n_rows * BLOCK_K;
+#pragma unroll
+    for (int i = 0; i < ROUNDS; i++) {
+        from[i] = g.x + min(row + i * COPY_WARPS * 4, g.m - 1) * g.ldx + chunk * 8;
+    }
+    for (int begin = 0; begin < r.n_blocks; begin += r.stage_blocks) {
+        const int end = min(begin + r.stage_blocks, r.n_blocks);
+        bf16 *to_smem = stage_of(r, t.stage) + offset;
 
         barrier_wait(&r.empty_smem[t.stage], t.parity ^ 1);
+        for (int b = begin; b < end; b++) {
 #pragma unroll
-        for (int i = 0; i < TM * 16; i += COPY_WARPS * 4) {
-            int row = i + warp * 4 + lane / CHUNKS;
-            bool valid = row < g.m && k < g.k;
-            cp_async_16(to_smem + ring_offset(row, chunk),
-                        valid ? g.x + row * g.ldx + k : g.x, valid);
+            for (int i = 0; i < ROUNDS; i++) {
+                cp_async_16(to_smem + i * COPY_WARPS * 4 * BLOCK_K,
+                            from[i] + b * BLOCK_K, true);
+            }
+            to_smem += r.rows * BLOCK_K;
         }
         barrier_arrive_with_copies(&r.full_smem[t.stage]);
         next_turn(t, r.n_stages);
     }
 }
 
-/* The operands of half a stage: TM x 16 rows of x, TN x 8 of w. */
+/* The operands of half a block: TM x 16 rows of x, TN x 8 of w. */
 template <int TM, int TN> struct operands {
     uint32_t a[TM][2][4];
     uint32_t b[TN][4];
 };
 
-/* Where a warp's rows lie in a stage. */
+/* Where a warp's rows lie in a block. */
 struct warp_rows {
     int first, second; /* of w */
     int x;
@@ -155,14 +173,14 @@ struct warp_rows {
 
 template <int TM, int TN>
 static __device__ __forceinline__ void
-take_half(operands<TM, TN> &o, const bf16 *stage_smem, int half, const warp_rows &rows)
+take_half(operands<TM, TN> &o, const bf16 *block_smem, int half, const warp_rows &rows)
 {
     const int lane = threadIdx.x % WARP_SIZE;
 
 #pragma unroll
     for (int j = 0; j < TN; j++) {
         int row = (j == 0 ? rows.first : rows.second) + lane % 8;
-        ldmatrix_x4(o.b[j], stage_smem + ring_offset(row, half * 4 + lane / 8));
+        ldmatrix_x4(o.b[j], block_smem + ring_offset(row, half * 4 + lane / 8));
     }
 #pragma unroll
     for (int i = 0; i < TM; i++) {
@@ -170,7 +188,7 @@ take_half(operands<TM, TN> &o, const bf16 *stage_smem, int half, const warp_rows
 #pragma unroll
         for (int k = 0; k < 2; k++) {
             ldmatrix_x4(o.a[i][k],
-                        stage_smem + ring_offset(row, half * 4 + k * 2 + lane / 16));
+                        block_smem + ring_offset(row, half * 4 + k * 2 + lane / 16));
         }
     }
 }
@@ -198,21 +216,32 @@ static __device__ __forceinline__ void
 multiply(float (&acc)[TM][TN][4], const ring &r, const warp_rows &rows)
 {
     operands<TM, TN> front, back;
+    const bf16 *block_smem = r.data_smem;
+    int n_left = r.stage_blocks; /* blocks of this stage */
     turn t = {0, 0};
 
     barrier_wait(&r.full_smem[0], 0);
-    take_half<TM, TN>(front, stage_of(r, 0), 0, rows);
+    take_half<TM, TN>(front, block_smem, 0, rows);
     for (int b = 0; b < r.n_blocks; b++) {
-        take_half<TM, TN>(back, stage_of(r, t.stage), 1, rows);
-        __syncwarp(); /* every lane is done with the stage */
-        if (threadIdx.x % WARP_SIZE == 0) {
-            barrier_arrive(&r.empty_smem[t.stage]);
+        const bool stage_ends = --n_left == 0 || b + 1 == r.n_blocks;
+
+        take_half<TM, TN>(back, block_smem, 1, rows);
+        block_smem += r.rows * BLOCK_K;
+        if (stage_ends) {
+            __syncwarp(); /* every lane is done with the stage */
+            if (threadIdx.x % WARP_SIZE == 0) {
+                barrier_arrive(&r.empty_smem[t.stage]);
+            }
+            next_turn(t, r.n_stages);
+            n_left = r.stage_blocks;
+            block_smem = stage_of(r, t.stage);
         }
-        next_turn(t, r.n_stages);
         multiply_half<TM, TN>(acc, front);
         if (b + 1 < r.n_blocks) {
-            barrier_wait(&r.full_smem[t.stage], t.parity);
-            take_half<TM, TN>(front, stage_of(r, t.stage), 0, rows);
+            if (stage_ends) {
+                barrier_wait(&r.full_smem[t.stage], t.parity);
+            }
+            take_half<TM, TN>(front, block_smem, 0, rows);
         }
         multiply_half<TM, TN>(acc, back);
     }
@@ -233,7 +262,7 @@ swiglu_pair(float gate0, float gate1, float up0, float up1)
 template <int TM, int TN, enum product_output OUTPUT>
 static __device__ __forceinline__ void
 store(const gemm_stream &g, const float (&acc)[TM][TN][4],
-      const float2 (&before)[TM][TN][2], int warp_row, int n_first)
+      const float2 (&before)[TM][TN][2], int first_column)
 {
     const int lane = threadIdx.x % WARP_SIZE;
 
@@ -244,8 +273,7 @@ store(const gemm_stream &g, const float (&acc)[TM][TN][4],
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 int row = i * 16 + h * 8 + lane / 4;
-                int column =
-                    weight_row(g, j * n_first + warp_row, n_first) + lane % 4 * 2;
+                int column = first_column + j * g.n_second + lane % 4 * 2;
                 size_t at = row * g.ldy + column;
                 float first = acc[i][j][2 * h], second = acc[i][j][2 * h + 1];
                 if (row >= g.m || column >= g.n_columns) {
@@ -270,8 +298,7 @@ store(const gemm_stream &g, const float (&acc)[TM][TN][4],
 
 template <int TM, int TN>
 static __device__ __forceinline__ void
-load_before(float2 (&before)[TM][TN][2], const gemm_stream &g, int warp_row,
-            int n_first)
+load_before(float2 (&before)[TM][TN][2], const gemm_stream &g, int first_column)
 {
     const int lane = threadIdx.x % WARP_SIZE;
 
@@ -282,8 +309,7 @@ load_before(float2 (&before)[TM][TN][2], const gemm_stream &g, int warp_row,
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 int row = i * 16 + h * 8 + lane / 4;
-                int column =
-                    weight_row(g, j * n_first + warp_row, n_first) + lane % 4 * 2;
+                int column = first_column + j * g.n_second + lane % 4 * 2;
                 before[i][j][h] = make_float2(0.0f, 0.0f);
                 if (row < g.m && column < g.n_columns) {
                     before[i][j][h] = *reinterpret_cast<const float2 *>(
@@ -301,13 +327,18 @@ __launch_bounds__(MAX_THREADS) gemm_stream_kernel(const gemm_stream g)
     extern __shared__ __align__(128) unsigned char smem[];
     const int warp = threadIdx.x / WARP_SIZE;
     const int n_multiply = blockDim.x / WARP_SIZE - 2 * COPY_WARPS;
-    const int n_first = n_multiply * 8, n_rows = n_first * TN;
+    const int n_first = n_multiply * 8, begin = blockIdx.x * g.n_step;
+    const weight_rows rows = {
+        begin,
+        n_first,
+        {min(n_first, g.n_columns - begin), min(n_first, g.n - begin - g.n_second)}};
     const ring r = {reinterpret_cast<bf16 *>(smem + HEAD_BYTES),
                     reinterpret_cast<uint64_t *>(smem),
                     reinterpret_cast<uint64_t *>(smem) + MAX_STAGES,
                     g.n_stages,
-                    n_rows + TM * 16,
-                    (g.k + BLOCK_K - 1) / BLOCK_K};
+                    g.stage_blocks,
+                    n_first * TN + TM * 16,
+                    g.k / BLOCK_K};
 
     if (threadIdx.x < (unsigned)g.n_stages) {
         barrier_init(&r.full_smem[threadIdx.x], 2 * COPY_WARPS * WARP_SIZE);
@@ -316,21 +347,20 @@ __launch_bounds__(MAX_THREADS) gemm_stream_kernel(const gemm_stream g)
     release_next_grid();
     __syncthreads(); /* the barriers are there */
     if (warp >= n_multiply + COPY_WARPS) {
-        prefetch_weights(g, r, warp - n_multiply - COPY_WARPS, n_first, n_rows);
         wait_for_grid();
-        copy_inputs<TM>(g, r, warp - n_multiply - COPY_WARPS, n_rows);
+        copy_inputs<TM>(g, r, n_first * TN, warp - n_multiply - COPY_WARPS);
     } else if (warp >= n_multiply) {
-        copy_weights(g, r, warp - n_multiply, n_first, n_rows);
+        copy_weights<TN>(g, r, rows, warp - n_multiply);
         wait_for_grid();
     } else {
         float acc[TM][TN][4] = {};
         float2 before[TM][TN][2] = {};
         wait_for_grid();
         if (OUTPUT == PRODUCT_ADD && TM == 1) {
-            load_before<TM, TN>(before, g, warp * 8, n_first);
+            load_before<TM, TN>(before, g, begin + warp * 8);
         }
-        multiply<TM, TN>(acc, r, {warp * 8, n_first + warp * 8, n_rows});
-        store<TM, TN, OUTPUT>(g, acc, before, warp * 8, n_first);
+        multiply<TM, TN>(acc, r, {warp * 8, n_first + warp * 8, n_first * TN});
+        store<TM, TN, OUTPUT>(g, acc, before, begin + warp * 8);
     }
 }
 
@@ -377,21 +407,12 @@ device_attribute(int *value, enum cudaDeviceAttr attribute)
                                  : status;
 }
 
-static cudaError_t
-smem_limit(int *n_bytes)
-{
-    cudaError_t status =
-        device_attribute(n_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-
-    *n_bytes = *n_bytes < MAX_SMEM_BYTES ? *n_bytes : MAX_SMEM_BYTES;
-    return status;
-}
-
 cudaError_t
 gemm_stream_init(void)
 {
     int n_bytes;
-    cudaError_t status = smem_limit(&n_bytes);
+    cudaError_t status =
+        device_attribute(&n_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
 
     for (int output = PRODUCT_STORE; output <= PRODUCT_SWIGLU; output++) {
         for (int i = 0; i < 6 && status == cudaSuccess; i++) {
@@ -416,7 +437,7 @@ launch_gemm_stream(void *y, const bf16 *x, const bf16 *w, int m, int n, int k,
         device_attribute(&n_multiprocessors, cudaDevAttrMultiProcessorCount);
 
     if (status == cudaSuccess) {
-        status = smem_limit(&n_bytes);
+        status = device_attribute(&n_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
     }
     if (status != cudaSuccess) {
         return status;
@@ -426,11 +447,19 @@ launch_gemm_stream(void *y, const bf16 *x, const bf16 *w, int m, int n, int k,
     const int n_wanted = output == PRODUCT_SWIGLU ? n_each : (n_each + TN - 1) / TN;
     const int n_warps = n_wanted < MAX_MULTIPLY_WARPS ? n_wanted : MAX_MULTIPLY_WARPS;
     const int n_step = n_warps * 8 * (output == PRODUCT_SWIGLU ? 1 : TN);
-    const int stage_bytes = (n_warps * 8 * TN + TM * 16) * BLOCK_K * (int)sizeof(bf16);
-    const int n_fitting = (n_bytes - HEAD_BYTES) / stage_bytes;
-    const int n_blocks = (k + BLOCK_K - 1) / BLOCK_K;
-    int n_stages = n_fitting < MAX_STAGES ? n_fitting : MAX_STAGES;
-    n_stages = n_stages < n_blocks ? n_stages : n_blocks;
+    const int block_bytes = (n_warps * 8 * TN + TM * 16) * BLOCK_K * (int)sizeof(bf16);
+    const int stage_blocks = block_bytes <= STAGE_BYTES / 4   ? 4
+                             : block_bytes <= STAGE_BYTES / 2 ? 2
+                                                              : 1;
+    const int n_blocks = k / BLOCK_K, stage_bytes = block_bytes * stage_blocks;
+    int ring_bytes = MIN_STAGES * stage_bytes;
+    ring_bytes = ring_bytes > SHARED_SMEM_BYTES ? ring_bytes : SHARED_SMEM_BYTES;
+    ring_bytes = ring_bytes < n_bytes ? ring_bytes : n_bytes;
+    int n_stages = (ring_bytes - HEAD_BYTES) / stage_bytes;
+    n_stages = n_stages < MAX_STAGES ? n_stages : MAX_STAGES;
+    n_stages = n_stages * stage_blocks < n_blocks
+                   ? n_stages
+                   : (n_blocks + stage_blocks - 1) / stage_blocks;
     const gemm_stream g = {x,
                            w,
                            y,
@@ -442,7 +471,8 @@ launch_gemm_stream(void *y, const bf16 *x, const bf16 *w, int m, int n, int k,
                            n_columns,
                            n_step,
                            output == PRODUCT_SWIGLU ? n_columns : n_warps * 8,
-                           n_stages};
+                           n_stages,
+                           stage_blocks};
 
     return launch(kernel_of(output, TM, TN), dim3((n_columns + n_step - 1) / n_step),
                   (n_warps + 2 * COPY_WARPS) * WARP_SIZE,

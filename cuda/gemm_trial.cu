@@ -276,7 +276,8 @@ plan_by_trial(struct gemm *gemm, enum linear linear, int bucket,
             status = try_plan(c, &plan, &best, &best_ms, err);
         }
     }
-    if (m <= GEMM_STREAM_MAX_ROWS && status == 0) {
+    if (m <= GEMM_STREAM_MAX_ROWS &&
+        gemm->shapes[linear].k % GEMM_STREAM_BLOCK_K == 0 && status == 0) {
         struct plan plan = {PLAN_STREAM, 0, {}};
         status = try_plan(c, &plan, &best, &best_ms, err);
     }

@@ -107,11 +107,13 @@ launch_gemm_rows(void *y, const bf16 *x, const bf16 *w, int m, int n, int k, siz
 /* ---- gemm_stream.cu ---- */
 
 #define GEMM_STREAM_MAX_ROWS 64
+#define GEMM_STREAM_BLOCK_K 64
 
 /* Once for a device, before the first launch. */
 cudaError_t gemm_stream_init(void);
 
-/* The same sums for at most GEMM_STREAM_MAX_ROWS rows; n a multiple of 16. */
+/* The same sums for at most GEMM_STREAM_MAX_ROWS rows; k a multiple of
+ * GEMM_STREAM_BLOCK_K, n of 16. */
 cudaError_t launch_gemm_stream(void *y, const bf16 *x, const bf16 *w, int m, int n,
                                int k, size_t ldx, size_t ldy,
                                enum product_output output, cudaStream_t stream);
