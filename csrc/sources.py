@@ -11,18 +11,24 @@ FLAGS += ["-ffp-contract=off", "-fno-math-errno"]  # the same bits from every co
 
 # Instruction set -> its own kernels, its compiler flags.
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16"]
-KERNEL_SETS = {"portable": (["gemm_portable.c", "pack.c", "epilogue.c"], [])}
+KERNEL_SETS = {"portable": (["gemm_portable.c", "pack.c", "epilogue.c", "softmax.c"], [])}
 if platform.machine() in ("x86_64", "AMD64"):
     KERNEL_SETS |= {
-        "avx2": (["gemm_avx2.c", "pack.c", "epilogue.c"], ["-mavx2", "-mfma", "-mf16c"]),
-        "avx512_bf16": (["gemm_avx512.c", "pack_avx512.c", "epilogue_avx512.c"], AVX512),
+        "avx2": (
+            ["gemm_avx2.c", "pack.c", "epilogue.c", "softmax.c"],
+            ["-mavx2", "-mfma", "-mf16c"],
+        ),
+        "avx512_bf16": (
+            ["gemm_avx512.c", "pack_avx512.c", "epilogue_avx512.c", "softmax_avx512.c"],
+            AVX512,
+        ),
         "amx_bf16": (
-            ["gemm_amx.c", "pack_avx512.c", "epilogue_avx512.c"],
+            ["gemm_amx.c", "pack_avx512.c", "epilogue_avx512.c", "softmax_avx512.c"],
             [*AVX512, "-mamx-tile", "-mamx-bf16"],
         ),
     }
 COMMON_KERNELS = ["ops.c", "attention.c", "isa_table.c"]  # in every set
-PER_SET = re.compile(r"(gemm|pack|epilogue)_?(amx|avx512|avx2|portable)?\.c")
+PER_SET = re.compile(r"(gemm|pack|epilogue|softmax)_?(amx|avx512|avx2|portable)?\.c")
 
 
 def engine_sources() -> list[str]:

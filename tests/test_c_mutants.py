@@ -92,7 +92,7 @@ MUTATIONS = [
     Mutation("softmax_base_two", "cpu/attention.c", "1.44269504088896f / sqrtf", "1.0f / sqrtf"),
     Mutation(
         "denominator_not_rescaled",
-        "cpu/attention.c",
+        "cpu/softmax.c",
         "row->denominator * rescale",
         "row->denominator",
     ),

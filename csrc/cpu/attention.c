@@ -12,39 +12,6 @@
 #include "ops.h"
 #include "vec.h"
 
-struct softmax_row {
-    float max;         /* of the scores so far, times log2(e) / sqrt(HS) */
-    float denominator; /* of the probabilities so far                    */
-};
-
-/* p (n) bf16 <- 2^(scale * s - max) for the first n_valid of n scores, else 0. Returns
- * what the accumulator must be multiplied by. */
-static float
-softmax_step(qe_bf16 *p, const float *s, int n, int n_valid, float scale,
-             struct softmax_row *row)
-{
-    const ivec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    vec top = vec_all(row->max);
-    vec sum = {0};
-
-    for (int i = 0; i < n; i += QE_LANES) {
-        vec v =
-            vec_select(lane + i < n_valid, vec_load(s + i) * scale, vec_all(-INFINITY));
-        top = vec_max(v, top);
-    }
-    float max = vec_max_lane(top);
-    for (int i = 0; i < n; i += QE_LANES) {
-        vec v = vec_exp2(vec_load(s + i) * scale - max);
-        v = vec_select(lane + i < n_valid, vec_round_bf16(v), (vec){0});
-        vec_store_rounded(p + i, v);
-        sum += v;
-    }
-    float rescale = max == row->max ? 1.0f : exp2f(row->max - max);
-    row->max = max;
-    row->denominator = row->denominator * rescale + vec_sum(sum);
-    return rescale;
-}
-
 static void
 multiply_row(float *y, int n, float factor)
 {
@@ -61,12 +28,12 @@ ISA(qe_attend)(const struct qe_attend *a, float *scratch)
     float *o = scratch;                                         /* (n_rows, HS)       */
     float *s = o + QE_QUERY_BLOCK * head_dim;                   /* (n_rows, KEY_TILE) */
     qe_bf16 *p = (qe_bf16 *)(s + QE_QUERY_BLOCK * QE_KEY_TILE); /* (n_rows, KEY_TILE) */
-    struct softmax_row *rows =
-        (struct softmax_row *)(p + QE_QUERY_BLOCK * QE_KEY_TILE); /* (n_rows) */
+    struct qe_softmax_row *rows =
+        (struct qe_softmax_row *)(p + QE_QUERY_BLOCK * QE_KEY_TILE); /* (n_rows) */
     int end = a->position + a->n_rows;
 
     for (int i = 0; i < a->n_rows; i++) {
-        rows[i] = (struct softmax_row){.max = -INFINITY, .denominator = 0.0f};
+        rows[i] = (struct qe_softmax_row){.max = -INFINITY, .denominator = 0.0f};
     }
     for (int start = 0; start < end; start += QE_KEY_TILE) {
         bool in_prefix = start < a->n_prefix;
@@ -81,8 +48,8 @@ ISA(qe_attend)(const struct qe_attend *a, float *scratch)
          (size_t)QE_PANEL_ROWS * head_dim, n / QE_PANEL_ROWS, head_dim, false);
         for (int i = 0; i < a->n_rows; i++) {
             int n_valid = a->position + i + 1 - start;
-            float rescale = softmax_step(p + i * QE_KEY_TILE, s + i * QE_KEY_TILE, n,
-                                         n_valid, scale, &rows[i]);
+            float rescale = ISA(qe_softmax_step)(
+                p + i * QE_KEY_TILE, s + i * QE_KEY_TILE, n, n_valid, scale, &rows[i]);
             if (rescale != 1.0f && start > 0) {
                 multiply_row(o + (size_t)i * head_dim, head_dim, rescale);
             }

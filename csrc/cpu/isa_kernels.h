@@ -30,6 +30,14 @@ void ISA(qe_narrow)(qe_bf16 *y, const float *x, int n);
 
 void ISA(qe_attend)(const struct qe_attend *attend, float *scratch);
 
+struct qe_softmax_row;
+
+/* Of qe_attend, not in the table. p (n) bf16 <- 2^(scale * s - max) for the first
+ * n_valid of n scores, else 0; n is QE_K_STEP or QE_KEY_TILE. Returns what the
+ * accumulator must be multiplied by. */
+float ISA(qe_softmax_step)(qe_bf16 *p, const float *s, int n, int n_valid, float scale,
+                           struct qe_softmax_row *row);
+
 void ISA(qe_pool)(float *out, const float *h, const float *w, int n, int n_out,
                   float eps, bool unit);
 

@@ -30,6 +30,11 @@ struct qe_attend {
     int n_keys; /* positions in the text, all told                     */
 };
 
+struct qe_softmax_row {
+    float max;         /* of the scores so far, times log2(e) / sqrt(HS) */
+    float denominator; /* of the probabilities so far                    */
+};
+
 /* Floats of scratch that qe_attend needs. */
 #define QE_ATTEND_FLOATS(head_dim) \
     (QE_QUERY_BLOCK * ((head_dim) + QE_KEY_TILE + QE_KEY_TILE / 2 + 2))
