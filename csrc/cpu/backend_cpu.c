@@ -2,11 +2,8 @@
  *
  * Activations between the matrix products are fp32 (the residual stream h) or rounded
  * once to bf16 (what a product reads). Formulas: transformers modeling_qwen3.py. */
-#define _GNU_SOURCE /* sched_getaffinity */
-
 #include "backend_cpu.h"
 
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -444,18 +441,6 @@ close_backend(struct qe_backend *backend)
     free(cpu);
 }
 
-/* The cores that this process may use: an affinity mask counts, a quota does not. */
-static int
-usable_cores(void)
-{
-    cpu_set_t set;
-
-    if (sched_getaffinity(0, sizeof set, &set) != 0) {
-        return 1;
-    }
-    return CPU_COUNT(&set);
-}
-
 int
 qe_backend_cpu_open(const struct qe_model *model, const char *isa_name, int n_threads,
                     int batch_tokens, struct qe_backend **backend, struct qe_error *err)
@@ -472,7 +457,7 @@ qe_backend_cpu_open(const struct qe_model *model, const char *isa_name, int n_th
         .abi = QE_BACKEND_ABI,
         .size = sizeof cpu->base,
         .name = "cpu",
-        .n_threads = n_threads > 0 ? n_threads : usable_cores(),
+        .n_threads = n_threads > 0 ? n_threads : qe_usable_cores(),
         .batch_tokens = batch_tokens > 0 ? batch_tokens : DEFAULT_BATCH_TOKENS,
         .forward = forward,
         .alloc_rows = alloc_rows,

@@ -5,7 +5,7 @@
  * claims one by lowering it, in its own share first, and only then reads the job. So a
  * worker never has to know whether the job it looked at is the job it works for, and a
  * job never waits for a worker that slept through it. */
-#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE /* sched_getaffinity */
 #include "threads.h"
 
 #include <pthread.h>
@@ -208,6 +208,17 @@ qe_threads_open(int n_threads, struct qe_threads **threads, struct qe_error *err
 fail:
     qe_threads_close(pool);
     return err->status;
+}
+
+int
+qe_usable_cores(void)
+{
+    cpu_set_t set;
+
+    if (sched_getaffinity(0, sizeof set, &set) != 0) {
+        return 1;
+    }
+    return CPU_COUNT(&set);
 }
 
 int

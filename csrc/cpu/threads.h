@@ -15,6 +15,9 @@ struct qe_threads;
 /* A task: index in [0, n_tasks), worker in [0, n_threads). */
 typedef void qe_task(void *context, int index, int worker);
 
+/* The cores that this process may use: an affinity mask counts, a quota does not. */
+int qe_usable_cores(void);
+
 /* n_threads counts the thread that calls qe_threads_run(). */
 int qe_threads_open(int n_threads, struct qe_threads **threads, struct qe_error *err);
 
