@@ -385,7 +385,7 @@ attention_open(struct attention *a, bf16 *qkv, int T, int NH, int NKV, int HS)
 bool
 attention_is_tall(const struct attention *a, int n_tokens, int n_keys)
 {
-    return a->sm90 ? n_keys > BLOCK_KV : n_tokens > a->block_tokens[0];
+    return n_tokens > a->block_tokens[0] || (a->sm90 && n_keys > BLOCK_KV);
 }
 
 cudaError_t

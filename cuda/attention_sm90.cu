@@ -26,6 +26,18 @@ struct softmax_rows {
     int position[2];      /* in the text                              */
 };
 
+/* What a thread of a consumer holds. */
+struct consumer {
+    int index, first_row;        /* of its warp                                  */
+    int query[2];                /* of its two rows, from the item's first       */
+    int store_query, store_head; /* of the first row that it stores              */
+    int two_queries, two_heads;  /* what two rows further on adds to those       */
+    ring_place k, v;
+    softmax_rows rows;
+    float scores[64], o[64];      /* (64, BLOCK_KV), (64, HS)                     */
+    uint32_t p[BLOCK_KV / 16][4]; /* probabilities, as wgmma's operand A          */
+};
+
 /* Issues s (64, BLOCK_KV) = q (64, HS) k^T. */
 static __device__ __forceinline__ void
 multiply_keys(float (&s)[64], uint64_t q, uint64_t k)
@@ -128,6 +140,15 @@ rescale_output(float (&o)[64], const float (&rescale)[2])
     }
 }
 
+static __device__ __forceinline__ void
+zero_output(float (&o)[64])
+{
+#pragma unroll
+    for (int i = 0; i < 64; i++) {
+        o[i] = 0.0f;
+    }
+}
+
 /* What the next products read is complete before they are issued. */
 static __device__ __forceinline__ void
 pin_operands(uint32_t (&p)[BLOCK_KV / 16][4], float (&o)[64])
@@ -146,39 +167,6 @@ release(uint64_t *empty)
     __syncwarp();
     if (threadIdx.x % WARP_SIZE == 0) {
         barrier_arrive(empty);
-    }
-}
-
-/* o (64, HS) / denominator goes to the consumer's rows of q_smem, then in 16-byte
- * pieces to where the queries were. */
-static __device__ __forceinline__ void
-store_output(const float (&o)[64], const float (&denominator)[2], unsigned char *q_smem,
-             const item &done, const attention_work &a, int first_row)
-{
-    const int lane = threadIdx.x % WARP_SIZE;
-    const size_t ld = (size_t)(a.NKV * a.group + 2 * a.NKV) * HS;
-    bf16 *to = a.qkv + done.row * ld + (size_t)done.kv_head * a.group * HS;
-
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float inverse = 1.0f / lane_sum(denominator[r], 4);
-        int row = first_row + r * 8 + lane / 4;
-#pragma unroll
-        for (int j = 0; j < HS / 8; j++) {
-            *reinterpret_cast<uint32_t *>(q_smem + piece_offset(row, j) +
-                                          lane % 4 * 4) =
-                narrow_pair(o[j * 4 + 2 * r] * inverse, o[j * 4 + 2 * r + 1] * inverse);
-        }
-    }
-    __syncwarp(); /* the warp's rows are complete; no other warp reads them */
-#pragma unroll 4
-    for (int i = lane / 16; i < 16; i += 2) {
-        int row = first_row + i;
-        if (row < done.n_rows) {
-            store_16_bytes(to + (row / a.group) * ld + (row % a.group) * HS +
-                               lane % 16 * 8,
-                           load_16_bytes(q_smem + piece_offset(row, lane % 16)));
-        }
     }
 }
 
@@ -206,113 +194,178 @@ wait_for_next(shared_memory &s, const ring_place &k, bool is_next)
     }
 }
 
+/* o (64, HS) / denominator goes to the consumer's rows of q_smem, then in 16-byte
+ * pieces to where the queries were. */
 static __device__ __forceinline__ void
-begin_rows(softmax_rows &rows, const item &now, int first_row, int group)
+store_output(const consumer &c, const attention_work &a, unsigned char *q_smem,
+             uint64_t *empty, const item &done, const float (&denominator)[2])
 {
     const int lane = threadIdx.x % WARP_SIZE;
+    const size_t ld = (size_t)(a.NKV * a.group + 2 * a.NKV) * HS;
+    bf16 *to =
+        a.qkv + done.row * ld + (size_t)done.kv_head * a.group * HS + lane % 16 * 8;
+    int query = c.store_query, head = c.store_head;
 
+    named_barrier_sync(OWN_BARRIER + c.index, WARPGROUP_SIZE); /* q was read */
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        rows.max[r] = -CUDART_INF_F;
-        rows.denominator[r] = 0.0f;
-        rows.position[r] = now.position + (first_row + r * 8 + lane / 4) / group;
+        float inverse = 1.0f / lane_sum(denominator[r], 4);
+        int row = c.first_row + r * 8 + lane / 4;
+#pragma unroll
+        for (int j = 0; j < HS / 8; j++) {
+            *reinterpret_cast<uint32_t *>(q_smem + piece_offset(row, j) +
+                                          lane % 4 * 4) =
+                narrow_pair(c.o[j * 4 + 2 * r] * inverse,
+                            c.o[j * 4 + 2 * r + 1] * inverse);
+        }
+    }
+    __syncwarp(); /* the warp's rows are complete; no other warp reads them */
+    uint4 pieces[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        int row = c.first_row + i * 2 + lane / 16;
+        pieces[i] = load_16_bytes(q_smem + piece_offset(row, lane % 16));
+    }
+    fence_async_proxy(); /* the next queries come there by tensor copy */
+    release(empty);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        if (c.first_row + i * 2 + lane / 16 < done.n_rows) {
+            store_16_bytes(to + query * ld + head * HS, pieces[i]);
+        }
+        query += c.two_queries;
+        head += c.two_heads;
+        if (head >= a.group) {
+            head -= a.group;
+            query++;
+        }
     }
 }
 
-/* Every step multiplies one tile of keys and the values of the tile before it, which
- * may be the last of the item before. */
-[[maybe_unused]] static __device__ __forceinline__ void
-consume(shared_memory &s, const attention_work &a, int consumer)
+static __device__ __forceinline__ void
+begin_consumer(consumer &c, int index, int group)
 {
-    const int first_row = consumer * 64 + threadIdx.x % WARPGROUP_SIZE / WARP_SIZE * 16;
-    const int first_query = consumer * 64 / a.group;
-    ring_place q = {}, k = {}, v = {};
-    float scores[64] /* is written before it is read */, o[64] = {}, rescale[2];
-    uint32_t p[BLOCK_KV / 16][4];
-    softmax_rows rows;
+    const int lane = threadIdx.x % WARP_SIZE;
 
+    c.index = index;
+    c.first_row = index * 64 + threadIdx.x % WARPGROUP_SIZE / WARP_SIZE * 16;
+    c.query[0] = (c.first_row + lane / 4) / group;
+    c.query[1] = (c.first_row + 8 + lane / 4) / group;
+    c.store_query = (c.first_row + lane / 16) / group;
+    c.store_head = (c.first_row + lane / 16) % group;
+    c.two_queries = 2 / group;
+    c.two_heads = 2 % group;
+    c.k = c.v = {};
+}
+
+/* Waits for an item and its first keys. Returns its queries as wgmma reads them. */
+static __device__ __forceinline__ uint64_t
+begin_item(consumer &c, shared_memory &s, const item &now, int stage)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        c.rows.max[r] = -CUDART_INF_F;
+        c.rows.denominator[r] = 0.0f;
+        c.rows.position[r] = now.position + c.query[r];
+    }
+    barrier_wait(&s.k_full[c.k.stage], c.k.parity);
+    return describe_tile(s.q[stage] + c.index * 64 * 128, 16);
+}
+
+/* The softmax of a tile whose scores are there; n_seen: keys that all rows see. */
+static __device__ __forceinline__ void
+take_scores(consumer &c, shared_memory &s, float (&rescale)[2], int start, int n_seen,
+            float scale)
+{
+    pin_registers(c.scores);
+    release(&s.k_empty[c.k.stage]);
+    advance<STAGES>(c.k);
+    if (start + BLOCK_KV > n_seen) {
+        mask(c.scores, c.rows, start);
+    }
+    softmax_step(c.scores, rescale, c.rows, scale);
+}
+
+/* Multiplies a tile of keys and the values of the tile before it, which may be the last
+ * of the item before. Leaves probabilities in scores. */
+static __device__ __forceinline__ void
+step(consumer &c, shared_memory &s, float (&rescale)[2], uint64_t queries, int start,
+     int n_seen, bool is_next, float scale)
+{
+    begin_turn(c.index);
+    multiply_keys(c.scores, queries, describe_tile(s.k[c.k.stage], 16));
+    barrier_wait(&s.v_full[c.v.stage], c.v.parity);
+    multiply_values(c.o, c.p, describe_tile(s.v[c.v.stage], HALF_BYTES));
+    end_turn(c.index);
+    wgmma_wait<1>();
+    take_scores(c, s, rescale, start, n_seen, scale);
+    pin_registers(c.scores);
+    wait_for_next(s, c.k, is_next);
+    wgmma_wait<0>();
+    pin_operands(c.p, c.o);
+    release(&s.v_empty[c.v.stage]);
+    advance<STAGES>(c.v);
+}
+
+[[maybe_unused]] static __device__ __forceinline__ void
+consume(shared_memory &s, const attention_work &a, int index)
+{
+    const int first_query = index * 64 / a.group;
+    consumer c;
+    ring_place q = {};
+    float rescale[2];
     int stage = 0; /* of the item in q */
 
+    begin_consumer(c, index, a.group);
+    zero_output(c.o);
     barrier_wait(&s.q_full[0], 0);
     item now = s.items[0];
-    uint64_t queries = describe_tile(s.q[0] + consumer * 64 * 128, 16);
-    begin_rows(rows, now, first_row, a.group);
-    barrier_wait(&s.k_full[0], 0);
-    multiply_keys(scores, queries, describe_tile(s.k[0], 16));
+    uint64_t queries = begin_item(c, s, now, 0);
+    int n_seen = now.position + first_query + 1;
+    multiply_keys(c.scores, queries, describe_tile(s.k[0], 16));
     wgmma_wait<0>();
-    pin_registers(scores);
-    release(&s.k_empty[0]);
-    advance<STAGES>(k);
-    if (BLOCK_KV > now.position + first_query + 1) {
-        mask(scores, rows, 0);
+    take_scores(c, s, rescale, 0, n_seen, a.scale_log2);
+    pack_probabilities(c.p, c.scores);
+    pin_operands(c.p, c.o);
+    wait_for_next(s, c.k, 1 < now.n_tiles);
+    if (index == 1) {
+        end_turn(index); /* the other begins */
     }
-    softmax_step(scores, rescale, rows, a.scale_log2);
-    pack_probabilities(p, scores);
-    pin_operands(p, o);
-    if (consumer == 1) {
-        end_turn(consumer); /* the other begins */
-    }
-    for (int i = 1;; i++) {
-        const bool fresh = i == now.n_tiles; /* the first tile of an item */
+    for (;;) {
+        for (int i = 1; i < now.n_tiles; i++) {
+            step(c, s, rescale, queries, i * BLOCK_KV, n_seen, i + 1 < now.n_tiles,
+                 a.scale_log2);
+            rescale_output(c.o, rescale);
+            pack_probabilities(c.p, c.scores);
+            pin_operands(c.p, c.o);
+        }
         const item done = now;
-        const float denominator[2] = {rows.denominator[0], rows.denominator[1]};
-        const int done_stage = stage;
+        const float denominator[2] = {c.rows.denominator[0], c.rows.denominator[1]};
+        unsigned char *done_smem = s.q[stage];
+        uint64_t *done_empty = &s.q_empty[stage];
 
-        if (fresh) {
-            advance<Q_STAGES>(q);
-            barrier_wait(&s.q_full[q.stage], q.parity);
-            if (s.items[q.stage].n_tiles == 0) {
-                break;
-            }
-            now = s.items[q.stage];
-            stage = q.stage;
-            queries = describe_tile(s.q[q.stage] + consumer * 64 * 128, 16);
-            begin_rows(rows, now, first_row, a.group);
-            i = 0;
+        advance<Q_STAGES>(q);
+        barrier_wait(&s.q_full[q.stage], q.parity);
+        if (s.items[q.stage].n_tiles == 0) {
+            break;
         }
-        barrier_wait(&s.k_full[k.stage], k.parity);
-        begin_turn(consumer);
-        multiply_keys(scores, queries, describe_tile(s.k[k.stage], 16));
-        barrier_wait(&s.v_full[v.stage], v.parity);
-        multiply_values(o, p, describe_tile(s.v[v.stage], HALF_BYTES));
-        end_turn(consumer);
-        wgmma_wait<1>();
-        pin_registers(scores);
-        release(&s.k_empty[k.stage]);
-        advance<STAGES>(k);
-        if ((i + 1) * BLOCK_KV > now.position + first_query + 1) {
-            mask(scores, rows, i * BLOCK_KV);
-        }
-        softmax_step(scores, rescale, rows, a.scale_log2);
-        pin_registers(scores);
-        wait_for_next(s, k, i + 1 < now.n_tiles);
-        wgmma_wait<0>();
-        pin_operands(p, o);
-        release(&s.v_empty[v.stage]);
-        advance<STAGES>(v);
-        if (fresh) {
-            named_barrier_sync(OWN_BARRIER + consumer, WARPGROUP_SIZE); /* q was read */
-            store_output(o, denominator, s.q[done_stage], done, a, first_row);
-            fence_async_proxy(); /* the next queries come there by tensor copy */
-            release(&s.q_empty[done_stage]);
-#pragma unroll
-            for (int j = 0; j < 64; j++) {
-                o[j] = 0.0f;
-            }
-        } else {
-            rescale_output(o, rescale);
-        }
-        pack_probabilities(p, scores);
-        pin_operands(p, o);
+        now = s.items[q.stage];
+        stage = q.stage;
+        queries = begin_item(c, s, now, stage);
+        n_seen = now.position + first_query + 1;
+        step(c, s, rescale, queries, 0, n_seen, 1 < now.n_tiles, a.scale_log2);
+        store_output(c, a, done_smem, done_empty, done, denominator);
+        zero_output(c.o);
+        pack_probabilities(c.p, c.scores);
+        pin_operands(c.p, c.o);
     }
-    barrier_wait(&s.v_full[v.stage], v.parity);
-    multiply_values(o, p, describe_tile(s.v[v.stage], HALF_BYTES));
+    barrier_wait(&s.v_full[c.v.stage], c.v.parity);
+    multiply_values(c.o, c.p, describe_tile(s.v[c.v.stage], HALF_BYTES));
     wgmma_wait<0>();
-    pin_registers(o);
-    named_barrier_sync(OWN_BARRIER + consumer, WARPGROUP_SIZE); /* q was read */
-    store_output(o, rows.denominator, s.q[stage], now, a, first_row);
-    if (consumer == 0) {
-        begin_turn(consumer); /* takes the other's last end */
+    pin_registers(c.o);
+    store_output(c, a, s.q[stage], &s.q_empty[stage], now, c.rows.denominator);
+    if (index == 0) {
+        begin_turn(index); /* takes the other's last end */
     }
 }
 
