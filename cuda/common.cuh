@@ -1,6 +1,6 @@
 /* common.cuh: what several kernels need: 16-byte accesses, warp sums, the launch that
  * overlaps its predecessor's end, and the instructions of a tensor-core product:
- * cp.async, mbarrier, ldmatrix, mma. */
+ * cp.async, ldmatrix, mma. */
 #ifndef QE_COMMON_CUH
 #define QE_COMMON_CUH
 
@@ -186,60 +186,6 @@ static __device__ __forceinline__ void
 cp_async_wait(void)
 {
     asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
-}
-
-/* A barrier in shared memory whose phase ends with its n_arrivals-th arrival. */
-static __device__ __forceinline__ void
-barrier_init(uint64_t *barrier_smem, int n_arrivals)
-{
-    asm volatile(
-        "mbarrier.init.shared.b64 [%0], %1;\n" ::"r"(shared_address(barrier_smem)),
-        "r"(n_arrivals)
-        : "memory");
-}
-
-static __device__ __forceinline__ void
-barrier_arrive(uint64_t *barrier_smem)
-{
-    asm volatile("{\n.reg .b64 state;\n"
-                 "mbarrier.arrive.shared.b64 state, [%0];\n}\n" ::"r"(
-                     shared_address(barrier_smem))
-                 : "memory");
-}
-
-/* Arrives once this thread's copies so far have. */
-static __device__ __forceinline__ void
-barrier_arrive_with_copies(uint64_t *barrier_smem)
-{
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(
-                     shared_address(barrier_smem))
-                 : "memory");
-}
-
-/* Until the phase of that parity has ended; phases count from 0. */
-static __device__ __forceinline__ void
-barrier_wait(uint64_t *barrier_smem, uint32_t parity)
-{
-    const uint32_t address = shared_address(barrier_smem);
-    uint32_t ended = 0;
-
-    while (ended == 0) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-        asm volatile("{\n.reg .pred ended;\n"
-                     "mbarrier.try_wait.parity.shared::cta.b64 ended, [%1], %2;\n"
-                     "selp.u32 %0, 1, 0, ended;\n}\n"
-                     : "=r"(ended)
-                     : "r"(address), "r"(parity)
-                     : "memory");
-#else
-        asm volatile("{\n.reg .pred ended;\n"
-                     "mbarrier.test_wait.parity.shared.b64 ended, [%1], %2;\n"
-                     "selp.u32 %0, 1, 0, ended;\n}\n"
-                     : "=r"(ended)
-                     : "r"(address), "r"(parity)
-                     : "memory");
-#endif
-    }
 }
 
 /* Four 8x8 matrices; lane i hands in the address of row i % 8 of matrix i / 8 and gets

@@ -6,7 +6,7 @@
  * they are on their way while the kernels before this one still run. The others only
  * multiply; each has eight rows of w, or eight and eight more, and nothing but the
  * chain of its sums to wait for. */
-#include "common.cuh"
+#include "barrier.cuh"
 #include "kernels.h"
 
 #define BLOCK_K GEMM_STREAM_BLOCK_K
