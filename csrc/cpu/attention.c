@@ -1,4 +1,5 @@
-/* attention.c: causal softmax attention of one block of queries, one head.
+/* attention.c: causal softmax attention of one block of queries, the heads that share
+ * keys and values: a tile of these is in the caches for all of them.
  *
  * Keys come in tiles of QE_KEY_TILE positions, each already a panel, so both products
  * are multiply() of isa.h. Across tiles runs the online softmax (Milakov and
@@ -20,49 +21,113 @@ multiply_row(float *y, int n, float factor)
     }
 }
 
-void
-ISA(qe_attend)(const struct qe_attend *a, float *scratch)
+/* A tile of keys and values, and what all heads use in turn for their scores. */
+struct tile {
+    const qe_bf16 *keys, *values;
+    int start; /* text position of the first key                    */
+    int n;     /* positions of it that some query sees, padded      */
+    int n_stored;
+    float *s;   /* (n_rows, KEY_TILE) scores        */
+    qe_bf16 *p; /* (n_rows, KEY_TILE) probabilities */
+};
+
+/* What one head has so far. */
+struct head {
+    const qe_bf16 *q;            /* (n_rows, HS), rows ldq apart */
+    float *o;                    /* (n_rows, HS)                 */
+    struct qe_softmax_row *rows; /* (n_rows)                     */
+};
+
+static void
+attend_tile(const struct qe_attend *a, const struct tile *t, const struct head *head)
 {
     const int head_dim = a->head_dim;
     const float scale = 1.44269504088896f / sqrtf((float)head_dim);
-    float *o = scratch;                                         /* (n_rows, HS)       */
-    float *s = o + QE_QUERY_BLOCK * head_dim;                   /* (n_rows, KEY_TILE) */
-    qe_bf16 *p = (qe_bf16 *)(s + QE_QUERY_BLOCK * QE_KEY_TILE); /* (n_rows, KEY_TILE) */
-    struct qe_softmax_row *rows =
-        (struct qe_softmax_row *)(p + QE_QUERY_BLOCK * QE_KEY_TILE); /* (n_rows) */
+    float *o = head->o;
+
+    ISA(qe_multiply)
+    (t->s, QE_KEY_TILE, head->q, a->ldq, a->n_rows, t->keys,
+     (size_t)QE_PANEL_ROWS * head_dim, t->n / QE_PANEL_ROWS, head_dim, false);
+    for (int i = 0; i < a->n_rows; i++) {
+        int n_valid = a->position + i + 1 - t->start;
+        float rescale =
+            ISA(qe_softmax_step)(t->p + i * QE_KEY_TILE, t->s + i * QE_KEY_TILE, t->n,
+                                 n_valid, scale, &head->rows[i]);
+        if (rescale != 1.0f && t->start > 0) {
+            multiply_row(o + (size_t)i * head_dim, head_dim, rescale);
+        }
+    }
+    ISA(qe_multiply)
+    (o, head_dim, t->p, QE_KEY_TILE, a->n_rows, t->values,
+     (size_t)QE_PANEL_ROWS * t->n_stored, head_dim / QE_PANEL_ROWS, t->n, t->start > 0);
+}
+
+static struct tile
+find_tile(const struct qe_attend *a, int start)
+{
+    bool in_prefix = start < a->n_prefix;
+    size_t offset = (size_t)(in_prefix ? start : start - a->n_prefix) * a->head_dim;
     int end = a->position + a->n_rows;
+    int n = end - start < QE_KEY_TILE ? end - start : QE_KEY_TILE;
+    int n_stored = a->n_keys - start < QE_KEY_TILE ? a->n_keys - start : QE_KEY_TILE;
 
+    return (struct tile){
+        .keys = (in_prefix ? a->prefix_keys : a->keys) + offset,
+        .values = (in_prefix ? a->prefix_values : a->values) + offset,
+        .start = start,
+        .n = (n + QE_K_STEP - 1) / QE_K_STEP * QE_K_STEP,
+        .n_stored = (n_stored + QE_K_STEP - 1) / QE_K_STEP * QE_K_STEP,
+    };
+}
+
+static struct head
+find_head(const struct qe_attend *a, float *scratch, int index)
+{
+    float *o = scratch + (size_t)index * QE_HEAD_FLOATS(a->head_dim);
+
+    return (struct head){
+        .q = a->q + (size_t)index * a->head_dim,
+        .o = o,
+        .rows = (struct qe_softmax_row *)(o + QE_QUERY_BLOCK * a->head_dim),
+    };
+}
+
+static void
+store_head(const struct qe_attend *a, const struct head *head, qe_bf16 *y)
+{
     for (int i = 0; i < a->n_rows; i++) {
-        rows[i] = (struct qe_softmax_row){.max = -INFINITY, .denominator = 0.0f};
+        float inverse = 1.0f / head->rows[i].denominator;
+        for (int j = 0; j < a->head_dim; j += QE_LANES) {
+            vec_store_bf16(y + i * a->ldq + j,
+                           vec_load(head->o + (size_t)i * a->head_dim + j) * inverse);
+        }
     }
-    for (int start = 0; start < end; start += QE_KEY_TILE) {
-        bool in_prefix = start < a->n_prefix;
-        size_t offset = (size_t)(in_prefix ? start : start - a->n_prefix) * head_dim;
-        const qe_bf16 *keys = (in_prefix ? a->prefix_keys : a->keys) + offset;
-        const qe_bf16 *values = (in_prefix ? a->prefix_values : a->values) + offset;
-        int n = a->n_keys - start < QE_KEY_TILE ? a->n_keys - start : QE_KEY_TILE;
-        n = (n + QE_K_STEP - 1) / QE_K_STEP * QE_K_STEP;
+}
 
-        ISA(qe_multiply)
-        (s, QE_KEY_TILE, a->q, a->ldq, a->n_rows, keys,
-         (size_t)QE_PANEL_ROWS * head_dim, n / QE_PANEL_ROWS, head_dim, false);
+void
+ISA(qe_attend)(const struct qe_attend *a, float *scratch)
+{
+    float *s = scratch + (size_t)a->n_heads * QE_HEAD_FLOATS(a->head_dim);
+    qe_bf16 *p = (qe_bf16 *)(s + QE_QUERY_BLOCK * QE_KEY_TILE);
+
+    for (int h = 0; h < a->n_heads; h++) {
+        struct head head = find_head(a, scratch, h);
         for (int i = 0; i < a->n_rows; i++) {
-            int n_valid = a->position + i + 1 - start;
-            float rescale = ISA(qe_softmax_step)(
-                p + i * QE_KEY_TILE, s + i * QE_KEY_TILE, n, n_valid, scale, &rows[i]);
-            if (rescale != 1.0f && start > 0) {
-                multiply_row(o + (size_t)i * head_dim, head_dim, rescale);
-            }
+            head.rows[i] =
+                (struct qe_softmax_row){.max = -INFINITY, .denominator = 0.0f};
         }
-        ISA(qe_multiply)
-        (o, head_dim, p, QE_KEY_TILE, a->n_rows, values, (size_t)QE_PANEL_ROWS * n,
-         head_dim / QE_PANEL_ROWS, n, start > 0);
     }
-    for (int i = 0; i < a->n_rows; i++) {
-        float inverse = 1.0f / rows[i].denominator;
-        for (int j = 0; j < head_dim; j += QE_LANES) {
-            vec_store_bf16(a->y + i * a->ldq + j,
-                           vec_load(o + (size_t)i * head_dim + j) * inverse);
+    for (int start = 0; start < a->position + a->n_rows; start += QE_KEY_TILE) {
+        struct tile tile = find_tile(a, start);
+        tile.s = s;
+        tile.p = p;
+        for (int h = 0; h < a->n_heads; h++) {
+            struct head head = find_head(a, scratch, h);
+            attend_tile(a, &tile, &head);
         }
+    }
+    for (int h = 0; h < a->n_heads; h++) {
+        struct head head = find_head(a, scratch, h);
+        store_head(a, &head, a->y + (size_t)h * a->head_dim);
     }
 }

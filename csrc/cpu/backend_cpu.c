@@ -170,8 +170,12 @@ attend_block(void *context, int task, int worker)
     int group = c->n_heads / c->n_kv_heads;
     const struct qe_kv_span *span = &ws->spans[block->seq];
     size_t offset = span->offset + (size_t)kv_head * span->n_stored * c->head_dim;
+    qe_bf16 *q = ws->q + block->row * ws->ldq + (size_t)kv_head * group * c->head_dim;
     struct qe_attend attend = {
+        .q = q,
+        .y = q,
         .ldq = ws->ldq,
+        .n_heads = group,
         .n_rows = block->n_rows,
         .position = block->position,
         .head_dim = c->head_dim,
@@ -187,12 +191,7 @@ attend_block(void *context, int task, int worker)
         attend.prefix_keys = ws->keys + at;
         attend.prefix_values = ws->values + at;
     }
-    for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
-        qe_bf16 *q = ws->q + block->row * ws->ldq + (size_t)head * c->head_dim;
-        attend.q = q;
-        attend.y = q;
-        p->cpu->isa->attend(&attend, ws->attend_scratch + worker * ws->attend_floats);
-    }
+    p->cpu->isa->attend(&attend, ws->attend_scratch + worker * ws->attend_floats);
 }
 
 static void

@@ -14,11 +14,12 @@
 /* Rows of queries that run against a tile together. */
 #define QE_QUERY_BLOCK 48
 
-/* Queries of one head against the keys of one text. */
+/* Queries of the heads of one group against the keys of one text. */
 struct qe_attend {
-    const qe_bf16 *q; /* (n_rows, HS), rows ldq elements apart               */
-    qe_bf16 *y;       /* (n_rows, HS), rows ldq apart; may be q              */
+    const qe_bf16 *q; /* (n_rows, n_heads, HS), rows ldq elements apart      */
+    qe_bf16 *y;       /* (n_rows, n_heads, HS), rows ldq apart; may be q     */
     size_t ldq;
+    int n_heads;
     int n_rows;   /* at most QE_QUERY_BLOCK                              */
     int position; /* of row 0 in the text                                */
     int head_dim;
@@ -35,8 +36,10 @@ struct qe_softmax_row {
     float denominator; /* of the probabilities so far                    */
 };
 
-/* Floats of scratch that qe_attend needs. */
-#define QE_ATTEND_FLOATS(head_dim) \
-    (QE_QUERY_BLOCK * ((head_dim) + QE_KEY_TILE + QE_KEY_TILE / 2 + 2))
+/* Floats of scratch that a head needs, and qe_attend in all. */
+#define QE_HEAD_FLOATS(head_dim) (QE_QUERY_BLOCK * ((head_dim) + 2))
+#define QE_ATTEND_FLOATS(head_dim, n_heads) \
+    ((n_heads)*QE_HEAD_FLOATS(head_dim) +   \
+     QE_QUERY_BLOCK * (QE_KEY_TILE + QE_KEY_TILE / 2))
 
 #endif

@@ -75,7 +75,8 @@ qe_workspace_open(const struct qe_config *config, int max_tokens, int max_seqs,
     ws->ldx = ws->ldh + QE_K_STEP;
     ws->ldq = q_width + QE_K_STEP;
     ws->lda = round_up(config->intermediate_size, QE_K_STEP) + QE_K_STEP;
-    ws->attend_floats = round_up(QE_ATTEND_FLOATS(config->head_dim), 16);
+    ws->attend_floats = round_up(
+        QE_ATTEND_FLOATS(config->head_dim, config->n_heads / config->n_kv_heads), 16);
     size_t gemm_bytes = qe_gemm_scratch_bytes(max_tokens, max_k, n_threads);
 
     ws->reserved_bytes = lay_out(ws, config, n_threads, gemm_bytes, NULL);
