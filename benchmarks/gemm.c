@@ -208,7 +208,8 @@ main(int argc, char **argv)
 
     struct qe_peak peak;
     struct qe_error err;
-    if (qe_peak_measure(b.isa->name, n_threads, &peak, &err) < 0) {
+    struct qe_backend backend = {.kernels = b.isa->name, .n_threads = n_threads};
+    if (qe_peak_measure(&backend, &peak, &err) < 0) {
         printf("%s\n", err.message);
         return 2;
     }

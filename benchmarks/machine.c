@@ -17,7 +17,8 @@ main(int argc, char **argv)
         fprintf(stderr, "usage: machine INSTRUCTION_SET N_THREADS, with 1 GiB free\n");
         return 2;
     }
-    if (qe_peak_measure(argv[1], atoi(argv[2]), &peak, &err) < 0) {
+    struct qe_backend backend = {.kernels = argv[1], .n_threads = atoi(argv[2])};
+    if (qe_peak_measure(&backend, &peak, &err) < 0) {
         fprintf(stderr, "error: %s\n", err.message);
         return 1;
     }

@@ -421,12 +421,6 @@ after_fork(struct qe_backend *backend, struct qe_error *err)
     return qe_threads_open(backend->n_threads, &cpu->threads, err);
 }
 
-static int
-measure(struct qe_backend *backend, struct qe_peak *peak, struct qe_error *err)
-{
-    return qe_peak_measure(backend->kernels, backend->n_threads, peak, err);
-}
-
 static void
 close_backend(struct qe_backend *backend)
 {
@@ -461,7 +455,7 @@ qe_backend_cpu_open(const struct qe_model *model, const char *isa_name, int n_th
         .forward = forward,
         .alloc_rows = alloc_rows,
         .after_fork = after_fork,
-        .measure = measure,
+        .measure = qe_peak_measure,
         .close = close_backend,
     };
     cpu->isa = qe_isa_choose(isa_name, err);

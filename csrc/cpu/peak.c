@@ -222,8 +222,7 @@ read_bytes_per_s(struct qe_threads *threads, const unsigned char *data)
 }
 
 int
-qe_peak_measure(const char *isa, int n_threads, struct qe_peak *peak,
-                struct qe_error *err)
+qe_peak_measure(struct qe_backend *backend, struct qe_peak *peak, struct qe_error *err)
 {
     struct qe_threads *threads;
     unsigned char *data = aligned_alloc(4096, READ_BYTES);
@@ -232,11 +231,11 @@ qe_peak_measure(const char *isa, int n_threads, struct qe_peak *peak,
     if (data == NULL) {
         return qe_fail(err, QE_ENOMEM, "peak: no memory for %lu bytes", READ_BYTES);
     }
-    status = qe_threads_open(n_threads, &threads, err);
+    status = qe_threads_open(backend->n_threads, &threads, err);
     if (status == 0) {
         memset(data, 1, READ_BYTES);
         peak->bytes_per_s = read_bytes_per_s(threads, data);
-        peak->flops = peak_flops(threads, isa);
+        peak->flops = peak_flops(threads, backend->kernels);
         qe_threads_close(threads);
     }
     free(data);
