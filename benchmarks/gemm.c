@@ -129,21 +129,15 @@ time_layer(struct bench *b, int layer, int m)
 
 /* Sums over the layers the best of several rounds, since on a busy machine no round is
  * quiet from end to end. A round goes through all layers, so that none finds its
- * weights in a cache. m = 0: only reads them. */
+ * weights in a cache. */
 static double
 time_layers(struct bench *b, int m)
 {
-    size_t layer_bytes = b->weight_bytes / N_LAYERS;
     double best[N_LAYERS], total = 0;
 
     for (int round = 0; round < N_ROUNDS; round++) {
         for (int layer = 0; layer < N_LAYERS; layer++) {
-            double taken =
-                m > 0
-                    ? time_layer(b, layer, m)
-                    : layer_bytes / qe_read_bandwidth(b->threads,
-                                                      b->weights + layer * layer_bytes,
-                                                      layer_bytes);
+            double taken = time_layer(b, layer, m);
             best[layer] = round == 0 ? taken : smaller(best[layer], taken);
         }
     }
@@ -154,7 +148,7 @@ time_layers(struct bench *b, int m)
 }
 
 static void
-measure_layers(struct bench *b, double peak)
+measure_layers(struct bench *b, const struct qe_peak *peak)
 {
     static const int rows[] = {1, 4, 8, 12, 16, 20, 24, 32, 48, 64, 128, 256};
     double flop_per_row = (double)b->weight_bytes; /* a weight is 2 bytes and 2 FLOP */
@@ -162,9 +156,9 @@ measure_layers(struct bench *b, double peak)
     printf("%d layers' products, ms; to read their weights; to compute at the peak\n",
            N_LAYERS);
     for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
-        double read_s = time_layers(b, 0);
+        double read_s = b->weight_bytes / peak->bytes_per_s;
         double taken_s = time_layers(b, rows[r]);
-        double compute_s = flop_per_row * rows[r] / peak;
+        double compute_s = flop_per_row * rows[r] / peak->flops;
         double limit_s = read_s > compute_s ? read_s : compute_s;
         printf("m %-6d%10.2f%10.2f (%4.1f GB/s)%10.2f%8.2fx the longer\n", rows[r],
                taken_s * 1e3, read_s * 1e3, b->weight_bytes / read_s * 1e-9,
@@ -207,7 +201,6 @@ main(int argc, char **argv)
     memset(b.y, 0, (size_t)MAX_M * 6144 * sizeof *b.y);
 
     struct qe_peak peak;
-    struct qe_error err;
     struct qe_backend backend = {.kernels = b.isa->name, .n_threads = n_threads};
     if (qe_peak_measure(&backend, &peak, &err) < 0) {
         printf("%s\n", err.message);
@@ -216,7 +209,7 @@ main(int argc, char **argv)
     printf("%s, %d threads, registers alone: %.1f GFLOP/s\n", b.isa->name, n_threads,
            peak.flops * 1e-9);
     measure_shapes(&b, peak.flops);
-    measure_layers(&b, peak.flops);
+    measure_layers(&b, &peak);
     qe_threads_close(b.threads);
     return 0;
 }
