@@ -7,6 +7,7 @@
 #define QE_BACKEND_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,12 +36,18 @@ struct qe_seq {
     float *out;    /* (n_out) host memory; NULL: only a prefix for others  */
 };
 
+struct qe_weights; /* model.h */
+
 /* One forward pass: sequences packed back to back, no padding. */
 struct qe_batch {
     const struct qe_seq *seqs; /* (n_seqs)                                         */
     int n_seqs;
-    int n_tokens;             /* sum of seqs[].n_tokens                           */
-    int max_seqlen;           /* longest sequence, its prefix included            */
+    int n_tokens;   /* sum of seqs[].n_tokens                           */
+    int max_seqlen; /* longest sequence, its prefix included            */
+    /* What it multiplies by: the table of the model that the backend was opened on or,
+     * where the backend takes_adapters, one derived from it. All of a batch share it.
+     */
+    const struct qe_weights *weights;
     const atomic_int *cancel; /* not 0 once every caller in the batch has gone    */
 };
 
@@ -64,6 +71,7 @@ struct qe_backend {
     const char *kernels; /* instruction set or architecture in use               */
     int n_threads;       /* host threads that compute                            */
     int batch_tokens;    /* budget of one forward pass                           */
+    bool takes_adapters; /* reads batch->weights at every pass                   */
 
     /* One call at a time, from one thread. Allocates nothing; has written every row
      * when it returns 0. A row that is not finite is written as NaN. Returns

@@ -10,8 +10,14 @@
 
 #include "cpu/backend_cpu.h"
 
+struct adapter_node {
+    struct qe_adapter adapter;
+    struct adapter_node *next;
+};
+
 struct qe_engine {
     struct qe_model model;
+    struct adapter_node *adapters;  /* owned; in the order of their numbers */
     struct qe_backend *backend;     /* owned; NULL once stopped */
     struct qe_scheduler *scheduler; /* owned                    */
     struct qe_engine_info info;
@@ -155,6 +161,65 @@ qe_engine_alloc_rows(struct qe_engine *e, size_t n_floats, struct qe_rows *rows,
     return e->backend->alloc_rows(e->backend, n_floats, rows, err);
 }
 
+int
+qe_engine_add_adapter(struct qe_engine *e, const struct qe_tensor *tensors,
+                      int n_tensors, struct qe_error *err)
+{
+    struct adapter_node **last = &e->adapters;
+    int number = 1;
+
+    if (e->backend == NULL) {
+        return qe_fail(err, QE_ECLOSED, "closed");
+    }
+    if (!e->backend->takes_adapters) {
+        return qe_fail(err, QE_EDEVICE,
+                       "adapters are not built for %s: use device='cpu', or merge the "
+                       "adapter into the model first (qwen3-embed merge)",
+                       e->backend->name);
+    }
+    struct adapter_node *node = calloc(1, sizeof *node);
+    if (node == NULL) {
+        return qe_fail(err, QE_ENOMEM, "adapter: no memory");
+    }
+    if (qe_adapter_open(&e->model, tensors, n_tensors, &node->adapter, err) < 0) {
+        free(node);
+        return err->status;
+    }
+    for (; *last != NULL; last = &(*last)->next) {
+        number++;
+    }
+    *last = node;
+    e->info.owned_bytes += node->adapter.owned_bytes;
+    return number;
+}
+
+/* NULL: there is no such adapter. */
+static const struct qe_weights *
+find_weights(const struct qe_engine *e, int adapter)
+{
+    if (adapter == 0) {
+        return &e->model.weights;
+    }
+    for (const struct adapter_node *node = e->adapters; node != NULL;
+         node = node->next) {
+        if (--adapter == 0) {
+            return &node->adapter.weights;
+        }
+    }
+    return NULL;
+}
+
+static void
+close_adapters(struct qe_engine *e)
+{
+    while (e->adapters != NULL) {
+        struct adapter_node *node = e->adapters;
+        e->adapters = node->next;
+        qe_adapter_close(&node->adapter);
+        free(node);
+    }
+}
+
 static int
 check_request(const struct qe_engine *e, const struct qe_request *request,
               size_t n_tokens, struct qe_error *err)
@@ -164,6 +229,9 @@ check_request(const struct qe_engine *e, const struct qe_request *request,
     if (request->n_out < 1 || request->n_out > e->hidden_size) {
         return qe_fail(err, QE_EVALUE, "dim: %d, expected 1 to %d", request->n_out,
                        e->hidden_size);
+    }
+    if (request->weights == NULL) {
+        return qe_fail(err, QE_EVALUE, "no adapter of that number");
     }
     if (cu[0] != 0 || cu[request->n_seqs] < 0 ||
         (size_t)cu[request->n_seqs] != n_tokens) {
@@ -218,6 +286,7 @@ qe_engine_submit(struct qe_engine *e, const struct qe_input *input, struct qe_jo
         .cu_seqlens = tokens + input->n_tokens,
         .n_seqs = input->n_seqs,
         .kind = input->kind,
+        .weights = find_weights(e, input->adapter),
         .n_out = input->n_out,
         .out = input->out,
     };
@@ -262,6 +331,7 @@ qe_engine_stop(struct qe_engine *e)
         qe_scheduler_after_fork(e->scheduler, &ignored);
     }
     e->backend = NULL;
+    close_adapters(e);
     qe_model_close(&e->model);
 }
 

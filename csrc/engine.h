@@ -3,6 +3,7 @@
 #ifndef QE_ENGINE_H
 #define QE_ENGINE_H
 
+#include "adapter.h"
 #include "cuda_library.h"
 #include "model.h"
 #include "scheduler.h"
@@ -21,7 +22,7 @@ struct qe_engine_options {
 struct qe_engine_info {
     char device[32], kernels[32];
     int n_threads, batch_tokens;
-    size_t mapped_bytes, owned_bytes; /* of weights                               */
+    size_t mapped_bytes, owned_bytes; /* of weights, adapters among the owned     */
 };
 
 /* Reads the environment variable QWEN3_EMBED_ISA: the instruction set to use. */
@@ -41,10 +42,17 @@ struct qe_input {
     const int32_t *cu_seqlens; /* (n_seqs + 1) */
     int n_seqs;
     enum qe_kind kind;
+    int adapter; /* 0: the model's own weights; else of qe_engine_add_adapter() */
     int n_out;
     float *out; /* (n_seqs, n_out) kept alive by the caller until the job
                    is done */
 };
+
+/* Adds an adapter, which stays until the engine is stopped, and so must what it
+ * borrows: see qe_adapter_open(). Returns its number, 1 or more, or a failure. One
+ * caller at a time, and none in submit. */
+int qe_engine_add_adapter(struct qe_engine *engine, const struct qe_tensor *tensors,
+                          int n_tensors, struct qe_error *err);
 
 /* Copies tokens and offsets, checks the copies, and queues a job, which the caller
  * owns. err->index tells which sequence was refused. One caller at a time. */

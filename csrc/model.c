@@ -351,6 +351,7 @@ bind_slots(struct binding *binding)
                        "used where it lies in its file",
                        vector_bytes + rounded_bytes);
     }
+    memset(model->vectors, 0, vector_bytes); /* kernels read past a vector's end */
     model->owned_bytes = vector_bytes + rounded_bytes;
 
     float *vectors = model->vectors;

@@ -28,6 +28,7 @@ struct orphan;
 typedef struct {
     PyObject_HEAD struct qe_engine *engine; /* owned; NULL before __init__ */
     struct orphan *orphans; /* owned: dropped jobs, see py_job.c                */
+    PyObject *kept; /* owned list, or NULL: the arrays of adapters              */
     bool closed;
 } EngineObject;
 
@@ -53,6 +54,9 @@ PyObject *py_job_new(EngineObject *engine, const struct qe_input *input, PyObjec
 /* {name: (dtype, shape, first byte, bytes)} of a safetensors file; the function
  * tensor_places of the module. */
 PyObject *py_tensor_places(PyObject *module, PyObject *path);
+
+/* The method Engine.add_adapter. */
+PyObject *py_engine_add_adapter(PyObject *engine, PyObject *arrays);
 
 /* Frees the dropped jobs that are done by now. */
 void py_job_reap(EngineObject *engine);

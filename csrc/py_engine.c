@@ -284,11 +284,11 @@ engine_submit(PyObject *object, PyObject *args)
     EngineObject *self = (EngineObject *)object;
     PyObject *tokens_object, *offsets_object, *out, *job = NULL;
     Py_ssize_t first_row;
-    int normalize;
+    int normalize, adapter = 0;
     Py_buffer tokens, offsets;
 
-    if (!PyArg_ParseTuple(args, "OOOnp", &tokens_object, &offsets_object, &out,
-                          &first_row, &normalize) ||
+    if (!PyArg_ParseTuple(args, "OOOnp|i", &tokens_object, &offsets_object, &out,
+                          &first_row, &normalize, &adapter) ||
         check_open(self) < 0) {
         return NULL;
     }
@@ -313,6 +313,7 @@ engine_submit(PyObject *object, PyObject *args)
             .cu_seqlens = offsets.buf,
             .n_seqs = (int)n_seqs,
             .kind = normalize ? QE_UNIT : QE_RAW,
+            .adapter = adapter,
             .n_out = dim > INT_MAX ? INT_MAX : (int)dim,
             .out = (float *)PyArray_DATA((PyArrayObject *)out) + first_row * dim,
         };
@@ -406,6 +407,7 @@ engine_dealloc(PyObject *object)
         py_job_reap(self);
         qe_engine_close(engine);
     }
+    Py_XDECREF(self->kept);
     PyObject_GC_Del(object);
     Py_DECREF(type);
 }
@@ -414,6 +416,7 @@ static int
 engine_traverse(PyObject *object, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(object));
+    Py_VISIT(((EngineObject *)object)->kept);
     return 0;
 }
 
@@ -425,6 +428,8 @@ static PyMethodDef engine_methods[] = {
      "Tokens submitted and not yet done."},
     {"measure", engine_measure, METH_NOARGS,
      "What the device can do at most: (FLOP/s, bytes/s)."},
+    {"add_adapter", py_engine_add_adapter, METH_O,
+     "Adds weights that stand in for some of the model's; returns their number."},
     {"close", engine_close, METH_NOARGS,
      "Finishes the running batch and lets go of all."},
     {NULL, NULL, 0, NULL},

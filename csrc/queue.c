@@ -38,6 +38,7 @@ qe_queue_close(struct qe_queue *q)
 void
 qe_queue_push(struct qe_queue *q, struct qe_job *job)
 {
+    job->last_count = q->n_counts;
     *(q->last == NULL ? &q->first : &q->last->next_waiting) = job;
     q->last = job;
     q->n_waiting++;
@@ -113,15 +114,44 @@ take_from(struct qe_queue *q, struct qe_job *job, int n_tokens, int limit, int s
     return n_tokens;
 }
 
-/* Fills the batch up to limit tokens: first a fair share of each job, then in order. */
-static int
-take_all(struct qe_queue *q, int n_tokens, int limit)
+static const struct qe_weights *
+next_weights(const struct qe_queue *q)
 {
-    int share = (limit - n_tokens) / (q->n_waiting > 0 ? q->n_waiting : 1);
+    const struct qe_job *next = q->first;
+
+    for (const struct qe_job *job = next; job != NULL; job = job->next_waiting) {
+        if (job->last_count < next->last_count) {
+            next = job;
+        }
+    }
+    return next->weights;
+}
+
+static int
+count_waiting(const struct qe_queue *q, const struct qe_weights *weights)
+{
+    int n = 0;
+
+    for (const struct qe_job *job = q->first; job != NULL; job = job->next_waiting) {
+        n += job->weights == weights;
+    }
+    return n;
+}
+
+/* Fills the batch up to limit tokens from the n_jobs jobs that have its weights: first
+ * a fair share of each, then in order. */
+static int
+take_all(struct qe_queue *q, const struct qe_weights *weights, int n_jobs, int n_tokens,
+         int limit)
+{
+    int share = (limit - n_tokens) / n_jobs;
 
     for (int pass = 0; pass < 2; pass++) {
         for (struct qe_job *job = q->first, *next; job != NULL; job = next) {
             next = job->next_waiting;
+            if (job->weights != weights) {
+                continue;
+            }
             n_tokens = take_from(q, job, n_tokens, limit, pass == 0 ? share : limit);
             if (job->n_taken == job->n_seqs) {
                 qe_queue_remove(q, job);
@@ -157,17 +187,21 @@ qe_queue_make_batch(struct qe_queue *q, struct qe_batch *batch)
     int n_raw = 0; /* tokens taken, before sharing */
 
     q->n_taken = 0;
+    batch->weights = next_weights(q);
     for (int i = 0; i < MAX_REFILLS; i++) {
+        int n_jobs = count_waiting(q, batch->weights);
         int n_before = q->n_taken;
-        n_raw = take_all(q, n_raw, limit);
+        if (n_jobs == 0) {
+            break;
+        }
+        n_raw = take_all(q, batch->weights, n_jobs, n_raw, limit);
         lay_out_batch(q, q->n_taken, batch);
         if (batch->n_tokens > budget && n_before > 0) {
             /* The new texts spoilt a group: leave them out of the sharing. */
             lay_out_batch(q, n_before, batch);
         }
         int room = budget - batch->n_tokens;
-        if (q->n_waiting == 0 || room < budget * REFILL_PART ||
-            q->n_taken == q->max_seqs) {
+        if (room < budget * REFILL_PART || q->n_taken == q->max_seqs) {
             break;
         }
         limit = n_raw + room;

@@ -18,11 +18,12 @@ struct qe_job {
     int n_seqs;
     int n_tokens; /* of all sequences                                                */
     enum qe_kind kind;
+    const struct qe_weights *weights; /* jobs with other weights share no batch      */
     int n_out;
     float *out;      /* (n_seqs, n_out) the caller's                                  */
     int n_taken;     /* sequences given to a batch so far                             */
     int n_finished;  /* of those, how many have come back                             */
-    long last_count; /* see qe_queue_count_jobs()                                    */
+    long last_count; /* n_counts when it was last in a batch, or came                */
     bool cancelled;
     bool done;
     struct qe_error err; /* status 0 while all is well                               */
@@ -49,7 +50,7 @@ struct qe_queue {
     struct qe_seq *seqs;          /* (max_seqs * 3 / 2) prefixes, then texts         */
     struct qe_prefix_item *items; /* (max_seqs)                                      */
     int n_taken;
-    long n_counts;
+    long n_counts; /* batches counted                                                */
 };
 
 int qe_queue_open(struct qe_queue *queue, int batch_tokens, struct qe_error *err);
@@ -57,6 +58,7 @@ int qe_queue_open(struct qe_queue *queue, int batch_tokens, struct qe_error *err
 /* Accepts a half-opened queue. Jobs are not its own. */
 void qe_queue_close(struct qe_queue *queue);
 
+/* Sets job->last_count. */
 void qe_queue_push(struct qe_queue *queue, struct qe_job *job);
 
 /* Nothing happens if job does not wait. */
@@ -66,7 +68,9 @@ void qe_queue_remove(struct qe_queue *queue, struct qe_job *job);
 bool qe_queue_has_full_batch(const struct qe_queue *queue);
 
 /* Makes a batch of what waits, which is at least one job: queue->taken, and batch,
- * which borrows from the queue. Jobs taken to their last sequence leave the queue. */
+ * which borrows from the queue. Its weights are those of the job that has waited
+ * longest since it came or was last served, so that jobs of several adapters take
+ * turns. Jobs taken to their last sequence leave the queue. */
 void qe_queue_make_batch(struct qe_queue *queue, struct qe_batch *batch);
 
 /* Jobs in the batch last made. */

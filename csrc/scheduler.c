@@ -220,6 +220,7 @@ new_job(struct qe_scheduler *s, const struct qe_request *request)
     job->n_seqs = request->n_seqs;
     job->n_tokens = request->cu_seqlens[request->n_seqs];
     job->kind = request->kind;
+    job->weights = request->weights;
     job->n_out = request->n_out;
     job->out = request->out;
     job->pid = getpid();

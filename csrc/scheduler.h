@@ -21,6 +21,7 @@ struct qe_request {
     int32_t *cu_seqlens; /* (n_seqs + 1) from 0, strictly increasing               */
     int n_seqs;
     enum qe_kind kind;
+    const struct qe_weights *weights; /* borrowed until the scheduler is closed   */
     int n_out;  /* floats in a row                                  */
     float *out; /* (n_seqs, n_out) written until the job is done    */
 };

@@ -56,6 +56,7 @@ class Engine:
         out: npt.NDArray[np.float32],
         first_row: int,
         normalize: bool,
+        adapter: int = 0,
         /,
     ) -> Job:
         """Queues len(cu_seqlens) - 1 sequences; row i goes to out[first_row + i].
@@ -63,6 +64,7 @@ class Engine:
         tokens and cu_seqlens are C-contiguous int32 buffers; both are copied and checked
         (ids in [0, vocab_size), lengths in [1, max_length]) before this returns.
         out is C-contiguous float32 (n, dim) with dim <= hidden_size.
+        `adapter` is 0, the model itself, or a number that add_adapter returned.
         NonFiniteError.index and the message of a refused sequence count from first_row.
         """
     def pending_tokens(self) -> int:
@@ -70,6 +72,12 @@ class Engine:
     def measure(self) -> tuple[float, float]:
         """The device's ceilings, measured now: FLOP/s of its best product of bf16 matrices, and
         bytes/s of its memory. Takes seconds and 1 GiB; not while another thread closes."""
+    def add_adapter(self, tensors: dict[str, npt.NDArray[Any]], /) -> int:
+        """Adds weights that stand in for some of the model's, by name without "model.".
+
+        Matrices are bf16 as uint16, kept and used where they lie; vectors float32. DeviceError
+        where the device takes none.
+        """
     def close(self) -> None:
         """Finishes the running batch, fails queued jobs with ValueError("closed"). Idempotent."""
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import similarity as _similarity
-from .model import Model
+from .model import Model, Weights
 from .options import EncodeOptions, PromptOptions, Request, SentenceTransformersOptions
 from .pipeline import LengthReport, Pipeline, chunk_bounds
 from .progress import progress
@@ -52,6 +52,9 @@ class Embedder(Model):
         Token budget of one forward pass; by default chosen for the device.
     num_threads : int, optional
         Threads of the CPU engine; by default one for each core this process may use.
+    adapter : str or path-like, optional
+        A PEFT LoRA folder or its name on the hub, merged at load and in use at once, under the
+        name "default"; see `add_adapter` and `set_adapter`.
     revision : str, optional
         Branch, tag or commit on the hub.
     cache_dir : path-like, optional
@@ -254,7 +257,7 @@ class Embedder(Model):
             raise TypeError("encode_iter takes no out=: every chunk is a new array")
         request = Request.of(options, self.dim, stacklevel=2)
         prefix = _prefix(self.prompts, self._default_prompt, options)
-        return self._stream(iterate_texts(texts), chunk, prefix, request)
+        return self._stream(iterate_texts(texts), chunk, prefix, request, self._weights)
 
     def encode_tokens(
         self,
@@ -308,7 +311,9 @@ class Embedder(Model):
             raise ValueError("cu_seqlens has 0 items, expected n + 1")
         request = Request.of({"dim": dim, "normalize": normalize}, self.dim, stacklevel=2)
         rows = self._engines.rows(len(buffers[1]) - 1, request.dim)
-        job = self._engines.submit(buffers[0], buffers[1], rows, 0, request.normalize)
+        job = self._engines.submit(
+            buffers[0], buffers[1], rows, 0, request.normalize, self._weights.number
+        )
         try:
             job.wait()
         except BaseException:
@@ -388,7 +393,7 @@ class Embedder(Model):
             rows = request.out.reshape(len(items), request.dim)
         report = LengthReport(self._max_length, request.on_long)
         with progress(request.show_progress_bar, len(items)) as on_done:
-            pipeline = self._pipeline(prefix, request, report, on_done)
+            pipeline = self._pipeline(prefix, request, report, on_done, self._weights)
             try:
                 pipeline.feed(items, rows)
                 pipeline.finish()
@@ -401,11 +406,11 @@ class Embedder(Model):
         return result[0] if single else result
 
     def _stream(
-        self, texts: Iterator[Any], chunk: int, prefix: str, request: Request
+        self, texts: Iterator[Any], chunk: int, prefix: str, request: Request, weights: Weights
     ) -> Generator[npt.NDArray[Any]]:
         report = LengthReport(self._max_length, request.on_long)
         with progress(request.show_progress_bar, None) as on_done:
-            pipeline = self._pipeline(prefix, request, report, on_done)
+            pipeline = self._pipeline(prefix, request, report, on_done, weights)
             ready: npt.NDArray[np.float32] | None = None
             first_index = 0
             try:
@@ -425,7 +430,12 @@ class Embedder(Model):
         report.warn(stacklevel=2)
 
     def _pipeline(
-        self, prefix: str, request: Request, report: LengthReport, on_done: Callable[[int], None]
+        self,
+        prefix: str,
+        request: Request,
+        report: LengthReport,
+        on_done: Callable[[int], None],
+        weights: Weights,
     ) -> Pipeline | CachedPipeline:
         def computing(report: LengthReport, on_done: Callable[[int], None]) -> Pipeline:
             return Pipeline(
@@ -436,6 +446,7 @@ class Embedder(Model):
                 request.normalize,
                 report,
                 on_done,
+                weights.number,
             )
 
         if self._cache is None:
@@ -445,7 +456,7 @@ class Embedder(Model):
 
         return CachedPipeline(
             self._cache,
-            CacheKeys(self.fingerprint, request.dim, request.normalize),
+            CacheKeys(self._fingerprint_with(weights), request.dim, request.normalize),
             prefix,
             report,
             on_done,

@@ -48,12 +48,19 @@ class Engines:
         out: npt.NDArray[np.float32],
         first_row: int,
         normalize: bool,
+        adapter: int = 0,
     ) -> Job:
         """As `Engine.submit`, to the engine with the least left to do."""
         engine = self._engines[0]
         if len(self._engines) > 1:
             engine = min(self._engines, key=lambda engine: engine.pending_tokens())
-        return engine.submit(tokens, cu_seqlens, out, first_row, normalize)
+        return engine.submit(tokens, cu_seqlens, out, first_row, normalize, adapter)
+
+    def add_adapter(self, tensors: dict[str, npt.NDArray[Any]]) -> int:
+        """As `Engine.add_adapter`, on every engine; to be called by one thread at a time."""
+        numbers = {engine.add_adapter(tensors) for engine in self._engines}
+        assert len(numbers) == 1  # every engine has been given the same adapters before
+        return numbers.pop()
 
     def measure(self) -> tuple[float, float]:
         """(FLOP/s, bytes/s) that the devices reach at most, all together."""

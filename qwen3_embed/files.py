@@ -20,7 +20,7 @@ from .errors import ModelFileError, ModelNotFoundError
 from .modules import ModuleSettings, read_module_settings
 from .version import __version__
 
-__all__ = ["HubOptions", "ModelFiles", "find_model", "is_hub_name"]
+__all__ = ["HubOptions", "ModelFiles", "fetch_files", "find_model", "is_hub_name"]
 
 _OWNER = "Qwen"
 _SIZES = ("0.6B", "4B", "8B")
@@ -217,7 +217,7 @@ def _shard_names(index: Path) -> list[str]:
 
 
 def _from_hub(name: str, options: HubOptions, kind: Kind) -> ModelFiles:
-    folder = _fetch(name, options, _SMALL_FILES)
+    folder = fetch_files(name, options, _SMALL_FILES)
     commit = folder.name
     with _named(name):
         config, settings = _read_settings(folder, kind)
@@ -225,7 +225,7 @@ def _from_hub(name: str, options: HubOptions, kind: Kind) -> ModelFiles:
     pinned = HubOptions(commit, options.cache_dir, options.token, options.local_files_only)
     if not (folder / _SINGLE).exists():
         index = folder / _INDEX
-        _fetch(name, pinned, _shard_names(index) if index.exists() else (_SINGLE,))
+        fetch_files(name, pinned, _shard_names(index) if index.exists() else (_SINGLE,))
     with _named(name):
         shards = _find_shards(folder)
     return ModelFiles(name, commit, folder, config, settings, shards)
@@ -242,7 +242,7 @@ def _named(name: str) -> Iterator[None]:
         ) from error
 
 
-def _fetch(name: str, options: HubOptions, files: tuple[str, ...] | list[str]) -> Path:
+def fetch_files(name: str, options: HubOptions, files: tuple[str, ...] | list[str]) -> Path:
     """The snapshot folder of the hub's cache, holding those of `files` that the model has."""
     from huggingface_hub import snapshot_download
 

@@ -6,6 +6,8 @@ from the weight files. A conversion for sequence classification holds the differ
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,7 +16,10 @@ from .errors import ModelFileError
 from .files import ModelFiles
 from .tensors import Tensor, TensorFiles, as_floats
 
-__all__ = ["logits_of", "read_head"]
+__all__ = ["HEADS", "logits_of", "read_head"]
+
+HEADS = frozenset({"lm_head.weight", "score.weight"})
+"""Tensors that no forward pass multiplies by."""
 
 
 def read_head(
@@ -57,6 +62,14 @@ def read_head(
         table = tensors.find("model.embed_tokens.weight", "embed_tokens.weight")
     else:
         table = tensors.find("lm_head.weight")
+    if table is not None and config.get("tie_word_embeddings", False):
+        if "embed_tokens.weight" in replaced:
+            raise ModelFileError(
+                f"{files.name}: the adapter changes embed_tokens, with which the head is tied, and "
+                f"does not say whether the head changes too: merge it with PEFT"
+            )
+        if "lm_head.weight" in replaced:
+            table = replace(table, name="lm_head.weight")
     if table is None:
         raise ModelFileError(
             f"{files.name}: lm_head.weight is missing and tie_word_embeddings is false: an "

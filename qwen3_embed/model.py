@@ -6,28 +6,60 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from .config import Kind
 from .device import resolve_device
 from .engines import Engines, open_engines
-from .errors import DeviceError, DeviceMemoryError
+from .errors import DeviceError, DeviceMemoryError, ModelFileError
 from .files import HubOptions, ModelFiles, find_model
 from .fingerprint import fingerprint_of
+from .head import HEADS
 from .templates import resolve_prompt
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from .adapters import Adapter
     from .cache import VectorCache
 
-__all__ = ["Model"]
+__all__ = ["Model", "Weights"]
 
 _DTYPES = ("bfloat16", "float8")
 
+_FIRST_ADAPTER = "default"  # the name of the one that the constructor is given
+
 _logger = logging.getLogger("qwen3_embed")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """The model's own weights, or those with one of its adapters.
+
+    Attributes
+    ----------
+    number : int
+        As `Engine.submit` takes it.
+    name : str or None
+        None: the model's own.
+    adapter : Adapter or None
+    location : str or None
+        From where the adapter can be loaded again.
+    head : ndarray or None
+        A reranker's, see head.py.
+    """
+
+    number: int
+    name: str | None
+    adapter: Adapter | None
+    location: str | None
+    head: npt.NDArray[np.float64] | None
 
 
 class Model:
@@ -45,6 +77,7 @@ class Model:
         max_length: int | None = None,
         batch_tokens: int | None = None,
         num_threads: int | None = None,
+        adapter: str | os.PathLike[str] | None = None,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         token: str | bool | None = None,
@@ -59,8 +92,8 @@ class Model:
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name}={value!r}, expected a positive int or None")
         self._dtype = _DTYPES[0] if dtype == "auto" else dtype
-        hub = HubOptions(revision, cache_dir, token, local_files_only)
-        self._files = find_model(model, hub, self._KIND)
+        self._hub = HubOptions(revision, cache_dir, token, local_files_only)
+        self._files = find_model(model, self._hub, self._KIND)
         self._max_length = _choose_max_length(max_length, self._files)
         self._special_tokens_in_text = bool(special_tokens_in_text)
         # Reading tokenizer.json and opening the weights take a third of a second each, at
@@ -86,6 +119,18 @@ class Model:
         self._tokenizer = reading.result()
         self._batch_tokens: int = self._engines.info["batch_tokens"]
         self._cache = _open_cache(cache)
+        self._adapters: dict[str, Weights] = {}
+        self._adding = threading.Lock()
+        self._fingerprints: dict[str | None, str] = {}
+        try:
+            self._own_weights = Weights(0, None, None, None, self._head({}))
+            self._weights = self._own_weights
+            if adapter is not None:
+                self.add_adapter(_FIRST_ADAPTER, adapter)
+                self.set_adapter(_FIRST_ADAPTER)
+        except BaseException:
+            self.close()
+            raise
         own = self._files.settings
         self._default_prompt = own.prompts.get(own.default_prompt_name or "document", "")
         self._arguments: dict[str, Any] = {
@@ -95,6 +140,7 @@ class Model:
             "max_length": max_length,
             "batch_tokens": batch_tokens,
             "num_threads": num_threads,
+            "adapter": self._weights.location,
             "revision": revision,
             "cache_dir": cache_dir,
             "local_files_only": local_files_only,
@@ -208,22 +254,104 @@ class Model:
         """The engine's own account: kernels, num_threads, batch_tokens, mapped_bytes, ..."""
         return self._engines.info
 
-    @cached_property
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """The loaded adapters by name; each says what it changes in `merged`, `replaced`."""
+        return MappingProxyType(
+            {name: w.adapter for name, w in self._adapters.items() if w.adapter}
+        )
+
+    @property
+    def adapter(self) -> str | None:
+        """The name of the adapter in use; None: the model's own weights."""
+        return self._weights.name
+
+    def add_adapter(self, name: str, adapter: str | os.PathLike[str]) -> None:
+        """Loads a LoRA adapter and merges it beside the model's own weights; doesn't use it yet.
+
+        Parameters
+        ----------
+        name : str
+            For `set_adapter`.
+        adapter : str or path-like
+            A PEFT folder, or "owner/name" on the hub.
+
+        Raises
+        ------
+        ValueError
+            The name is taken, or the model is closed.
+        ModelNotFoundError, ModelFileError
+            Not there, damaged, of another method or for another base: never silently ignored.
+        DeviceError
+            The device takes no adapters.
+
+        Examples
+        --------
+        >>> model.add_adapter("legal", "adapters/legal")                   # doctest: +SKIP
+        >>> model.adapters["legal"].merged                                 # doctest: +SKIP
+        ('layers.0.self_attn.q_proj', ...)
+        """
+        from .adapters import Adapter, find_adapter
+
+        if not isinstance(name, str):
+            raise TypeError(f"name is {type(name).__name__}, expected str")
+        folder = find_adapter(adapter, self._hub)
+        location = str(folder.absolute()) if Path(adapter).is_dir() else str(adapter)
+        loaded = Adapter(folder, str(adapter), self._files)
+        with self._adding:
+            if name in self._adapters:
+                raise ValueError(
+                    f"an adapter named {name!r} is loaded already, expected a new name"
+                )
+            tensors = loaded.tensors()
+            head = self._head(tensors)
+            matrices = {n: tensor for n, tensor in tensors.items() if n not in HEADS}
+            number = self._engines.add_adapter(matrices)
+            self._adapters[name] = Weights(number, name, loaded, location, head)
+
+    def set_adapter(self, name: str | None) -> None:
+        """Which loaded adapter the calls that begin from now on use; None: none of them.
+
+        Calls under way go on with the one that they began with, so threads never mix adapters.
+
+        Raises
+        ------
+        ValueError
+            No adapter of that name.
+        """
+        if name is not None and name not in self._adapters:
+            known = ", ".join(map(repr, self._adapters)) or "none"
+            raise ValueError(f"no adapter {name!r} is loaded, expected None or one of: {known}")
+        self._weights = self._own_weights if name is None else self._adapters[name]
+
+    def _head(self, tensors: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64] | None:
+        """The head of a reranker with an adapter's tensors; an embedder has none."""
+        for name in HEADS & tensors.keys():
+            raise ModelFileError(f"the adapter changes {name}, which an embedding model lacks")
+        return None
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 in hex; the same for Embedders that give the same vectors on one device.
 
-        The first use reads the weight files once, unless the hub's cache names their hashes.
+        That of the adapter in use too. The first use reads the weight files once, unless the
+        hub's cache names their hashes.
         """
-        return fingerprint_of(
-            self._files,
-            dtype=self.dtype,
-            max_length=self._max_length,
-            special_tokens_in_text=self._special_tokens_in_text,
-            others=self._others_in_fingerprint(),
-        )
+        return self._fingerprint_with(self._weights)
 
-    def _others_in_fingerprint(self) -> list[str]:
-        return []
+    def _fingerprint_with(self, weights: Weights) -> str:
+        if weights.name not in self._fingerprints:
+            self._fingerprints[weights.name] = fingerprint_of(
+                self._files,
+                dtype=self.dtype,
+                max_length=self._max_length,
+                special_tokens_in_text=self._special_tokens_in_text,
+                others=self._others_in_fingerprint(weights),
+            )
+        return self._fingerprints[weights.name]
+
+    def _others_in_fingerprint(self, weights: Weights) -> list[str]:
+        return [] if weights.adapter is None else [f"adapter {weights.adapter.sha256}"]
 
     def __repr__(self) -> str:
         return (
@@ -232,7 +360,16 @@ class Model:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), **self._arguments), ()
+        added = {name: weights.location for name, weights in self._adapters.items()}
+        if self._arguments["adapter"] is not None:
+            added.pop(_FIRST_ADAPTER)
+        return partial(type(self), **self._arguments), (), (added, self.adapter)
+
+    def __setstate__(self, state: tuple[dict[str, str], str | None]) -> None:
+        added, in_use = state
+        for name, location in added.items():
+            self.add_adapter(name, location)
+        self.set_adapter(in_use)
 
     def __enter__(self) -> Self:
         return self

@@ -120,6 +120,8 @@ class Pipeline:
     report : LengthReport
     on_done : callable
         Told how many texts have been finished, each time some are.
+    adapter : int
+        The weights, as `Engine.submit` takes them.
     """
 
     def __init__(
@@ -131,7 +133,9 @@ class Pipeline:
         normalize: bool,
         report: LengthReport,
         on_done: Callable[[int], None],
+        adapter: int,
     ) -> None:
+        self._adapter = adapter
         self._engines = engines
         self._max_jobs = _MAX_JOBS * len(engines)
         self._tokenizer = tokenizer
@@ -152,7 +156,9 @@ class Pipeline:
         for start, stop in chunk_bounds(texts, self._batch_tokens, self._prefix):
             batch = self._tokenise(texts[start:stop], first_index + start)
             self.finish(self._max_jobs - 1)
-            job = self._engines.submit(batch.tokens, batch.cu_seqlens, rows, start, self._normalize)
+            job = self._engines.submit(
+                batch.tokens, batch.cu_seqlens, rows, start, self._normalize, self._adapter
+            )
             self._jobs.append(_Chunk(job, stop - start, first_index))
             n_jobs += 1
         return n_jobs

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from .config import Kind
 from .errors import ModelFileError
 from .head import logits_of, read_head
-from .model import Model
+from .model import Model, Weights
 from .pipeline import LengthReport, Pipeline
 from .progress import progress
 from .templates import DEFAULT_INSTRUCTION, RERANKER_PREFIX, RERANKER_SUFFIX, reranker_body
@@ -74,12 +74,9 @@ class Reranker(Model):
     def __init__(
         self, model: str | os.PathLike[str], *, special_tokens_in_text: bool = False, **others: Any
     ) -> None:
+        if others.get("cache") is not None:
+            raise TypeError("a Reranker takes no cache=: it keeps vectors, not scores")
         super().__init__(model, special_tokens_in_text=special_tokens_in_text, **others)
-        try:
-            self._head = read_head(self._files, {}, self._answers())
-        except BaseException:
-            self.close()
-            raise
 
     def predict(
         self,
@@ -200,6 +197,9 @@ class Reranker(Model):
             ranked.append(entry | {"text": texts[i]} if return_documents else entry)
         return ranked
 
+    def _head(self, tensors: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
+        return read_head(self._files, tensors, self._answers())
+
     def _answers(self) -> tuple[int, int]:
         """The ids of the tokens for yes and for no."""
         if self._files.settings.answers is not None:
@@ -212,10 +212,11 @@ class Reranker(Model):
             )
         return ids[0], ids[1]
 
-    def _others_in_fingerprint(self) -> list[str]:
+    def _others_in_fingerprint(self, weights: Weights) -> list[str]:
         prompt = "".join(self._AROUND) + reranker_body("{instruction}", "{query}", "{document}")
-        head = hashlib.sha256(self._head.astype("<f8").tobytes()).hexdigest()
-        return [*super()._others_in_fingerprint(), f"prompt={prompt!r}", f"head {head}"]
+        assert weights.head is not None
+        head = hashlib.sha256(weights.head.astype("<f8").tobytes()).hexdigest()
+        return [*super()._others_in_fingerprint(weights), f"prompt={prompt!r}", f"head {head}"]
 
     def _score(
         self,
@@ -232,12 +233,21 @@ class Reranker(Model):
             raise TypeError(f"instruction is {type(instruction).__name__}, expected str")
         if activation not in ("sigmoid", None):
             raise ValueError(f"activation={activation!r}, expected 'sigmoid' or None")
+        weights = self._weights
+        assert weights.head is not None
         report = LengthReport(self._max_length, on_long, "pairs")
         logits = np.empty(len(pairs), np.float32)
         rows = self._engines.rows(min(len(pairs), _SLAB_PAIRS), self.dim)
         with progress(show_progress_bar, len(pairs)) as on_done:
             pipeline = Pipeline(
-                self._engines, self._tokenizer, self._batch_tokens, "", False, report, on_done
+                self._engines,
+                self._tokenizer,
+                self._batch_tokens,
+                "",
+                False,
+                report,
+                on_done,
+                weights.number,
             )
             try:
                 for start in range(0, len(pairs), _SLAB_PAIRS):
@@ -245,7 +255,7 @@ class Reranker(Model):
                     bodies = [reranker_body(instruction, *pair) for pair in slab]
                     pipeline.feed(bodies, rows[: len(slab)], start)
                     pipeline.finish()
-                    logits[start : start + len(slab)] = logits_of(rows[: len(slab)], self._head)
+                    logits[start : start + len(slab)] = logits_of(rows[: len(slab)], weights.head)
             finally:
                 pipeline.cancel()
         report.warn(stacklevel=3)

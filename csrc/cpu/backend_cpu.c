@@ -63,7 +63,7 @@ embed_rows(void *context, int task, int worker)
         seq = &p->batch->seqs[s];
         size_t token = (size_t)seq->tokens[p->ws->row_position[row] - n_prefix];
         p->cpu->isa->widen(p->ws->h + row * p->ws->ldh,
-                           (const unsigned char *)p->cpu->model->weights.embed_tokens +
+                           (const unsigned char *)p->batch->weights->embed_tokens +
                                2 * token * c->hidden_size,
                            c->hidden_size, (int)p->ws->ldh);
     }
@@ -201,9 +201,9 @@ pool_row(void *context, int row, int worker)
     const struct qe_seq *seq = &p->batch->seqs[p->ws->row_seq[row]];
     (void)worker;
 
-    p->cpu->isa->pool(seq->out, p->ws->h + row * p->ws->ldh,
-                      p->cpu->model->weights.norm, p->config->hidden_size, seq->n_out,
-                      p->config->rms_norm_eps, seq->kind == QE_UNIT);
+    p->cpu->isa->pool(seq->out, p->ws->h + row * p->ws->ldh, p->batch->weights->norm,
+                      p->config->hidden_size, seq->n_out, p->config->rms_norm_eps,
+                      seq->kind == QE_UNIT);
 }
 
 /* ---- the pass ---- */
@@ -326,8 +326,7 @@ static int
 forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_error *err)
 {
     struct cpu_backend *cpu = (struct cpu_backend *)backend;
-    const struct qe_model *model = cpu->model;
-    const struct qe_config *c = &model->config;
+    const struct qe_config *c = &cpu->model->config;
     struct qe_workspace *ws = &cpu->ws;
     const int q_width = c->n_heads * c->head_dim;
     const int kv_width = c->n_kv_heads * c->head_dim;
@@ -346,7 +345,7 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
 
     run_rows(p, embed_rows);
     for (int l = 0; l < c->n_layers && atomic_load(batch->cancel) == 0; l++) {
-        const struct qe_layer *layer = p->layer = &model->weights.layers[l];
+        const struct qe_layer *layer = p->layer = &batch->weights->layers[l];
 
         /* keys, values */
         rms_norm(p, layer->input_layernorm);
@@ -452,6 +451,7 @@ qe_backend_cpu_open(const struct qe_model *model, const char *isa_name, int n_th
         .name = "cpu",
         .n_threads = n_threads > 0 ? n_threads : qe_usable_cores(),
         .batch_tokens = batch_tokens > 0 ? batch_tokens : DEFAULT_BATCH_TOKENS,
+        .takes_adapters = true,
         .forward = forward,
         .alloc_rows = alloc_rows,
         .after_fork = after_fork,

@@ -1,0 +1,94 @@
+/* py_adapter.c: Engine.add_adapter(): merged tensors from NumPy arrays.
+ *
+ * The engine multiplies by the arrays where they lie, so the Engine object keeps them.
+ */
+#include "py_core.h"
+
+#include <string.h>
+
+/* A view of an array as the engine takes tensors; both objects must outlive it. */
+static int
+view_array(PyObject *name, PyObject *value, struct qe_tensor *tensor)
+{
+    PyArrayObject *array = (PyArrayObject *)value;
+
+    tensor->name = PyUnicode_AsUTF8AndSize(name, NULL);
+    if (tensor->name == NULL) {
+        return -1;
+    }
+    if (!PyArray_Check(value) || !PyArray_IS_C_CONTIGUOUS(array) ||
+        PyArray_NDIM(array) < 1 || PyArray_NDIM(array) > 2 ||
+        (PyArray_TYPE(array) != NPY_UINT16 && PyArray_TYPE(array) != NPY_FLOAT32)) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s: expected a C-contiguous array, uint16 (bf16) or float32",
+                     tensor->name);
+        return -1;
+    }
+    bool bf16 = PyArray_TYPE(array) == NPY_UINT16;
+    tensor->dtype = bf16 ? QE_BF16 : QE_F32;
+    tensor->dtype_name = bf16 ? "BF16" : "F32";
+    tensor->n_dims = PyArray_NDIM(array);
+    for (int i = 0; i < tensor->n_dims; i++) {
+        tensor->shape[i] = (uint64_t)PyArray_DIM(array, i);
+    }
+    tensor->data = PyArray_DATA(array);
+    tensor->n_bytes = (uint64_t)PyArray_NBYTES(array);
+    return 0;
+}
+
+/* Adds the arrays to what the engine keeps until it is freed. */
+static int
+keep_arrays(EngineObject *self, PyObject *arrays)
+{
+    if (self->kept == NULL) {
+        self->kept = PyList_New(0);
+    }
+    return self->kept == NULL ? -1 : PyList_Append(self->kept, arrays);
+}
+
+PyObject *
+py_engine_add_adapter(PyObject *object, PyObject *dict)
+{
+    EngineObject *self = (EngineObject *)object;
+    struct qe_error err;
+    PyObject *name, *value, *result = NULL;
+    Py_ssize_t at = 0;
+    int n = 0;
+
+    if (self->engine == NULL || self->closed) {
+        PyErr_SetString(PyExc_ValueError, "closed");
+        return NULL;
+    }
+    if (!PyDict_Check(dict)) {
+        PyErr_SetString(PyExc_TypeError, "adapter: expected a dict of arrays");
+        return NULL;
+    }
+    PyObject *arrays = PyDict_Copy(dict);
+    if (arrays == NULL) {
+        return NULL;
+    }
+    struct qe_tensor *tensors = PyMem_Calloc(PyDict_Size(arrays) + 1, sizeof *tensors);
+    if (tensors == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    while (PyDict_Next(arrays, &at, &name, &value)) {
+        if (view_array(name, value, &tensors[n++]) < 0) {
+            goto done;
+        }
+    }
+    /* Kept first, so that a failure to keep leaves the engine as it was. */
+    if (keep_arrays(self, arrays) < 0) {
+        goto done;
+    }
+    int number = qe_engine_add_adapter(self->engine, tensors, n, &err);
+    if (number < 0) {
+        py_raise(py_state_of(object), &err, 0);
+        goto done;
+    }
+    result = PyLong_FromLong(number);
+done:
+    PyMem_Free(tensors);
+    Py_DECREF(arrays);
+    return result;
+}
