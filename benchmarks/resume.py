@@ -8,8 +8,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from killing import run_killed, run_whole, write_corpus
 from record import model_folder, parser_of, record
+from resuming import run_killed, run_whole, write_corpus
 
 
 def main() -> None:

@@ -150,6 +150,17 @@ class Tokenizer:
         counts = np.fromiter(map(len, self._encode_batch(texts)), np.int64, len(texts))
         return counts + self._n_around
 
+    def pieces(self, text: str) -> list[tuple[int, tuple[int, int] | None]]:
+        """Each token's id and the characters it stands for; None: a token put around the text."""
+        found = self._fast.encode(text, add_special_tokens=False)
+        around = [[(token_id, None) for token_id in ids] for ids in (self._before, self._after)]
+        return [*around[0], *zip(found.ids, found.offsets, strict=True), *around[1]]
+
+    @property
+    def end(self) -> tuple[int, ...]:
+        """The ids that every text ends with."""
+        return self._after
+
     def _encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         try:
             return self._fast.encode_batch_fast(texts, add_special_tokens=False)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ModelMaker
-from killing import run_killed, run_whole, write_corpus
+from resuming import run_killed, run_whole, write_corpus
 
 from qwen3_embed import Embedder
 from qwen3_embed.cli import main

@@ -19,8 +19,9 @@ from ..version import __version__
 __all__ = ["main"]
 
 _COMMANDS = {
-    "encode": "turn the lines of a text file into vectors (.npy)",
+    "encode": "turn files of texts into a file of vectors",
     "search": "find the passages of a file or folder that answer a query",
+    "serve": "answer requests over HTTP, as OpenAI's, Cohere's and TEI's clients send them",
     "verify": "compare a model's vectors with published numbers; exit status 1 on a miss",
     "bench": "measure tokens per second, a query's time and the load, beside the device's ceiling",
     "info": "show version, instruction sets, GPUs and, with --model, what a model takes",

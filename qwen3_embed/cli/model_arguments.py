@@ -11,11 +11,14 @@ if TYPE_CHECKING:
 __all__ = ["add_model_arguments", "open_model"]
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, default_model: str | None) -> None:
+def add_model_arguments(
+    parser: argparse.ArgumentParser, default_model: str | None, *, many: bool = False
+) -> None:
     """Adds --model and what goes with it; `default_model` None: no model unless asked for."""
     parser.add_argument(
         "--model",
-        default=default_model,
+        default=[default_model] if many else default_model,
+        nargs="+" if many else None,
         metavar="NAME",
         help="folder, official short name, owner/name on the hub, or mini"
         + (f" (default: {default_model})" if default_model else ""),

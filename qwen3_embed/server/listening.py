@@ -1,0 +1,61 @@
+"""One process, one event loop, one socket: uvicorn with our bounds, drained on SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+
+from .application import Application
+from .connection import connection_class
+
+__all__ = ["listen"]
+
+_BACKLOG = 2048
+_KEEP_ALIVE_S = 75  # longer than proxies keep theirs, so that they close first
+
+logger = logging.getLogger("qwen3_embed.server")
+
+
+def listen(application: Application, host: str, port: int) -> None:
+    """Serves until SIGTERM or SIGINT; requests that were begun are finished first.
+
+    Raises
+    ------
+    OSError
+        The address can't be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family, backlog=_BACKLOG) as sock:
+        found_host, found_port = sock.getsockname()[:2]
+        config = uvicorn.Config(
+            application,
+            http=connection_class(application.settings),
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=application.settings.drain_s,
+            backlog=_BACKLOG,
+        )
+        address = f"[{found_host}]" if ":" in found_host else found_host
+        names = ", ".join(application.registry.names())
+        logger.warning("serving %s at http://%s:%d", names, address, found_port)
+        _Server(config).run([sock])
+        logger.warning("drained")
+
+
+class _Server(uvicorn.Server):
+    should_exit: bool
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn's, but the signal isn't raised again: to be drained is no failure."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True

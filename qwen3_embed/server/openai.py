@@ -1,0 +1,96 @@
+"""OpenAI's routes: /v1/embeddings and /v1/models."""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .bodies import EmbeddingRequest, decode, decode_inputs
+from .problems import Problem
+from .work import Ticket, Vectors, embed
+
+if TYPE_CHECKING:
+    from ..embedder import Embedder
+    from .application import Answer, Exchange
+
+__all__ = ["embeddings", "models", "problem_body"]
+
+
+async def embeddings(exchange: Exchange) -> Answer:
+    """POST /v1/embeddings."""
+    body = decode(await exchange.body(), EmbeddingRequest)
+    settings = exchange.settings
+    inputs, _ = decode_inputs(body.input, settings.max_inputs, "input")
+    name, model, is_query = exchange.registry.embedder(body.model)
+    prefix = _prefix(model, body, is_query)
+    ids = isinstance(inputs[0], list)
+    if ids and (body.instruction is not None or body.prompt_name is not None):
+        raise Problem(400, "token ids take no instruction: put its tokens before them")
+    truncate = settings.truncate if body.truncate is None else body.truncate
+    served = msgspec.json.encode(body.model)
+
+    def work(ticket: Ticket) -> tuple[Vectors, bytes]:
+        found = embed(model, inputs, prefix, body.dimensions, True, truncate, settings, ticket)
+        return found, _answer(found, served, body.encoding_format == "base64")
+
+    found, content = await exchange.work(work)
+    exchange.count_texts(name, len(inputs), found)
+    return exchange.json(content)
+
+
+def _prefix(model: Embedder, body: EmbeddingRequest, is_query: bool) -> str:
+    """What the request, or the name of its model, says about the prompt; at most one thing."""
+    given = [
+        name
+        for name in ("instruction", "input_type", "prompt_name")
+        if getattr(body, name) is not None
+    ]
+    if len(given) > 1:
+        raise Problem(400, f"{' and '.join(given)} are given at once, expected one of them")
+    if body.input_type is not None:
+        return model.prompts.get(body.input_type, "")
+    if not given and is_query:
+        return model.prompts.get("query", "")
+    try:
+        return model.prefix_of(instruction=body.instruction, prompt_name=body.prompt_name)
+    except ValueError:
+        raise Problem(
+            400, "prompt_name is unknown; GET /info names the model's own", param="prompt_name"
+        ) from None
+
+
+def _answer(found: Vectors, model: bytes, base64: bool) -> bytes:
+    parts = []
+    for index, row in enumerate(found.rows.astype("<f4", copy=False)):
+        if base64:
+            vector = b'"' + b2a_base64(row, newline=False) + b'"'
+        else:
+            vector = msgspec.json.encode(row.tolist())
+        parts.append(b'{"object":"embedding","index":%d,"embedding":%b}' % (index, vector))
+    return (
+        b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}'
+        % (b",".join(parts), model, found.n_tokens, found.n_tokens)
+    )
+
+
+async def models(exchange: Exchange) -> Answer:
+    """GET /v1/models."""
+    data = [
+        {"id": name, "object": "model", "created": exchange.started_at, "owned_by": "qwen3_embed"}
+        for name in exchange.registry.names()
+    ]
+    return exchange.json(msgspec.json.encode({"object": "list", "data": data}))
+
+
+def problem_body(problem: Problem) -> dict[str, Any]:
+    """An error as OpenAI's clients read it."""
+    return {
+        "error": {
+            "message": problem.message,
+            "type": problem.type,
+            "param": problem.param,
+            "code": problem.code,
+        }
+    }

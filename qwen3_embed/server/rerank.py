@@ -1,0 +1,58 @@
+"""/v1/rerank, in the shape of Cohere and Jina."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .bodies import Document, RerankRequest, decode
+from .problems import Problem
+from .work import Ticket, score
+
+if TYPE_CHECKING:
+    from .application import Answer, Exchange
+
+__all__ = ["check_documents", "rerank"]
+
+
+async def rerank(exchange: Exchange) -> Answer:
+    """POST /v1/rerank: results best first; equal scores in the order of the documents."""
+    body = decode(await exchange.body(), RerankRequest)
+    documents = [each.text if isinstance(each, Document) else each for each in body.documents]
+    check_documents(documents, exchange.settings.max_inputs, "documents")
+    name, model = exchange.registry.reranker(body.model)
+    truncate = True if body.truncate is None else body.truncate
+    if body.max_tokens_per_doc is not None:
+        raise Problem(
+            422,
+            "max_tokens_per_doc is not supported: a pair is cut at the model's own length",
+            param="max_tokens_per_doc",
+        )
+
+    def work(ticket: Ticket) -> list[float]:
+        return score(model, body.query, documents, body.instruction, False, truncate, ticket)
+
+    scores = await exchange.work(work)
+    exchange.count_pairs(name, len(documents))
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: body.top_n]
+    results: list[dict[str, Any]] = []
+    for i in order:
+        entry: dict[str, Any] = {"index": i, "relevance_score": scores[i]}
+        results.append(
+            entry | {"document": {"text": documents[i]}} if body.return_documents else entry
+        )
+    content = {"id": exchange.request_id, "model": name, "results": results}
+    return exchange.json(msgspec.json.encode(content))
+
+
+def check_documents(documents: list[str], max_inputs: int, param: str) -> None:
+    """Raises for none, or too many."""
+    if not documents:
+        raise Problem(400, f"{param} is empty, expected at least one text", param=param)
+    if len(documents) > max_inputs:
+        raise Problem(
+            422,
+            f"{param} has {len(documents)} items, expected at most {max_inputs} a request",
+            param=param,
+        )

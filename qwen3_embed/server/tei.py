@@ -1,0 +1,144 @@
+"""The routes of Text Embeddings Inference, for its clients: /embed, /rerank, /tokenize, /info."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..version import __version__
+from .bodies import EmbedRequest, TeiRerankRequest, TokenizeRequest, decode, decode_inputs
+from .problems import Problem
+from .rerank import check_documents
+from .work import Ticket, Vectors, bounded_texts, embed, score
+
+if TYPE_CHECKING:
+    from ..embedder import Embedder
+    from .application import Answer, Exchange
+
+__all__ = ["embed_texts", "info", "problem_body", "rerank_texts", "tokenize"]
+
+_ERROR_TYPES = {
+    400: "Validation",
+    413: "Validation",
+    422: "Validation",
+    429: "Overloaded",
+    503: "Unhealthy",
+}
+
+
+def _first(exchange: Exchange) -> tuple[str, Embedder]:
+    for name, model in exchange.registry.embedders.items():
+        return name, model
+    raise Problem(404, "no embedding model is served here")
+
+
+def _prefix(model: Embedder, prompt_name: str | None) -> str:
+    try:
+        return model.prefix_of(prompt_name=prompt_name)
+    except ValueError:
+        raise Problem(
+            400, "prompt_name is unknown; GET /info names the model's own", param="prompt_name"
+        ) from None
+
+
+async def embed_texts(exchange: Exchange) -> Answer:
+    """POST /embed, and / as TEI has it: a list of vectors."""
+    body = decode(await exchange.body(), EmbedRequest)
+    settings = exchange.settings
+    inputs, _ = decode_inputs(body.inputs, settings.max_inputs, "inputs")
+    name, model = _first(exchange)
+    prefix = _prefix(model, body.prompt_name)
+    truncate = settings.truncate if body.truncate is None else body.truncate
+
+    def work(ticket: Ticket) -> tuple[Vectors, bytes]:
+        found = embed(
+            model, inputs, prefix, body.dimensions, body.normalize, truncate, settings, ticket
+        )
+        return found, msgspec.json.encode(found.rows.tolist())
+
+    found, content = await exchange.work(work)
+    exchange.count_texts(name, len(inputs), found)
+    return exchange.json(content)
+
+
+async def rerank_texts(exchange: Exchange) -> Answer:
+    """POST /rerank: index and score, best first."""
+    body = decode(await exchange.body(), TeiRerankRequest)
+    check_documents(body.texts, exchange.settings.max_inputs, "texts")
+    name, model = exchange.registry.reranker(None)
+    truncate = exchange.settings.truncate if body.truncate is None else body.truncate
+
+    def work(ticket: Ticket) -> list[float]:
+        return score(model, body.query, body.texts, None, body.raw_scores, truncate, ticket)
+
+    scores = await exchange.work(work)
+    exchange.count_pairs(name, len(body.texts))
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    ranked: list[dict[str, Any]] = []
+    for i in order:
+        entry: dict[str, Any] = {"index": i, "score": scores[i]}
+        ranked.append(entry | {"text": body.texts[i]} if body.return_text else entry)
+    return exchange.json(msgspec.json.encode(ranked))
+
+
+async def tokenize(exchange: Exchange) -> Answer:
+    """POST /tokenize: the tokens of each text; start and stop count characters."""
+    body = decode(await exchange.body(), TokenizeRequest)
+    inputs, _ = decode_inputs(body.inputs, exchange.settings.max_inputs, "inputs")
+    _, model = _first(exchange)
+    prefix = _prefix(model, body.prompt_name)
+    if isinstance(inputs[0], list):
+        raise Problem(400, "inputs is expected to be texts", param="inputs")
+
+    texts = bounded_texts([str(text) for text in inputs], prefix, model.max_length, False)
+
+    def work(ticket: Ticket) -> bytes:
+        answer = []
+        for text in texts:
+            ticket.check()
+            answer.append(_tokens(model, prefix + text, body.add_special_tokens))
+        return msgspec.json.encode(answer)
+
+    return exchange.json(await exchange.work(work))
+
+
+def _tokens(model: Embedder, text: str, add_special_tokens: bool) -> list[dict[str, Any]]:
+    tokens: list[dict[str, Any]] = []
+    for token_id, place in model.tokenizer.pieces(text):
+        if place is not None:
+            start, stop = place
+            entry = {"text": text[start:stop], "special": False, "start": start, "stop": stop}
+            tokens.append({"id": token_id, **entry})
+        elif add_special_tokens:
+            entry = {"text": "", "special": True, "start": None, "stop": None}
+            tokens.append({"id": token_id, **entry})
+    return tokens
+
+
+async def info(exchange: Exchange) -> Answer:
+    """GET /info: the first model, in TEI's words and some of ours."""
+    name, model = _first(exchange)
+    settings = exchange.settings
+    content = {
+        "model_id": name,
+        "model_sha": model.revision,
+        "model_dtype": model.dtype,
+        "model_type": {"embedding": {"pooling": "last_token"}},
+        "max_concurrent_requests": settings.max_requests,
+        "max_input_length": model.max_length,
+        "max_batch_tokens": model.info["batch_tokens"],
+        "max_client_batch_size": settings.max_inputs,
+        "auto_truncate": settings.truncate,
+        "version": __version__,
+        "dim": model.dim,
+        "device": model.device,
+        "fingerprint": model.fingerprint,
+        "prompts": dict(model.prompts),
+    }
+    return exchange.json(msgspec.json.encode(content))
+
+
+def problem_body(problem: Problem) -> dict[str, Any]:
+    """An error as TEI's clients read it."""
+    return {"error": problem.message, "error_type": _ERROR_TYPES.get(problem.status, "Backend")}
