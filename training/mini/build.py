@@ -30,7 +30,9 @@ def gather(work: Path) -> Path:
         acquire.acquire(work, (HERE / "wheels.txt").read_text().split())
         (work / "acquired").touch()
     if not (data / "corpus.jsonl.xz").exists():
-        corpus.build(work / "apt/lists", work / "x", work / "pip", work / "parts", data)
+        corpus.build(
+            work / "apt/lists", work / "x", work / "pip", work / "parts", data, HERE / "sources.csv"
+        )
     if not (data / "tokenizer.json").exists():
         vocabulary.train(data / "corpus.jsonl.xz", data / "tokenizer.json")
     if not (data / "teacher/teacher.npz").exists():

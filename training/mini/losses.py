@@ -8,6 +8,7 @@ from torch import Tensor
 
 DIMS = (32, 64, 128, 256)
 TEMPERATURE = 0.04
+TEACHER_TEMPERATURE = 0.05
 
 
 def contrastive(
@@ -43,6 +44,22 @@ def contrastive(
 def distillation(student: Tensor, target: Tensor) -> Tensor:
     """Mean over DIMS of 1 - cosine between student (n, C) and target (n, C), each cut."""
     parts = [1 - F.cosine_similarity(student[:, :d], target[:, :d], dim=1).mean() for d in DIMS]
+    return torch.stack(parts).mean()
+
+
+def relational(query: Tensor, document: Tensor, query_at: Tensor, document_at: Tensor) -> Tensor:
+    """Divergence of the student's ranking of a batch from the teacher's, mean over DIMS.
+
+    Student vectors `query`, `document` and teacher vectors `query_at`, `document_at` are
+    (n, C); the teacher's are taken whole for every cut of the student's.
+    """
+    teacher = F.normalize(query_at, dim=1) @ F.normalize(document_at, dim=1).T
+    log_wanted = F.log_softmax(teacher / TEACHER_TEMPERATURE, dim=1)
+    parts = []
+    for dim in DIMS:
+        q, d = F.normalize(query[:, :dim], dim=1), F.normalize(document[:, :dim], dim=1)
+        found = F.log_softmax(q @ d.T / TEACHER_TEMPERATURE, dim=1)
+        parts.append(F.kl_div(found, log_wanted, reduction="batchmean", log_target=True))
     return torch.stack(parts).mean()
 
 

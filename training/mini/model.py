@@ -118,18 +118,20 @@ class Layer(nn.Module):
 class Student(nn.Module):
     """Token ids -> pooled vectors (not normalised)."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, device: torch.device) -> None:
         super().__init__()
         self.shape = shape
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers))
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.rope = rope_table(shape, shape.max_position_embeddings, device)
         for name, weight in self.named_parameters():
             if weight.ndim == 2:
                 nn.init.normal_(weight, std=0.02)
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 with torch.no_grad():
                     weight.mul_((2 * shape.num_hidden_layers) ** -0.5)
+        self.to(device)
 
     def forward(self, ids: Tensor, lengths: Tensor, drop_words: float = 0.0) -> Tensor:
         """Pool right-padded `ids` (batch, T) at each row's last of `lengths` (batch) tokens.
@@ -142,11 +144,15 @@ class Student(nn.Module):
             kept = torch.rand(ids.shape, device=ids.device) >= drop_words
             kept |= torch.arange(ids.shape[1], device=ids.device) == last[:, None]
             x = x * kept[..., None]
-        cos, sin = rope_table(self.shape, ids.shape[1], ids.device)
         if x.is_cuda:
             x = x.bfloat16()
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        cos, sin = (table[: ids.shape[1]].to(x.dtype) for table in self.rope)
         for layer in self.layers:
             x = layer(x, cos, sin)
         rows = torch.arange(len(ids), device=ids.device)
         return self.norm(x[rows, last].float())
+
+    def compile_layers(self) -> None:
+        """Fuse each block's small operations; the blocks share one compiled program."""
+        for layer in self.layers:
+            layer.compile(dynamic=True)

@@ -36,6 +36,7 @@ class Record(NamedTuple):
 
 _LANGUAGE = re.compile(r"(?i)(?<=[/.])(zh[-_]cn|en[-_]us|en|c)(?=[/.])[/.]")
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
+_FURNITURE = ("navigation", "contents", "table of contents", "quick search", "next topic")
 
 
 def is_chinese(text: str) -> bool:
@@ -85,6 +86,28 @@ def wordnet_records(folder: Path) -> Iterator[Record]:
         yield Record("sense", "wordnet", group, synset.definition, lemmas)
 
 
+def relation_records(folder: Path) -> Iterator[Record]:
+    """Related definitions, words in use and examples with synonyms; nothing held out."""
+    synsets = [s for s in wordnet.load(folder) if not held_out.synset_is_held_out(s.offset)]
+    known = {(s.kind, s.offset): s for s in synsets}
+    for synset in synsets:
+        group = f"{synset.kind}{synset.offset}"
+        for at in synset.related:
+            if at in known:
+                other = known[at].definition
+                yield Record("related", "wordnet", group, synset.definition, other)
+        for example in synset.examples:
+            used = [w for w in synset.lemmas if re.search(rf"(?i)\b{re.escape(w)}\b", example)]
+            for word in used[:1]:
+                yield Record("word", "wordnet", group, word, example)
+                for other in synset.lemmas:
+                    if other != word:
+                        text = re.sub(rf"(?i)\b{re.escape(word)}\b", lambda _, o=other: o, example)
+                        yield Record("sense", "wordnet", group, synset.definition, text)
+        for word in synset.lemmas:
+            yield Record("word", "wordnet", group, word, synset.definition)
+
+
 def dictionary_records(folder: Path, name: str) -> Iterator[Record]:
     """Headword -> entry of a dictionary; entries taken from WordNet are left out."""
     for word, entry in documents.dictionary(folder):
@@ -102,18 +125,7 @@ def dictionary_records(folder: Path, name: str) -> Iterator[Record]:
 def catalogue_records(folder: Path) -> Iterator[Record]:
     """English and Chinese messages of programs."""
     for english, chinese in catalogues.pairs(folder):
-        yield Record("parallel", "catalogues", "", english[:MAX_CHARS], chinese[:MAX_CHARS])
-
-
-def lexicon_records(path: Path) -> Iterator[Record]:
-    """Chinese headwords and English glosses of CC-CEDICT (its text file, or its wheel)."""
-    with zipfile.ZipFile(path) as wheel:
-        name = next(n for n in wheel.namelist() if n.endswith("_mdbg.txt"))
-        text = wheel.read(name).decode("utf-8")
-    for found in re.finditer(r"(?m)^\S+ (\S+) \[[^]]*\] /(.*)/\s*$", text):
-        glosses = [gloss for gloss in found[2].split("/") if "[" not in gloss]
-        if glosses and is_chinese(found[1]) and len("; ".join(glosses)) > 3:
-            yield Record("parallel", "cc-cedict", "", "; ".join(glosses)[:300], found[1])
+        yield Record("parallel", folder.name, "", english[:MAX_CHARS], chinese[:MAX_CHARS])
 
 
 def _pages(folders: list[Path]) -> dict[str, dict[str, Path]]:
@@ -160,6 +172,8 @@ def page_records(folders: list[Path]) -> Iterator[Record]:
         for language, page in blocks.items():
             kind = "title" if language == "en" else "zh"
             for heading, text in parts[language]:
+                if heading.strip().lower() in _FURNITURE:
+                    continue
                 if len(heading) > 5 and is_chinese(text) == (language == "zh"):
                     yield Record(kind, source, key, heading, text)
             whole = " ".join(text for _, text in page)
@@ -186,15 +200,15 @@ def manual_records(folders: list[Path]) -> Iterator[Record]:
                 group = f"man {name}"
                 if language == "en":
                     english[path.name] = (summary, text)
-                    yield Record("title", "manpages", group, summary, text[:MAX_CHARS])
+                    yield Record("title", folder.name, group, summary, text[:MAX_CHARS])
                     if len(text) > 2500:
-                        yield Record("long", "manpages", group, summary, text[:MAX_LONG_CHARS])
+                        yield Record("long", folder.name, group, summary, text[:MAX_LONG_CHARS])
                 elif is_chinese(text):
-                    yield Record("zh", "manpages-zh", group, summary, text[:MAX_CHARS])
+                    yield Record("zh", folder.name, group, summary, text[:MAX_CHARS])
                     other = english.get(path.name)
                     if other and is_chinese(summary):
-                        yield Record("parallel", "manpages-zh", group, other[0], summary)
-                        yield Record("zh_en", "manpages-zh", group, summary, other[1][:MAX_CHARS])
+                        yield Record("parallel", folder.name, group, other[0], summary)
+                        yield Record("zh_en", folder.name, group, summary, other[1][:MAX_CHARS])
 
 
 def _wheel_files(path: Path) -> Iterator[tuple[str, str]]:
@@ -212,15 +226,23 @@ def library_files(root: Path) -> Iterator[tuple[str, str]]:
             yield relative, path.read_text("utf-8", "replace")
 
 
-def code_records(libraries: list[Path], wheels: list[Path]) -> Iterator[Record]:
-    """Docstring -> function, named and stripped, from files not held out."""
+def code_records(libraries: list[Path], wheels: list[Path], taken: set[str]) -> Iterator[Record]:
+    """Docstring -> function, named and stripped, from files not held out and wheels `taken`."""
     for root in libraries:
         for path, text in library_files(root):
             if not held_out.file_is_held_out(path):
                 yield from _function_records(root.name, path, text)
     for wheel in wheels:
-        for path, text in _wheel_files(wheel):
-            yield from _function_records(wheel.name.split("-")[0].lower(), path, text)
+        name = wheel.name.split("-")[0].lower()
+        if name in taken:
+            for path, text in _wheel_files(wheel):
+                yield from _function_records(name, path, text)
+
+
+def name_words(name: str) -> str:
+    """Cut an identifier at case and underscores: "readTextFile" -> "read text file"."""
+    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", name)
+    return " ".join(parts).lower()
 
 
 def _function_records(source: str, path: str, text: str) -> Iterator[Record]:
@@ -228,3 +250,6 @@ def _function_records(source: str, path: str, text: str) -> Iterator[Record]:
         group = f"{source} {function.name}"
         yield Record("code", source, group, function.doc, function.stripped[:MAX_CHARS])
         yield Record("code_named", source, group, function.doc, function.full[:MAX_CHARS])
+        words = name_words(function.name)
+        if " " in words:
+            yield Record("code_name", source, group, words, function.stripped[:MAX_CHARS])

@@ -4,7 +4,7 @@ The one idea: two stages in one loop. First the student learns to stand where th
 stands (English, and Chinese through translations); then contrastive pairs with mined hard
 negatives take over. The clock, not a step count, drives the schedule.
 
-    python train.py --data CORPUS_FOLDER --out FOLDER --seconds 400
+    python train.py --data CORPUS_FOLDER --out FOLDER --seconds 500
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import json
 import math
 import sys
 import time
+from multiprocessing.pool import Pool
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import numpy as np
 import torch
@@ -25,28 +26,57 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from checkpoint import load_weights, save_weights
-from data import DEFAULT_TASK, TASKS, Corpus, Texts, is_english, prompted, tokenise
-from losses import DIMS, contrastive, distillation, ndcg_at_10
+from data import (
+    DEFAULT_TASK,
+    TASKS,
+    Corpus,
+    Texts,
+    encoders,
+    is_english,
+    prompted,
+    to_device,
+    tokenise,
+)
+from losses import DIMS, contrastive, distillation, ndcg_at_10, relational
 from model import Shape, Student
-from teacher import Teacher
+from muon import Muon
+from teacher import MAX_TOKENS, Teacher
 
-# part of the steps, pairs a step, most tokens of a document
+
+class Share(NamedTuple):
+    """How one kind of record is trained on."""
+
+    steps: float  # part of the steps
+    n_pairs: int  # of one step
+    width: int  # most tokens of a document
+    contrast: float = 1.0  # weight of InfoNCE
+    mined: bool = True  # whether hard negatives are looked for
+
+
 RECIPE = {
-    "en": (0.22, 1792, 160),
-    "zh": (0.05, 1024, 192),
-    "zh_en": (0.06, 1024, 160),
-    "en_zh": (0.03, 1024, 192),
-    "parallel": (0.22, 3072, 96),
-    "sense": (0.13, 3072, 64),
-    "entry": (0.05, 2048, 128),
-    "title": (0.08, 2048, 160),
-    "long": (0.01, 96, 2048),
-    "code": (0.11, 1280, 224),
-    "code_named": (0.04, 1280, 192),
+    "en": Share(0.17, 2048, 192),
+    "crop": Share(0.13, 2048, 160),
+    "title": Share(0.05, 2048, 160),
+    "long": Share(0.01, 96, 2048, mined=False),
+    "zh": Share(0.03, 1024, 192),
+    "crop_zh": Share(0.03, 2048, 160),
+    "zh_en": Share(0.03, 1024, 160),
+    "en_zh": Share(0.02, 1024, 192, mined=False),
+    "parallel": Share(0.16, 4096, 96, mined=False),
+    "sense": Share(0.11, 3072, 48, 0.5),
+    "word": Share(0.05, 3072, 48, 0.5, mined=False),
+    "related": Share(0.03, 3072, 48, 0.25, mined=False),
+    "entry": Share(0.05, 2048, 96, 0.5, mined=False),
+    "code": Share(0.14, 1280, 224),
+    "code_named": Share(0.03, 1280, 192, mined=False),
+    "code_name": Share(0.04, 1280, 192, mined=False),
 }
-MINED_AT = (0.42, 0.70)  # parts of the time at which hard negatives are mined anew
-CHUNK_TOKENS = 65536  # padded tokens of one forward pass
-PROMPTED, DEFAULT_PROMPTED = 0.45, 0.75  # draws below: task, default, else bare query
+MINED_AT = (0.3, 0.6)  # parts of the time at which hard negatives are mined anew
+N_MINED = 8
+CHUNK_TOKENS = 131072  # padded tokens of one forward pass
+QUERY_TOKENS = 128
+DEFAULT_PROMPTED, TASK_PROMPTED = 0.5, 0.8  # draws below: default, task, else bare query
+DROPPED = 0.08  # part of the token vectors that a training pass does not see
 
 
 def plan_chunks(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
@@ -60,35 +90,70 @@ def plan_chunks(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
     return chunks
 
 
+class Deck:
+    """Draws records in random order, each once before any comes again."""
+
+    def __init__(self, records: np.ndarray, random: np.random.Generator) -> None:
+        self.records, self.random, self.at = records, random, len(records)
+
+    def draw(self, n: int) -> np.ndarray:
+        """Return `n` records (all of them if there are fewer)."""
+        n = min(n, len(self.records))
+        if self.at + n > len(self.records):
+            self.random.shuffle(self.records)
+            self.at = 0
+        self.at += n
+        return self.records[self.at - n : self.at].copy()
+
+
 class Trainer:
     """Everything that lives on the device, and one method for each part of a step."""
 
     def __init__(self, args: argparse.Namespace, log: TextIO) -> None:
         self.args, self.log = args, log
         self.start = time.time()
+        pool = encoders()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(args.seed)
         torch.set_float32_matmul_precision("high")
         self.random = np.random.default_rng(args.seed)
         self.corpus = Corpus(args.data / "corpus.jsonl.xz", args.limit)
-        self.say(f"corpus: {len(self.corpus.texts)} texts")
-        tokenizer = Tokenizer.from_file(str(args.data / "tokenizer.json"))
+        sizes = {kind: len(pairs.query) for kind, pairs in self.corpus.kinds.items()}
+        self.say(f"corpus: {len(self.corpus.texts)} texts, records {sizes}")
+        self.words = args.data / "tokenizer.json"
+        tokenizer = Tokenizer.from_file(str(self.words))
         self.end = tokenizer.token_to_id("<|endoftext|>")
-        self.texts, self.queries, self.default_queries = self._tokenise(tokenizer)
+        self.texts = tokenise(pool, self.words, self.corpus.texts, 2048, self.device)
+        self.queries = self._prompted(pool, TASKS)
+        self.default_queries = self._prompted(pool, dict.fromkeys(TASKS, DEFAULT_TASK))
         self.say(f"tokens: {len(self.texts.tokens)}")
-        self.student = Student(Shape(vocab_size=tokenizer.get_vocab_size())).to(self.device)
-        self.targets, self.target_of = self._targets(tokenizer)
+        self.student = Student(Shape(vocab_size=tokenizer.get_vocab_size()), self.device)
+        self.targets, self.target_of = self._targets(pool, tokenizer)
+        pool.terminate()
         if args.resume:
             load_weights(self.student, args.resume)
+        if args.compile:
+            torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+            self.student.compile_layers()
         self.say(f"parameters: {sum(p.numel() for p in self.student.parameters())}")
         self.negatives: dict[str, np.ndarray] = {}
-        self.optimizer = torch.optim.AdamW(
-            self.student.parameters(),
-            lr=args.lr,
-            betas=(0.9, 0.98),
-            weight_decay=0.02,
-            fused=self.device.type == "cuda",
-        )
+        self.decks = {
+            kind: Deck(np.flatnonzero(~pairs.validation), self.random)
+            for kind, pairs in self.corpus.kinds.items()
+        }
+        self.optimizers = self._optimizers()
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        matrices = [p for p in self.student.layers.parameters() if p.ndim == 2]
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in self.student.parameters() if id(p) not in chosen]
+        fused = self.device.type == "cuda"
+        return [
+            Muon(matrices, lr=self.args.lr, decay=0.05),
+            torch.optim.AdamW(
+                rest, lr=self.args.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=fused
+            ),
+        ]
 
     def say(self, text: str) -> None:
         """Write one line to the log and to the terminal."""
@@ -97,23 +162,23 @@ class Trainer:
         self.log.write(line + "\n")
         self.log.flush()
 
-    def _tokenise(self, tokenizer: Tokenizer) -> tuple[Texts, dict[str, Texts], dict[str, Texts]]:
-        texts = tokenise(tokenizer, self.corpus.texts, 2048, self.device)
-        task, default = {}, {}
+    def _prompted(self, pool: Pool, tasks: dict[str, str]) -> dict[str, Texts]:
+        found = {}
         for kind, pairs in self.corpus.kinds.items():
-            queries = [self.corpus.texts[i] for i in pairs.query]
-            for found, instruction in ((task, TASKS[kind]), (default, DEFAULT_TASK)):
-                prompts = [prompted(instruction, query) for query in queries]
-                found[kind] = tokenise(tokenizer, prompts, 256, self.device)
-        return texts, task, default
+            prompts = [prompted(tasks[kind], self.corpus.texts[i]) for i in pairs.query]
+            found[kind] = tokenise(pool, self.words, prompts, QUERY_TOKENS, self.device)
+        return found
 
-    def _targets(self, tokenizer: Tokenizer) -> tuple[Tensor, np.ndarray]:
+    def _targets(self, pool: Pool, tokenizer: Tokenizer) -> tuple[Tensor, np.ndarray]:
         """Return teacher vectors cut by principal directions to (n, C), and text -> row."""
         teacher = Teacher(self.args.data / "teacher", self.device)
         row_of = np.full(len(self.corpus.texts), -1, dtype=np.int64)
         english = [i for i, text in enumerate(self.corpus.texts) if is_english(text)]
         row_of[english] = np.arange(len(english))
-        vectors = teacher.encode([self.corpus.texts[i][:1500] for i in english])
+        read = [self.corpus.texts[i][:1500] for i in english]
+        pieces = tokenise(pool, teacher.tokenizer, read, MAX_TOKENS, self.device)
+        self.say(f"teacher's tokens: {len(pieces.tokens)}")
+        vectors = teacher.encode(pieces)
         sample = vectors[torch.randperm(len(vectors), device=self.device)[:200_000]]
         # Uncentred, so that dot products survive the cut; ordered, so that dims nest.
         _, basis = torch.linalg.eigh(sample.T.double() @ sample.double())
@@ -122,7 +187,7 @@ class Trainer:
         kept = float((targets.norm(dim=1) ** 2).mean())
         self.say(f"teacher: {len(vectors)} vectors, {kept:.3f} of their square kept")
         if not self.args.resume:
-            self._init_words(tokenizer, teacher, basis)
+            self._init_words(pool, tokenizer, teacher, basis)
         pairs = self.corpus.kinds.get("parallel")
         if pairs is not None:  # a translation stands where its original stands
             chinese = row_of[pairs.document] < 0
@@ -130,11 +195,15 @@ class Trainer:
         return targets, row_of
 
     @torch.no_grad()
-    def _init_words(self, tokenizer: Tokenizer, teacher: Teacher, basis: Tensor) -> None:
+    def _init_words(
+        self, pool: Pool, tokenizer: Tokenizer, teacher: Teacher, basis: Tensor
+    ) -> None:
         """Start the token table from the teacher's vectors of the tokens' texts."""
         words = [tokenizer.decode([i]).strip() for i in range(tokenizer.get_vocab_size())]
         chosen = [i for i, w in enumerate(words) if len(w) > 1 and w.isascii() and w.isalpha()]
-        vectors = teacher.encode([words[i] for i in chosen]) @ basis
+        read = [words[i] for i in chosen]
+        pieces = tokenise(pool, teacher.tokenizer, read, MAX_TOKENS, self.device)
+        vectors = teacher.encode(pieces) @ basis
         vectors = F.normalize(vectors - vectors.mean(0), dim=1)
         table = self.student.embed_tokens.weight
         at = torch.tensor(chosen, device=self.device)
@@ -151,63 +220,76 @@ class Trainer:
                 parts.append(self.student(ids, n_tokens, drop).float())
         back = np.empty(len(index), dtype=np.int64)
         back[np.concatenate(chunks)] = np.arange(len(index))
-        return torch.cat(parts)[torch.from_numpy(back).to(self.device)]
+        return torch.cat(parts)[to_device(back, self.device)]
 
-    def step_loss(self, kind: str, weights: tuple[float, float]) -> tuple[Tensor, float, float]:
-        """Draw one batch of `kind` and return its loss and the two parts as numbers."""
-        _, n_pairs, width = RECIPE[kind]
-        pairs = self.corpus.kinds[kind]
-        usable = np.flatnonzero(~pairs.validation)
-        chosen = self.random.choice(usable, min(n_pairs, len(usable)), replace=False)
+    def step_loss(self, kind: str, later: float) -> Tensor:
+        """Draw one batch of `kind`; return its loss and the loss's three parts, (4,).
+
+        `later` goes from 0 (mostly distillation) to 1 (mostly contrast).
+        """
+        share, pairs = RECIPE[kind], self.corpus.kinds[kind]
+        chosen = self.decks[kind].draw(share.n_pairs)
         draw = self.random.random()
-        if draw < PROMPTED:
-            query = self.encode(self.queries[kind], chosen, 128, 0.05)
-        elif draw < DEFAULT_PROMPTED:
-            query = self.encode(self.default_queries[kind], chosen, 128, 0.05)
+        if draw < DEFAULT_PROMPTED:
+            query = self.encode(self.default_queries[kind], chosen, QUERY_TOKENS, DROPPED)
+        elif draw < TASK_PROMPTED:
+            query = self.encode(self.queries[kind], chosen, QUERY_TOKENS, DROPPED)
         else:
-            query = self.encode(self.texts, pairs.query[chosen], 128, 0.05)
+            query = self.encode(self.texts, pairs.query[chosen], QUERY_TOKENS, DROPPED)
+        width = share.width
         if kind != "long" and self.random.random() < 0.4:  # see shorter cuts of documents
             width = int(self.random.integers(width // 2, width))
         rows = pairs.document[chosen]
-        document = self.encode(self.texts, rows, width, 0.05)
-        group = torch.from_numpy(pairs.group[chosen]).to(self.device)
+        document = self.encode(self.texts, rows, width, DROPPED)
+        group = to_device(pairs.group[chosen], self.device)
         negative = negative_group = None
-        if kind in self.negatives:  # half of the pairs bring one: the whole would cost memory
+        if kind in self.negatives:  # half of the pairs bring one: the whole would cost time
             found = self.negatives[kind][chosen[: len(chosen) // 2]]
-            found = found[np.arange(len(found)), self.random.integers(0, 8, len(found))]
+            found = found[np.arange(len(found)), self.random.integers(0, N_MINED, len(found))]
             negative = self.encode(self.texts, pairs.document[found], width, 0.0)
-            negative_group = torch.from_numpy(pairs.group[found]).to(self.device)
+            negative_group = to_device(pairs.group[found], self.device)
         nce = contrastive(query, document, negative, group, negative_group)
-        distilled = []
-        for vectors, at in (
-            (query, self.target_of[pairs.query[chosen]]),
-            (document, self.target_of[rows]),
-        ):
+        near, order = self._distilled(query, document, pairs.query[chosen], rows)
+        contrast = share.contrast * (0.5 + 0.5 * later)
+        loss = contrast * nce + (10 - 8 * later) * near + (1.5 - 0.75 * later) * order
+        return torch.stack([loss, nce.detach(), near.detach(), order.detach()])
+
+    def _distilled(
+        self, query: Tensor, document: Tensor, asked: np.ndarray, rows: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        """Return the cosine and the ranking loss to the teacher, where it knows the texts."""
+        targets, near = [], []
+        at_query, at_document = self.target_of[asked], self.target_of[rows]
+        for vectors, at in ((query, at_query), (document, at_document)):
             known = np.flatnonzero(at >= 0)
             if len(known) > 8:
-                target = self.targets[torch.from_numpy(at[known]).to(self.device)]
-                distilled.append(
-                    distillation(vectors[torch.from_numpy(known).to(self.device)], target)
-                )
-        near = torch.stack(distilled).mean() if distilled else nce.new_zeros(())
-        return weights[0] * nce + weights[1] * near, nce.detach(), near.detach()
+                targets.append(self.targets[to_device(at[known], self.device)])
+                near.append(distillation(vectors[to_device(known, self.device)], targets[-1]))
+        both = np.flatnonzero((at_query >= 0) & (at_document >= 0))
+        order = query.new_zeros(())
+        if len(both) > 8:
+            index = to_device(both, self.device)
+            wanted = [
+                self.targets[to_device(at[both], self.device)] for at in (at_query, at_document)
+            ]
+            order = relational(query[index], document[index], *wanted)
+        return torch.stack(near).mean() if near else query.new_zeros(()), order
 
     @torch.no_grad()
     def mine(self) -> None:
         """Find for every record documents of its kind that score high and are not its own."""
-        self.student.eval()
         for kind, pairs in self.corpus.kinds.items():
-            if kind == "long" or len(pairs.query) < 32:
+            if not RECIPE[kind].mined or len(pairs.query) < 32:
                 continue
-            width = RECIPE[kind][2]
-            query = F.normalize(
-                self.encode(self.default_queries[kind], np.arange(len(pairs.query)), 128, 0.0)
-            )
-            document = F.normalize(self.encode(self.texts, pairs.document, width, 0.0))
-            group = torch.from_numpy(pairs.group).to(self.device)
-            text = torch.from_numpy(pairs.document).to(self.device)
-            aside = torch.from_numpy(pairs.validation).to(self.device)
-            found = np.empty((len(query), 8), dtype=np.int64)
+            width = RECIPE[kind].width
+            every = np.arange(len(pairs.query))
+            query = self.encode(self.default_queries[kind], every, QUERY_TOKENS, 0.0)
+            document = self.encode(self.texts, pairs.document, width, 0.0)
+            query, document = F.normalize(query), F.normalize(document)
+            group = to_device(pairs.group, self.device)
+            text = to_device(pairs.document, self.device)
+            aside = to_device(pairs.validation, self.device)
+            found = []
             for start in range(0, len(query), 4096):
                 rows = slice(start, start + 4096)
                 scores = query[rows] @ document.T
@@ -215,16 +297,13 @@ class Trainer:
                 bad = (group[rows, None] == group[None]) | (text[rows, None] == text[None])
                 # What scores almost as high as the answer is often an answer too.
                 bad |= (scores > 0.95 * own) | aside[None]
-                top = scores.masked_fill(bad, -1).topk(8, dim=1).indices
-                found[rows] = top.cpu().numpy()
-            self.negatives[kind] = found
-        self.student.train()
+                found.append(scores.masked_fill(bad, -1).topk(N_MINED, dim=1).indices)
+            self.negatives[kind] = torch.cat(found).cpu().numpy()
         self.say("hard negatives mined")
 
     @torch.no_grad()
     def validate(self, pool: int = 1500) -> dict[str, float]:
         """Return nDCG@10 of the validation records of each kind, full and at 32 dims."""
-        self.student.eval()
         figures = {}
         for kind, pairs in self.corpus.kinds.items():
             asked = np.flatnonzero(pairs.validation)[:1000]
@@ -234,28 +313,52 @@ class Trainer:
             asked = asked[np.sort(first)]
             rest = np.setdiff1d(np.arange(len(pairs.query)), asked)[: max(0, pool - len(asked))]
             documents = np.concatenate([pairs.document[asked], pairs.document[rest]])
-            query = self.encode(self.default_queries[kind], asked, 128, 0.0)
-            document = self.encode(self.texts, documents, RECIPE[kind][2], 0.0)
+            query = self.encode(self.default_queries[kind], asked, QUERY_TOKENS, 0.0)
+            document = self.encode(self.texts, documents, RECIPE[kind].width, 0.0)
             for dim in (DIMS[-1], 32):
                 scores = F.normalize(query[:, :dim]) @ F.normalize(document[:, :dim]).T
                 relevant = torch.arange(len(asked), device=self.device)
                 figures[f"{kind}/{dim}"] = round(100 * ndcg_at_10(scores, relevant), 1)
-        self.student.train()
         return figures
 
     def rate(self, part: float) -> float:
-        """Learning rate factor at `part` (0 to 1) of the training time."""
-        warm = min(1.0, part / 0.03)
-        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, part))))
+        """Learning rate factor at `part` (0 to 1) of the training time: up, flat, to zero."""
+        warm = min(1.0, (part - self.args.first_part) / 0.02 + 0.01)
+        return warm * max(0.005, min(1.0, (1 - part) / 0.7))
+
+    def step(self, kind: str, part: float) -> Tensor:
+        """Make one update from a batch of `kind`; return the loss and its parts, (4,)."""
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = self.args.lr * self.rate(part)
+            optimizer.zero_grad(set_to_none=True)
+        losses = self.step_loss(kind, min(1.0, max(0.0, (part - 0.1) / 0.3)))
+        losses[0].backward()
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return losses.detach()
+
+    def report(self, step: int, part: float, sums: dict[str, list[Tensor]]) -> None:
+        """Log the mean losses since the last report, and the validation figures."""
+        means = {kind: torch.stack(values).mean(0).tolist() for kind, values in sums.items()}
+        if not all(math.isfinite(value[0]) for value in means.values()):
+            raise FloatingPointError(f"step {step}: the loss is not finite: {means}")
+        line = " ".join(
+            f"{kind} {nce:.2f}/{near:.3f}/{order:.3f}"
+            for kind, (_, nce, near, order) in means.items()
+        )
+        self.say(f"step {step} part {part:.3f} nce/near/order: {line}")
+        self.say(f"validation {json.dumps(self.validate())}")
 
     def run(self) -> None:
         """Train until the time is used up; validate and save on the way."""
-        begin, budget = time.time(), self.args.seconds
-        kinds = [k for k in RECIPE if k in self.corpus.kinds]
-        odds = np.array([RECIPE[k][0] for k in kinds])
+        begin = time.time()
+        budget = self.start + self.args.seconds - begin
+        kinds = [kind for kind in RECIPE if kind in self.corpus.kinds]
+        odds = np.array([RECIPE[kind].steps for kind in kinds])
         first = self.args.first_part  # a resumed run starts at this part of the schedule
         mined = [at for at in MINED_AT if at > first]
-        shown, saved, step, skipped = begin, begin, 0, 0
+        shown, saved, step = begin, begin, 0
         sums: dict[str, list[Tensor]] = {}
         if first > MINED_AT[0]:
             self.mine()
@@ -266,30 +369,12 @@ class Trainer:
             if mined and part > mined[0]:
                 mined.pop(0)
                 self.mine()
-            later = min(1.0, max(0.0, (part - 0.15) / 0.35))
-            weights = (0.5 + 0.5 * later, 10.0 - 8.5 * later)
             kind = kinds[self.random.choice(len(kinds), p=odds / odds.sum())]
-            for settings in self.optimizer.param_groups:
-                settings["lr"] = self.args.lr * self.rate(part)
-            loss, nce, near = self.step_loss(kind, weights)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-            if math.isfinite(float(norm)):
-                self.optimizer.step()
-            else:
-                skipped += 1
-            sums.setdefault(kind, []).append(torch.stack([nce, near]))
+            sums.setdefault(kind, []).append(self.step(kind, part))
             step += 1
             if time.time() - shown > self.args.every:
-                shown = time.time()
-                means = {k: torch.stack(v).mean(0).tolist() for k, v in sums.items()}
-                line = " ".join(f"{k} {a:.3f}/{b:.3f}" for k, (a, b) in means.items())
-                self.say(f"step {step} part {part:.3f} skipped {skipped} nce/near: {line}")
-                self.say(f"validation {json.dumps(self.validate())}")
-                if self.device.type == "cuda":
-                    self.say(f"most memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
-                sums = {}
+                self.report(step, part, sums)
+                shown, sums = time.time(), {}
             if time.time() - saved > 4 * self.args.every:
                 saved = time.time()
                 save_weights(self.student, self.args.out)
@@ -302,12 +387,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the corpus")
     parser.add_argument("--out", type=Path, required=True, help="folder for weights and log")
-    parser.add_argument("--seconds", type=float, default=400, help="training time")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seconds", type=float, default=560, help="time, preparation too")
+    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every", type=float, default=20, help="seconds between log lines")
     parser.add_argument("--resume", type=Path, help="folder with weights to go on from")
     parser.add_argument("--first-part", type=float, default=0.0, help="place in the schedule")
+    parser.add_argument("--compile", action="store_true", help="fuse each block's operations")
     parser.add_argument("--limit", type=int, help="records of each kind (smoke runs)")
     parser.add_argument("--max-steps", type=int, default=10**9)
     args = parser.parse_args()

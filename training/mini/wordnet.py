@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+_KINDS = {"n": "noun", "v": "verb", "a": "adj", "s": "adj", "r": "adv"}
+_RELATIONS = ("@", "@i", "&", "+", "\\", "^", "*")
 _EXAMPLE = re.compile(r'"([^"]+)"')
 
 
@@ -19,6 +21,7 @@ class Synset:
     lemmas: list[str]
     definition: str
     examples: list[str]
+    related: list[tuple[str, int]]  # (kind, offset) of hypernyms, similar and derived synsets
 
 
 def load(folder: Path) -> Iterator[Synset]:
@@ -32,6 +35,10 @@ def load(folder: Path) -> Iterator[Synset]:
             n_words = int(fields[3], 16)
             lemmas = [fields[4 + 2 * i].replace("_", " ") for i in range(n_words)]
             lemmas = [re.sub(r"\((a|p|ip)\)$", "", lemma) for lemma in lemmas]
+            first = 4 + 2 * n_words  # the number of pointers, then four fields for each
+            pointers = [fields[at : at + 3] for at in range(first + 1, len(fields) - 3, 4)]
+            pointers = pointers[: int(fields[first])]
+            related = [(_KINDS[p[2]], int(p[1])) for p in pointers if p[0] in _RELATIONS]
             examples = [found.strip() for found in _EXAMPLE.findall(gloss)]
             definition = gloss.split('; "')[0].split('"')[0].strip(" ;")
-            yield Synset(int(fields[0]), kind, lemmas, definition, examples)
+            yield Synset(int(fields[0]), kind, lemmas, definition, examples, related)
