@@ -1,17 +1,16 @@
-"""The CUDA engine against Transformers on one GPU, in one run: parity, speed, latency.
+"""The CUDA engine beside its rivals on one GPU, in one run: the rows of results/gpu.csv.
 
-    python benchmarks/gpu.py --shape 0.6B --profile
+    python benchmarks/gpu.py --shape 0.6B --csv
+    python benchmarks/gpu.py --shape 4B --only load,lengths,mixed,gpus --csv
 
-Random weights at the official shapes and random token ids. Tokens per second are whole
-calls, from ids in NumPy to vectors in NumPy; Transformers' are forward passes alone, on
-ids that are on the GPU already, at the batch size given. Both by their best round.
+Random weights at the official shapes. Throughput of ours is of whole calls, from ids (or texts)
+to vectors in NumPy; Transformers' is of forward passes alone, on ids that are on the GPU
+already. Each counts by its best round.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,52 +18,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import transformers
+from gpu_rivals import SentenceTransformers, Transformers, gpu_words
+from mixed_texts import mixed_texts
+from record import model_folder, parser_of, record, seconds
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "cuda")]
+from qwen3_embed import Embedder
 
-from engines import embed  # noqa: E402
-from reference_cuda import open_cuda  # noqa: E402
+Row = dict[str, Any]
+Ids = Sequence[np.ndarray]
 
-Texts = Sequence[npt.NDArray[np.int32]]
-
-# texts, tokens each, and texts in one batch of Transformers
-WORKLOADS = ((132, 512, 33), (528, 128, 132), (8, 8192, 2), (2, 32768, 1))
-
-
-class Transformers:
-    """A Qwen3 model on the GPU as Transformers runs it, pooled at the last token."""
-
-    def __init__(self, folder: Path, dtype: str) -> None:
-        transformers.logging.disable_progress_bar()
-        self.model = (
-            transformers.AutoModel.from_pretrained(
-                folder, dtype=getattr(torch, dtype), attn_implementation="sdpa"
-            )
-            .cuda()
-            .eval()
-        )
-
-    def encode(self, ids: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            rows = self.model(ids, use_cache=False).last_hidden_state[:, -1].float()
-            return torch.nn.functional.normalize(rows, dim=-1)
-
-    def encode_each(self, texts: Texts) -> npt.NDArray[np.float64]:
-        rows = [self.encode(torch.from_numpy(t.astype(np.int64))[None].cuda()) for t in texts]
-        return torch.cat(rows).double().cpu().numpy()
+# tokens of a text, texts in a call of ours, texts in a batch of the rival's
+LENGTHS = ((512, 264, 33), (128, 1056, 132), (8192, 16, 2), (32768, 4, 1))
+QUERY = "the quick brown fox jumps over the lazy dog and runs into the forest"
 
 
-def random_texts(folder: Path, lengths: Sequence[int], seed: int = 0) -> Texts:
-    vocab_size = json.loads((folder / "config.json").read_text())["vocab_size"]
+def random_ids(model: Embedder, lengths: Sequence[int], seed: int = 0) -> Ids:
     source = np.random.default_rng(seed)
+    vocab_size = model._files.config.vocab_size
     return [source.integers(0, vocab_size, n, dtype=np.int32) for n in lengths]
 
 
-def best_seconds(run: Callable[[], Any], n_rounds: int) -> float:
+def encode_ids(model: Embedder, ids: Ids) -> np.ndarray:
+    cu_seqlens = np.cumsum([0, *map(len, ids)], dtype=np.int32)
+    return model.encode_tokens(np.concatenate(ids), cu_seqlens)
+
+
+def best_s(run: Callable[[], Any], n_rounds: int = 3) -> float:
+    """After one call to warm up."""
     run()
     times = []
     for _ in range(n_rounds):
@@ -76,165 +57,197 @@ def best_seconds(run: Callable[[], Any], n_rounds: int) -> float:
     return min(times)
 
 
-def parity(engine: Any, folder: Path) -> None:
-    """Mean of 1 - cos to Transformers fp32, and Transformers bf16's own."""
-    lengths = [1, 2, 3, 5, 8, 12, 17, 24, 33, 48, 64, 65, 100, 128, 200, 300, 511, 700, 1000]
-    lengths = lengths * 3 + [1500, 2000, 2500, 3000, 4096, 6000, 8000]
-    texts = random_texts(folder, lengths)
-    hidden_size = engine_hidden(folder)
-    ours = embed(engine, texts, hidden_size).astype(np.float64)
-    alone = np.concatenate([embed(engine, [text], hidden_size) for text in texts])
-    rows = {}
-    for dtype in ("float32", "bfloat16"):
-        rival = Transformers(folder, dtype)
-        rows[dtype] = rival.encode_each(texts)
-        del rival
-        torch.cuda.empty_cache()
-    mine = ((ours - rows["float32"]) ** 2).sum(1) / 2
-    theirs = ((rows["bfloat16"] - rows["float32"]) ** 2).sum(1) / 2
-    print(
-        f"parity: {len(texts)} texts, mean 1 - cos {mine.mean():.2e} (worst {mine.max():.2e}), "
-        f"Transformers bf16 {theirs.mean():.2e} ({theirs.max():.2e}), "
-        f"ratio {mine.mean() / theirs.mean():.3f}; alone and in a batch the same bits: "
-        f"{np.array_equal(alone, ours.astype(np.float32))}",
-        flush=True,
-    )
+def row(what: str, unit: str, ours: float, rival_name: str = "", rival: float = 0.0) -> Row:
+    """ratio: ours over the rival's, or the reverse where less is better."""
+    ratio = 0.0
+    if rival:
+        ratio = ours / rival if unit.endswith("/s") else rival / ours
+    figures = {"ours": ours, "rival": rival, "ratio": ratio}
+    rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
+    made = {"what": what, "unit": unit, "rival_name": rival_name, **rounded}
+    print(made, flush=True)
+    return made
 
 
-def engine_hidden(folder: Path) -> int:
-    hidden_size: int = json.loads((folder / "config.json").read_text())["hidden_size"]
-    return hidden_size
+class Benchmark:
+    """One model folder, opened by ours; rivals are opened where they are needed."""
 
-
-def throughput(engine: Any, rival: Transformers | None, folder: Path, n_rounds: int) -> None:
-    hidden_size = engine_hidden(folder)
-    for n_texts, n_tokens, n_batch in WORKLOADS:
-        texts = random_texts(folder, [n_tokens] * n_texts)
-        ours = best_seconds(lambda texts=texts: embed(engine, texts, hidden_size), n_rounds)
-        line = f"{n_texts} x {n_tokens}: ours {n_texts * n_tokens / ours / 1e3:.1f}k tokens/s"
-        if rival is not None:
-            batch = torch.from_numpy(np.stack(texts[:n_batch]).astype(np.int64)).cuda()
-            theirs = best_seconds(lambda batch=batch: rival.encode(batch), n_rounds)
-            rate = n_batch * n_tokens / theirs
-            line += f", Transformers {rate / 1e3:.1f}k, {n_texts * n_tokens / ours / rate:.2f}x"
-        print(line, flush=True)
-    source = np.random.default_rng(1)
-    lengths = np.clip(source.lognormal(4.4, 1.0, 2000), 1, 2000).astype(int).tolist()
-    texts = random_texts(folder, lengths)
-    ours = best_seconds(lambda: embed(engine, texts, hidden_size), n_rounds)
-    print(
-        f"mixed, {np.mean(lengths):.0f} tokens on average: ours "
-        f"{sum(lengths) / ours / 1e3:.1f}k tokens/s",
-        flush=True,
-    )
-
-
-def prefixes(engine: Any, folder: Path, n_rounds: int) -> None:
-    """10,000 queries of 10 tokens, after one instruction of 20 or each after its own."""
-    hidden_size = engine_hidden(folder)
-    own = random_texts(folder, [30] * 10000)
-    shared = [np.concatenate([own[0][:20], text[20:]]) for text in own]
-    own_s = best_seconds(lambda: embed(engine, own, hidden_size), n_rounds)
-    shared_s = best_seconds(lambda: embed(engine, shared, hidden_size), n_rounds)
-    print(
-        f"10,000 x (20 + 10): own instructions {own_s * 1e3:.0f} ms, a shared one "
-        f"{shared_s * 1e3:.0f} ms, {own_s / shared_s:.2f}x",
-        flush=True,
-    )
-
-
-def latency(engine: Any, rival: Transformers | None, folder: Path) -> None:
-    hidden_size = engine_hidden(folder)
-    for n_tokens in (16, 64, 256):
-        texts = random_texts(folder, [n_tokens] * 50)
-        for text in texts[:10]:
-            embed(engine, [text], hidden_size)
-        times = []
-        for text in texts * 4:
-            begin = time.perf_counter()
-            embed(engine, [text], hidden_size)
-            times.append(time.perf_counter() - begin)
-        line = f"one text of {n_tokens} tokens: ours {statistics.median(times) * 1e3:.3f} ms"
-        if rival is not None:
-            ids = torch.from_numpy(texts[0].astype(np.int64))[None].cuda()
-            theirs = best_seconds(lambda ids=ids: rival.encode(ids), 20)
-            line += f", Transformers' forward {theirs * 1e3:.1f} ms"
-        print(line, flush=True)
-
-
-def profile(engine: Any, folder: Path, lengths: Sequence[int]) -> None:
-    """Device time by kernel of one call."""
-    hidden_size = engine_hidden(folder)
-    texts = random_texts(folder, lengths)
-    embed(engine, texts, hidden_size)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
-        begin = time.perf_counter()
-        embed(engine, texts, hidden_size)
-        wall_ms = (time.perf_counter() - begin) * 1e3
-    events = sorted(seen.key_averages(), key=lambda e: -e.device_time_total)
-    total_ms = sum(e.device_time_total for e in events) / 1e3
-    print(
-        f"profile: {len(lengths)} x {lengths[0]} tokens, wall {wall_ms:.2f} ms, kernels "
-        f"{total_ms:.2f} ms",
-        flush=True,
-    )
-    for e in events[:16]:
-        print(
-            f"  {e.device_time_total / 1e3:8.3f} ms {e.count:5d} x "
-            f"{e.device_time_total / e.count:8.2f} us  {e.key[:90]}"
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.folder = model_folder(arguments)
+        self.open = lambda **options: Embedder(
+            self.folder, **{"device": "cuda", "dtype": arguments.dtype} | options
         )
+        self._model: Embedder | None = None
+        self._sentence_transformers: SentenceTransformers | None = None
+
+    @property
+    def model(self) -> Embedder:
+        if self._model is None:
+            self._model = self.open()
+        return self._model
+
+    @property
+    def sentence_transformers(self) -> SentenceTransformers:
+        if self._sentence_transformers is None:
+            self._sentence_transformers = SentenceTransformers(self.folder)
+        return self._sentence_transformers
+
+    def load(self) -> list[Row]:
+        """From the page cache: opened twice, the second time counts; memory with a long text."""
+        self.open().close()
+        torch.cuda.init()
+        free_before = torch.cuda.mem_get_info()[0]
+        begin = time.perf_counter()
+        model = self._model = self.open()
+        taken_s = time.perf_counter() - begin
+        lengths = [min(32768, model.max_length)] + [512] * 40
+        encode_ids(model, random_ids(model, lengths))
+        used_bytes = free_before - torch.cuda.mem_get_info()[0]
+        weight_bytes = model.info["mapped_bytes"]
+        if model.dtype == "float8":
+            weight_bytes /= 2  # all but the embedding, about
+        return [
+            row("load from the page cache", "s", taken_s),
+            row("GPU memory beyond weights", "GB", (used_bytes - weight_bytes) / 1e9),
+        ]
+
+    def query(self) -> list[Row]:
+        """Call to NumPy, tokenising included."""
+        model = self.model
+        n_tokens = int(model.count_tokens(QUERY))
+        for _ in range(20):
+            model.encode(QUERY)
+        times = []
+        for _ in range(300):
+            begin = time.perf_counter()
+            model.encode(QUERY)
+            times.append(time.perf_counter() - begin)
+        ours = float(np.median(times)) * 1e3
+        name, theirs = "", 0.0
+        if not self.arguments.alone:
+            name, theirs = "sentence-transformers", self.sentence_transformers.query_ms(QUERY)
+        return [row(f"query of {n_tokens} tokens, str to vector", "ms", ours, name, theirs)]
+
+    def lengths(self) -> list[Row]:
+        rival = None if self.arguments.alone else Transformers(self.folder, "bfloat16")
+        rows = []
+        for n_tokens, n_texts, n_batch in LENGTHS:
+            ids = random_ids(self.model, [n_tokens] * n_texts)
+            ours = n_texts * n_tokens / best_s(lambda ids=ids: encode_ids(self.model, ids))
+            theirs = 0.0
+            if rival is not None:
+                batch = torch.from_numpy(np.stack(ids[:n_batch]).astype(np.int64)).cuda()
+                taken = best_s(lambda batch=batch: rival.encode(batch), 2)
+                theirs = n_batch * n_tokens / taken
+            rows.append(row(f"{n_tokens} tokens", "tokens/s", ours, "Transformers eager", theirs))
+        if self.arguments.compile and rival is not None:
+            rival.compile()
+            batch = torch.from_numpy(np.stack(random_ids(self.model, [512] * 33)).astype(np.int64))
+            theirs = 33 * 512 / best_s(lambda: rival.encode(batch.cuda()))
+            rows.append(row("512 tokens", "tokens/s", rows[0]["ours"], "torch.compile", theirs))
+        return rows
+
+    def prefixes(self) -> list[Row]:
+        """10,000 queries of 10 tokens, after one instruction of 20 or each after its own."""
+        own = random_ids(self.model, [30] * 10000)
+        shared = [np.concatenate([own[0][:20], text[20:]]) for text in own]
+        own_s = best_s(lambda: encode_ids(self.model, own))
+        shared_s = best_s(lambda: encode_ids(self.model, shared))
+        return [
+            row("10,000 queries after one instruction", "texts/s", 1e4 / shared_s, "not shared",
+                1e4 / own_s)
+        ]  # fmt: skip
+
+    def mixed(self) -> list[Row]:
+        """Texts of very different lengths, end to end; and ours on their ids, alone."""
+        model = self.model
+        texts = mixed_texts(self.folder, self.arguments.texts)
+        batch = model.tokenizer.encode(texts)
+        n_tokens = len(batch.tokens)
+        model.encode(texts[:1000])
+        taken_s = seconds(lambda: model.encode(texts))
+        alone_s = seconds(lambda: model.encode_tokens(batch.tokens, batch.cu_seqlens))
+        ours = n_tokens / taken_s
+        mean = n_tokens / len(texts)
+        rows = [
+            row(f"mixed, {mean:.0f} tokens on average, texts to vectors", "tokens/s", ours,
+                "own ids to vectors", n_tokens / alone_s)
+        ]  # fmt: skip
+        if not self.arguments.alone:
+            some = texts[: self.arguments.rival_texts]
+            name, rate = self.sentence_transformers.best_rate(some, batch.lengths)
+            rows.append(row("mixed, texts to vectors", "tokens/s", ours, name, rate))
+        return rows
+
+    def parity(self) -> list[Row]:
+        """Mean 1 - cos to Transformers fp32 over 64 texts, beside Transformers bf16's own."""
+        lengths = [1, 2, 3, 5, 8, 12, 17, 24, 33, 48, 64, 65, 100, 128, 200, 300, 511, 700, 1000]
+        lengths = lengths * 3 + [1500, 2000, 2500, 3000, 4096, 6000, 8000]
+        ids = random_ids(self.model, lengths)
+        ours = encode_ids(self.model, ids)
+        alone = np.concatenate([encode_ids(self.model, [text]) for text in ids])
+        assert np.array_equal(ours, alone), "the same text alone has other bits"
+        exact = Transformers(self.folder, "float32").encode_each(ids)
+        rivals = {"Transformers bf16": Transformers(self.folder, "bfloat16")}
+        if self.model.dtype == "float8":
+            rivals = {"_scaled_mm by rows": Transformers(self.folder, "bfloat16").to_float8()}
+        return [
+            row("mean 1 - cos to fp32", "1 - cos", distance(ours, exact), name,
+                distance(rival.encode_each(ids), exact))
+            for name, rival in rivals.items()
+        ]  # fmt: skip
+
+    def float8(self) -> list[Row]:
+        """512 tokens, against our own bfloat16."""
+        ids = random_ids(self.model, [512] * 264)
+        rates = []
+        for dtype in ("float8", "bfloat16"):
+            with self.open(dtype=dtype) as model:
+                rates.append(264 * 512 / best_s(lambda model=model: encode_ids(model, ids)))
+        return [row("float8, 512 tokens", "tokens/s", rates[0], "own bfloat16", rates[1])]
+
+    def gpus(self) -> list[Row]:
+        """One call over all GPUs, against one of them."""
+        texts = mixed_texts(self.folder, self.arguments.texts)
+        n_tokens = int(self.model.count_tokens(texts).sum())
+        self.model.encode(texts[:1000])
+        one_s = seconds(lambda: self.model.encode(texts))
+        with self.open(device="cuda:all") as model:
+            name = f"mixed corpus on {model.device}"
+            model.encode(texts[:4000])
+            all_s = seconds(lambda: model.encode(texts))
+        return [row(name, "tokens/s", n_tokens / all_s, "own on cuda:0", n_tokens / one_s)]
+
+
+def distance(rows: np.ndarray, exact: np.ndarray) -> float:
+    """Mean of 1 - cos of unit rows, without the cancellation of 1 - x."""
+    return float(((rows.astype(np.float64) - exact) ** 2).sum(1).mean() / 2)
+
+
+SECTIONS = ("load", "query", "lengths", "prefixes", "mixed", "parity")
+ASKED_FOR = ("float8", "gpus")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="a model folder from tests/make_model.py")
-    parser.add_argument("--parity", action="store_true")
-    parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--alone", action="store_true", help="without Transformers")
-    parser.add_argument("--rounds", type=int, default=4, help="timed calls of each workload")
+    parser = parser_of(__doc__)
+    parser.add_argument("--only", default=",".join(SECTIONS), help=",".join(SECTIONS + ASKED_FOR))
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float8"))
+    parser.add_argument("--alone", action="store_true", help="without rivals")
+    parser.add_argument("--compile", action="store_true", help="torch.compile as a rival too")
+    parser.add_argument("--texts", type=int, default=100_000, help="of the mixed corpus")
+    parser.add_argument("--rival-texts", type=int, default=2000, help="of it, for the rival")
     arguments = parser.parse_args()
-    folder = arguments.folder
-    print(
-        torch.cuda.get_device_name(),
-        "torch",
-        torch.__version__,
-        "transformers",
-        transformers.__version__,
-        folder.name,
-        flush=True,
-    )
-    torch.cuda.init()
-    before = torch.cuda.mem_get_info()[0]
-    begin = time.perf_counter()
-    engine = open_cuda(folder)
-    open_s = time.perf_counter() - begin
-    print(
-        f"open {open_s:.2f} s, {(before - torch.cuda.mem_get_info()[0]) / 1e9:.2f} GB, "
-        f"{engine.info}",
-        flush=True,
-    )
-    begin = time.perf_counter()
-    embed(engine, random_texts(folder, [16]), 64)
-    print(f"first query {(time.perf_counter() - begin) * 1e3:.1f} ms", flush=True)
-    begin = time.perf_counter()
-    embed(engine, random_texts(folder, [512] * 33), 64)
-    print(f"first batch {(time.perf_counter() - begin) * 1e3:.1f} ms", flush=True)
-    if arguments.parity:
-        parity(engine, folder)
-    latency(engine, None, folder)
-    if arguments.profile:
-        for lengths in ([512] * 33, [16], [32768], [128] * 132):
-            profile(engine, folder, lengths)
-    prefixes(engine, folder, arguments.rounds)
-    rival = None if arguments.alone else Transformers(folder, "bfloat16")
-    throughput(engine, rival, folder, arguments.rounds)
-    if rival is not None:
-        latency(engine, rival, folder)
-    begin = time.perf_counter()
-    engine.close()
-    again = open_cuda(folder)
-    print(f"open again {time.perf_counter() - begin:.2f} s", flush=True)
-    again.close()
+    benchmark = Benchmark(arguments)
+    rows = []
+    for name in arguments.only.split(","):
+        try:
+            rows += getattr(benchmark, name)()
+        except Exception as error:  # the other rows are worth having
+            print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        torch.cuda.empty_cache()
+    about = {"model": Path(benchmark.folder).name, "dtype": arguments.dtype}
+    record("gpu", arguments, [about | row for row in rows], machine=gpu_words())
 
 
 if __name__ == "__main__":
