@@ -40,13 +40,15 @@ def parser_of(description: str | None, *, shape: str = "0.6B") -> argparse.Argum
     """The arguments that every benchmark has."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default=shape, help="of the random weights")
-    parser.add_argument("--model", type=Path, help="a model folder, instead of random weights")
+    parser.add_argument("--model", type=Path, help="a folder or mini, instead of random weights")
     parser.add_argument("--csv", action="store_true", help="append to benchmarks/results")
     return parser
 
 
 def model_folder(arguments: argparse.Namespace) -> Path:
     """The folder asked for, or one of random weights, made once and kept."""
+    if arguments.model == Path("mini"):
+        return ROOT / "qwen3_embed" / "models" / "mini"
     if arguments.model:
         return Path(arguments.model)
     folder = Path(tempfile.gettempdir()) / "qwen3-embed-models" / arguments.shape

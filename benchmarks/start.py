@@ -1,6 +1,7 @@
 """Seconds from a new process to its first vector, with the files in the page cache.
 
     python benchmarks/start.py --csv
+    python benchmarks/start.py --model mini --csv
 
 Import, model, tokenizer and the encoding of one short text included; the parent's clock.
 """

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import ModelMaker
 
-from qwen3_embed import Embedder, ModelFileError, ModelNotFoundError
+from qwen3_embed import Embedder, ModelFileError, ModelNotFoundError, files
 from qwen3_embed.files import HubOptions, ModelFiles, find_model
 
 
@@ -59,13 +59,11 @@ def test_existing_folder_comes_before_a_hub_name(
 def test_mini_is_always_the_embedded_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     folder.rename("mini")
-    package = Path(sys.modules["qwen3_embed"].__file__ or "").parent
-    if (package / "models" / "mini").is_dir():
-        assert find("mini").folder == package / "models" / "mini"
-    else:
-        with pytest.raises(ModelNotFoundError, match="holds no built-in embedder"):
-            find("mini")
+    assert find("mini").folder == Path(files.__file__).parent / "models" / "mini"
     assert find("./mini").name == "./mini"
+    monkeypatch.setattr(files, "__file__", str(folder / "files.py"))
+    with pytest.raises(ModelNotFoundError, match="holds no built-in embedder"):
+        find("mini")
 
 
 def test_unknown_names(tmp_path: Path) -> None:
