@@ -1,0 +1,130 @@
+"""The server under load: requests a second beside the engine alone, its CPU, p99, memory.
+
+    python benchmarks/serve.py --model FOLDER --requests 4000 --csv
+
+Every vector is compared. Served and direct rounds take turns, so that a neighbour disturbs both.
+`cpu_ms` is what a request costs the server beyond what its texts cost a direct call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import resource
+import time
+from typing import Any
+
+from memory import resident
+from record import model_folder, parser_of, record
+from served import Served
+
+from qwen3_embed import Embedder
+
+N_TEXTS = 4000
+
+
+def text(i: int) -> str:
+    return f"note {i}: what {i * 7919 % 1000003:x} says of the {i % 97}th"
+
+
+def cpu_s(pid: int) -> float:
+    """User and system seconds of a process so far."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Load:
+    """Clients that each ask again as soon as they were answered."""
+
+    def __init__(self, port: int, name: str, expected: list[str], per_request: int) -> None:
+        self._port = port
+        self._name = name
+        self._expected = expected
+        self._per_request = per_request
+        self._next = 0
+        self.taken_s: list[float] = []
+        self.n_wrong = 0
+
+    async def run(self, n_clients: int, n_requests: int) -> float:
+        last = self._next + n_requests
+        begin = time.perf_counter()
+        await asyncio.gather(*[self._client(last) for _ in range(n_clients)])
+        return time.perf_counter() - begin
+
+    async def _client(self, last: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        while self._next < last:
+            first = self._next * self._per_request
+            self._next += 1
+            chosen = [(first + i) % len(self._expected) for i in range(self._per_request)]
+            body: dict[str, Any] = {"input": [text(i) for i in chosen], "model": self._name}
+            content = json.dumps(body | {"encoding_format": "base64"}).encode()
+            begin = time.perf_counter()
+            head = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+            writer.write(head % len(content) + content)
+            header = await reader.readuntil(b"\r\n\r\n")
+            length = int(header.lower().partition(b"content-length: ")[2].split()[0])
+            answer = json.loads(await reader.readexactly(length))
+            self.taken_s.append(time.perf_counter() - begin)
+            found = [each["embedding"] for each in answer["data"]]
+            self.n_wrong += found != [self._expected[i] for i in chosen]
+        writer.close()
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, float]:
+    folder = model_folder(arguments)
+    texts = [text(i) for i in range(N_TEXTS)]
+    per_round = arguments.requests // arguments.rounds
+    direct_s = direct_cpu_s = served_s = served_cpu_s = 0.0
+    with Embedder(folder, device="cpu") as model:
+        expected = [base64.b64encode(row).decode() for row in model.encode(texts)]
+        served = Served("--model", str(folder), "--log-level", "warning", "--device", "cpu")
+        load = Load(served.port, folder.name, expected, arguments.texts)
+        asyncio.run(load.run(arguments.clients, per_round // 4))  # warm
+        load.taken_s.clear()
+        first_mb = resident(served.process.pid)["RssAnon"] / 1e3
+        for _ in range(arguments.rounds):
+            cpu_before = cpu_s(served.process.pid)
+            served_s += asyncio.run(load.run(arguments.clients, per_round))
+            served_cpu_s += cpu_s(served.process.pid) - cpu_before
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            begin = time.perf_counter()
+            for start in range(0, per_round * arguments.texts, N_TEXTS):
+                model.encode(texts[: min(N_TEXTS, per_round * arguments.texts - start)])
+            direct_s += time.perf_counter() - begin
+            now = resource.getrusage(resource.RUSAGE_SELF)
+            direct_cpu_s += now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+        last_mb = resident(served.process.pid)["RssAnon"] / 1e3
+        served.stop()
+    n_requests = per_round * arguments.rounds
+    slowest = sorted(load.taken_s)
+    return {
+        "clients": arguments.clients,
+        "texts": arguments.texts,
+        "requests": n_requests,
+        "wrong": load.n_wrong,
+        "requests_per_s": round(n_requests / served_s, 1),
+        "of_direct": round(direct_s / served_s, 3),
+        "cpu_ms": round((served_cpu_s - direct_cpu_s) / n_requests * 1000, 3),
+        "p50_ms": round(slowest[len(slowest) // 2] * 1000, 1),
+        "p99_ms": round(slowest[len(slowest) * 99 // 100] * 1000, 1),
+        "first_mb": round(first_mb, 1),
+        "last_mb": round(last_mb, 1),
+    }
+
+
+def main() -> None:
+    parser = parser_of(__doc__, shape="tiny64")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--texts", type=int, default=8, help="of a request")
+    parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=4)
+    record("serve", parser.parse_args(), [measure(parser.parse_args())])
+
+
+if __name__ == "__main__":
+    main()
