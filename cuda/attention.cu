@@ -37,17 +37,17 @@ load_queries(bf16 *q_smem, const bf16 *q, const attention_work &a, int n_rows,
     }
 }
 
-/* kv_smem (BLOCK_KV, ROW_LENGTH) <- positions from start on; zeros past the text's end,
+/* kv_smem (n_rows, ROW_LENGTH) <- positions from start on; zeros past the text's end,
  * where another text's rows lie: 0 x NaN would let its NaN in. */
 template <int HS>
 static __device__ __forceinline__ void
 load_keys(bf16 *kv_smem, const bf16 *kv, const attention_block &block, int start,
-          size_t ld)
+          int n_rows, size_t ld)
 {
     constexpr int CHUNKS = HS / 8;
 
 #pragma unroll 1
-    for (int i = threadIdx.x; i < BLOCK_KV * CHUNKS; i += THREADS) {
+    for (int i = threadIdx.x; i < n_rows * CHUNKS; i += THREADS) {
         int position = start + i / CHUNKS, column = i % CHUNKS * 8;
         bool valid = position < block.n_keys;
         int row = position < block.n_prefix ? block.prefix_row + position
@@ -57,11 +57,12 @@ load_keys(bf16 *kv_smem, const bf16 *kv, const attention_block &block, int start
     }
 }
 
-/* s (16 rows, BLOCK_KV) = q (16, HS) k^T. */
+/* s (16 rows, BLOCK_KV) = q (16, HS) k^T; zeros from column n_keys on, a multiple of
+ * 16. */
 template <int HS, int ROW_TILES>
 static __device__ __forceinline__ void
 multiply_keys(float (&s)[ROW_TILES][BLOCK_KV / 8][4], const bf16 *q_smem,
-              const bf16 *k_smem)
+              const bf16 *k_smem, int n_keys)
 {
     const int lane = threadIdx.x % WARP_SIZE;
 
@@ -83,6 +84,9 @@ multiply_keys(float (&s)[ROW_TILES][BLOCK_KV / 8][4], const bf16 *q_smem,
 #pragma unroll
         for (int j = 0; j < BLOCK_KV / 8; j += 2) {
             uint32_t b[4]; /* 16 keys */
+            if (j * 8 >= n_keys) {
+                break;
+            }
             ldmatrix_x4(b, k_smem +
                                (j * 8 + lane / 16 * 8 + lane % 8) * ROW_LENGTH<HS> + k +
                                lane / 8 % 2 * 8);
@@ -162,16 +166,20 @@ softmax_step(uint32_t (&p)[BLOCK_KV / 16][4], float (&s)[BLOCK_KV / 8][4],
     }
 }
 
-/* o (16, HS) += p (16, BLOCK_KV) v. */
+/* o (16, HS) += p (16, n_keys) v; n_keys a multiple of 16. */
 template <int HS, int ROW_TILES>
 static __device__ __forceinline__ void
 multiply_values(float (&o)[ROW_TILES][HS / 8][4],
-                const uint32_t (&p)[ROW_TILES][BLOCK_KV / 16][4], const bf16 *v_smem)
+                const uint32_t (&p)[ROW_TILES][BLOCK_KV / 16][4], const bf16 *v_smem,
+                int n_keys)
 {
     const int lane = threadIdx.x % WARP_SIZE;
 
 #pragma unroll
     for (int k = 0; k < BLOCK_KV / 16; k++) {
+        if (k * 16 >= n_keys) {
+            break;
+        }
 #pragma unroll
         for (int j = 0; j < HS / 8; j += 2) {
             uint32_t b[4]; /* 16 columns */
@@ -223,9 +231,23 @@ store_output(bf16 *q, bf16 *q_smem, const float (&o)[ROW_TILES][HS / 8][4],
     }
 }
 
+/* Blocks that a multiprocessor is to hold at once: of short ones, which wait for memory
+ * most of the time, as many as shared memory lets in. */
+template <int HS, int ROW_TILES>
+static constexpr int MIN_BLOCKS = ROW_TILES == 1 && HS <= 128 ? 4 : 1;
+
+/* Keys of the tile at start that a block which sees end positions has to have. What it
+ * has not would be multiplied by zero. */
+static __device__ __forceinline__ int
+count_loaded(int start, int end)
+{
+    return min(BLOCK_KV, (end - start + 15) / 16 * 16);
+}
+
 template <int HS, int ROW_TILES>
 static __global__ void
-__launch_bounds__(THREADS) attention_kernel(const attention_work a)
+__launch_bounds__(THREADS, MIN_BLOCKS<HS, ROW_TILES>)
+    attention_kernel(const attention_work a)
 {
     constexpr int ROWS = NUM_WARPS * ROW_TILES * 16;
     extern __shared__ __align__(16) unsigned char smem[];
@@ -257,7 +279,9 @@ __launch_bounds__(THREADS) attention_kernel(const attention_work a)
         }
     }
     load_queries<HS, ROWS>(q_smem, q, a, n_rows, ld);
-    load_keys<HS>(k_smem, keys, block, 0, ld);
+    load_keys<HS>(k_smem, keys, block, 0, count_loaded(0, end), ld);
+    cp_async_commit();
+    load_keys<HS>(v_smem, values, block, 0, count_loaded(0, end), ld);
     cp_async_commit();
     for (int start = 0; start < end; start += BLOCK_KV) {
         /* A warp past its last row's position, or past the queries, only loads. */
@@ -266,18 +290,26 @@ __launch_bounds__(THREADS) attention_kernel(const attention_work a)
         float s[ROW_TILES][BLOCK_KV / 8][4];
         uint32_t p[ROW_TILES][BLOCK_KV / 16][4];
 
-        cp_async_wait<0>();
+        const int n_loaded = count_loaded(start, end);
+        if (start == 0) {
+            cp_async_wait<1>(); /* the first values may still be under way */
+        } else {
+            cp_async_wait<0>();
+        }
         __syncthreads(); /* keys have arrived; all are done with the last values */
-        load_keys<HS>(v_smem, values, block, start, ld);
-        cp_async_commit();
+        if (start > 0) {
+            load_keys<HS>(v_smem, values, block, start, n_loaded, ld);
+            cp_async_commit();
+        }
         if (busy) {
-            multiply_keys<HS, ROW_TILES>(s, q_smem + first_row * ROW_LENGTH<HS>,
-                                         k_smem);
+            multiply_keys<HS, ROW_TILES>(s, q_smem + first_row * ROW_LENGTH<HS>, k_smem,
+                                         n_loaded);
         }
         cp_async_wait<0>();
         __syncthreads(); /* values have arrived; all are done with these keys */
         if (start + BLOCK_KV < end) {
-            load_keys<HS>(k_smem, keys, block, start + BLOCK_KV, ld);
+            load_keys<HS>(k_smem, keys, block, start + BLOCK_KV,
+                          count_loaded(start + BLOCK_KV, end), ld);
             cp_async_commit();
         }
         if (busy) {
@@ -288,7 +320,7 @@ __launch_bounds__(THREADS) attention_kernel(const attention_work a)
                 }
                 softmax_step<HS>(p[i], s[i], o[i], rows[i], a.scale_log2);
             }
-            multiply_values<HS, ROW_TILES>(o, p, v_smem);
+            multiply_values<HS, ROW_TILES>(o, p, v_smem, n_loaded);
         }
     }
     store_output<HS, ROW_TILES>(q, q_smem + first_row * ROW_LENGTH<HS>, o, rows, a,

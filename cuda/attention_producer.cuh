@@ -68,12 +68,6 @@ item_of_round(int round, int n_items)
 }
 
 static __device__ __forceinline__ int
-count_rounds(int n_items)
-{
-    return (n_items + gridDim.x - 1) / gridDim.x;
-}
-
-static __device__ __forceinline__ int
 count_tiles(const attention_block &block)
 {
     return (block.position + block.n_queries + BLOCK_KV - 1) / BLOCK_KV;
@@ -186,19 +180,18 @@ load_tile(unsigned char (*tiles)[TILE_BYTES], uint64_t *full, uint64_t *empty,
 [[maybe_unused]] static __device__ __forceinline__ void
 produce(shared_memory &s, const attention_work &a, const attention_maps &maps)
 {
-    const int n_rounds = count_rounds(a.n_items);
     ring_place q = {}, k = {}, v = {};
     announcer loads = {};
+    int index = item_of_round(0, a.n_items);
+    attention_block block = a.blocks[index / a.NKV];
 
-    for (int round = 0; round < n_rounds; round++) {
-        int index = item_of_round(round, a.n_items);
-        if (index == a.n_items) {
-            continue;
-        }
-        const attention_block block = a.blocks[index / a.NKV];
+    for (int round = 1; index < a.n_items; round++) {
         const int kv_head = index % a.NKV, n_tiles = count_tiles(block);
         const int k_column = (a.NKV * a.group + kv_head) * HS;
         const int v_column = k_column + a.NKV * HS;
+        const int next_index = item_of_round(round, a.n_items);
+        /* read early: what is not there yet would be waited for */
+        const attention_block next = a.blocks[min(next_index, a.n_items - 1) / a.NKV];
 
         load_queries(
             s, q, a, maps,
@@ -213,6 +206,8 @@ produce(shared_memory &s, const attention_work &a, const attention_maps &maps)
                           (i - 1) * BLOCK_KV, false);
             }
         }
+        index = next_index;
+        block = next;
     }
     announce(loads, nullptr);
     load_queries(s, q, a, maps, {});

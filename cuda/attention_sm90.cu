@@ -10,8 +10,8 @@
 #include "attention_producer.cuh"
 
 /* Registers of a thread; 3 x 168 are dealt out at the start. */
-#define PRODUCER_REGISTERS 40
-#define CONSUMER_REGISTERS 232
+#define PRODUCER_REGISTERS 56
+#define CONSUMER_REGISTERS 224
 
 /* Named barriers: a consumer's turn to multiply, and its own. */
 #define TURN_BARRIER 1
@@ -206,6 +206,7 @@ store_output(const consumer &c, const attention_work &a, unsigned char *q_smem,
         a.qkv + done.row * ld + (size_t)done.kv_head * a.group * HS + lane % 16 * 8;
     int query = c.store_query, head = c.store_head;
 
+    asm volatile("" : "+r"(query), "+r"(head)); /* or all offsets are kept for good */
     named_barrier_sync(OWN_BARRIER + c.index, WARPGROUP_SIZE); /* q was read */
 #pragma unroll
     for (int r = 0; r < 2; r++) {

@@ -247,7 +247,9 @@ queue_layer(struct pass *p, int l)
 
     /* attention */
     if (pruned) {
-        attention(p, p->at->last_blocks, p->n_rows, false);
+        const int n_tall = gpu->places.n_last_tall;
+        attention(p, p->at->last_blocks, n_tall, true);
+        attention(p, p->at->last_blocks + n_tall, p->n_rows - n_tall, false);
     } else {
         attention(p, p->at->tall_blocks, gpu->places.n_tall, true);
         attention(p, p->at->blocks, gpu->places.n_short, false);
@@ -297,7 +299,7 @@ run_small(struct pass *p, const struct qe_batch *batch)
     struct device *gpu = p->gpu;
     const struct places *places = &gpu->places;
     const struct graph_key key = {places->n_rows, places->n_last, places->n_tall,
-                                  places->n_short};
+                                  places->n_short, places->n_last_tall};
     struct graph *graph = graphs_use(&gpu->graphs, &key);
 
     if (graph->n_uses == 2) {

@@ -8,7 +8,7 @@
 
 /* Batches that queue the same kernels over the same addresses. */
 struct graph_key {
-    int n_rows, n_last, n_tall, n_short;
+    int n_rows, n_last, n_tall, n_short, n_last_tall;
 };
 
 struct graph {

@@ -49,7 +49,7 @@ launch_qk_norm_rope(bf16 *qkv, const int32_t *positions, const float *cos_sin,
 /* ---- attention.cu, attention_sm90.cu: launched through attention.h ---- */
 
 /* A few consecutive queries of one text: the unit of attention work. */
-struct attention_block {
+struct alignas(16) attention_block {
     int32_t row;        /* of the first query in qkv                               */
     int32_t position;   /* of the first query in its text                          */
     int32_t n_queries;  /* tokens; each stands for NH / NKV rows of a tile         */

@@ -163,7 +163,9 @@ static void
 fill_last(struct places *p, const struct qe_batch *batch, size_t ring_floats)
 {
     size_t first = 0;
+    int n_short = 0;
 
+    p->n_last_tall = 0;
     for (int i = 0; i < p->n_last; i++) {
         const struct qe_seq *seq = &batch->seqs[p->last_seqs[i]];
         struct span span = span_of(p, batch, p->last_seqs[i]);
@@ -174,7 +176,11 @@ fill_last(struct places *p, const struct qe_batch *batch, size_t ring_floats)
         block.row = i;
         block.position = block.n_keys - 1;
         block.n_queries = 1;
-        p->host.last_blocks[i] = block;
+        if (attention_is_tall(p->attention, 1, block.n_keys)) {
+            p->host.last_blocks[p->n_last_tall++] = block;
+        } else {
+            p->host.last_blocks[p->n_last - ++n_short] = block;
+        }
         if (first + seq->n_out > ring_floats) {
             first = 0;
         }

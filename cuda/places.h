@@ -17,13 +17,15 @@ struct place_arrays {
     struct pool_row *pool_rows;          /* (n_last) rows of h at the end             */
     struct attention_block *tall_blocks; /* (n_tall) longest first                    */
     struct attention_block *blocks;      /* (n_short) longest first                   */
-    struct attention_block *last_blocks; /* (n_last) queries in rows 0, 1, ...        */
+    struct attention_block *last_blocks; /* (n_last) queries in rows 0, 1, ...; tall
+                                            ones first                                */
 };
 
 struct places {
     struct place_arrays host, device;
     int n_rows, n_last, n_tall, n_short;
-    bool pruned; /* only last rows are left at the end */
+    int n_last_tall; /* of last_blocks */
+    bool pruned;     /* only last rows are left at the end */
     size_t n_bytes;
 
     unsigned char *host_memory, *device_memory; /* (max_bytes) owned                  */
