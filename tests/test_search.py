@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rerankers import make_reranker
 
-from qwen3_embed import Embedder
+from qwen3_embed import Embedder, Reranker
 from qwen3_embed.cli import main
 from qwen3_embed.cli.columns import cut_to_width, display_width, printable, wrap
 
@@ -82,6 +83,18 @@ def test_instruction_changes_the_scores(notes: str, capsys: Capture) -> None:
     first = records(capsys, notes, "eggs")
     assert records(capsys, notes, "eggs", "--instruction", "Find a recipe") != first
     assert records(capsys, notes, "eggs", "--prompt-name", "query") == first
+
+
+def test_rerank(notes: str, tmp_path: Path, capsys: Capture) -> None:
+    """Scores and order are the reranker's, over the passages that were found first."""
+    folder = str(make_reranker(tmp_path / "reranker"))
+    hits = records(capsys, notes, "eggs", "--rerank", folder, "--top-k", "3")
+    with Reranker(folder) as ranker:
+        pairs = [("eggs", line) for line in NOTES.splitlines()]
+        expected = dict(zip(NOTES.splitlines(), ranker.predict(pairs), strict=True))
+    best = sorted(expected, key=lambda text: -expected[text])[:3]
+    assert [hit["text"] for hit in hits] == best
+    assert [hit["score"] for hit in hits] == [round(float(expected[text]), 4) for text in best]
 
 
 def test_folder_with_headings(notes: str, capsys: Capture) -> None:

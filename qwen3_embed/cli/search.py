@@ -1,6 +1,6 @@
 """`qwen3-embed search`: the passages of a file or folder that answer a query.
 
-Exact and in memory: every passage is embedded, nothing is kept.
+Exact and in memory: every passage is embedded, and the best may be read once more by a reranker.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
+_CANDIDATES = 50  # passages that a reranker reads
 _SOON_DONE = 100  # passages that need no progress bar
 _MAX_LINES = 6  # of a passage on the terminal
 _INDENT = " " * 4
@@ -47,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-k", type=int, default=5, metavar="N", help="passages to show (default: 5)"
     )
     add_model_arguments(parser, "mini")
+    parser.add_argument(
+        "--rerank",
+        metavar="MODEL",
+        help=f"a reranker that orders the best {_CANDIDATES}; its scores are shown",
+    )
     parser.add_argument("--dim", type=int, help="dimensions to compare (default: all)")
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--instruction", help="what to look for (default: the model's own)")
@@ -69,8 +75,11 @@ def run(namespace: argparse.Namespace) -> int:
     passages = read_passages(namespace.corpus, namespace.field)
     if not passages:
         raise ValueError(f"{namespace.corpus} holds no text")
+    n_hits = namespace.top_k if namespace.rerank is None else max(namespace.top_k, _CANDIDATES)
     with open_model(namespace) as model:
-        hits = _best(model, passages, namespace)
+        hits = _nearest(model, passages, n_hits, namespace)
+    if namespace.rerank is not None:
+        hits = _reranked(hits, namespace)
     if namespace.json:
         for rank, hit in enumerate(hits, 1):
             print(json.dumps(_record(rank, hit), ensure_ascii=False))
@@ -79,7 +88,9 @@ def run(namespace: argparse.Namespace) -> int:
     return 0
 
 
-def _best(model: Embedder, passages: list[Passage], namespace: argparse.Namespace) -> list[_Hit]:
+def _nearest(
+    model: Embedder, passages: list[Passage], n_hits: int, namespace: argparse.Namespace
+) -> list[_Hit]:
     """The passages whose vectors lie closest to the query's; among equals the first."""
     query = model.encode_query(
         namespace.query,
@@ -93,8 +104,29 @@ def _best(model: Embedder, passages: list[Passage], namespace: argparse.Namespac
         show_progress_bar=len(passages) > _SOON_DONE and sys.stderr.isatty(),
     )
     scores = rows @ query
-    order = (-scores).argsort(kind="stable")[: namespace.top_k]
+    order = (-scores).argsort(kind="stable")[:n_hits]
     return [_Hit(float(scores[i]), passages[i]) for i in order]
+
+
+def _reranked(hits: list[_Hit], namespace: argparse.Namespace) -> list[_Hit]:
+    """The best of the candidates in the order of a model that reads query and passage together."""
+    from ..reranker import Reranker
+    from ..templates import INSTRUCTIONS
+
+    with Reranker(
+        namespace.rerank,
+        device=namespace.device,
+        num_threads=namespace.threads,
+        local_files_only=namespace.offline,
+    ) as ranker:
+        ranks = ranker.rank(
+            namespace.query,
+            [hit.passage.in_context for hit in hits],
+            top_k=namespace.top_k,
+            instruction=namespace.instruction or INSTRUCTIONS.get(namespace.prompt_name or ""),
+            show_progress_bar=sys.stderr.isatty(),
+        )
+    return [_Hit(rank["score"], hits[rank["corpus_id"]].passage) for rank in ranks]
 
 
 def _record(rank: int, hit: _Hit) -> dict[str, str | int | float]:
