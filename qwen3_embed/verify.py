@@ -19,7 +19,14 @@ from .embedder import Embedder
 from .errors import ModelFileError
 from .templates import DEFAULT_INSTRUCTION, instruct_prompt
 
-__all__ = ["VALUES_FILE", "Check", "official_name", "record_values", "run_checks"]
+__all__ = [
+    "SAME_ENGINE_ERROR",
+    "VALUES_FILE",
+    "Check",
+    "official_name",
+    "record_values",
+    "run_checks",
+]
 
 VALUES_FILE = "verify.json"
 _FORMAT = 1
@@ -28,8 +35,8 @@ _N_FIRST = 16
 # A vector's relative error e and its cosine c to the right one: e^2 = 2 (1 - c). Rounding
 # differs between instruction sets: 1 - c stays under 1e-4, e under 0.015. Bf16 against fp32
 # gives 1 - c about 1e-3, e about 0.045; sixteen or 32 dimensions of a vector estimate it to a
-# quarter.
-_SAME_ENGINE_ERROR = 0.05
+# quarter. A small model rounds less often: --max-error may say how far its sets are apart.
+SAME_ENGINE_ERROR = 0.05
 _BF16_ERROR = 0.1
 # The cards' own bf16 and fp32 runs are up to 2.6e-3 apart.
 _BF16_COSINE = 5e-3
@@ -228,12 +235,15 @@ _RECORDED_TEXTS = (
 )
 
 
-def record_values(model: Embedder) -> dict[str, Any]:
+def record_values(model: Embedder, max_error: float = SAME_ENGINE_ERROR) -> dict[str, Any]:
     """What a verify.json holds: the first values of a few texts' vectors and their cosines.
 
     Parameters
     ----------
     model : Embedder
+    max_error : float
+        How far the same model may be on another instruction set: the length of the difference
+        over that of the vector.
 
     Returns
     -------
@@ -252,7 +262,12 @@ def record_values(model: Embedder) -> dict[str, Any]:
         }
         for (text, prompt_name), row, cosine in zip(_RECORDED_TEXTS, rows, cosines, strict=True)
     ]
-    return {"format": _FORMAT, "fingerprint": model.fingerprint, "cases": cases}
+    return {
+        "format": _FORMAT,
+        "fingerprint": model.fingerprint,
+        "max_error": max_error,
+        "cases": cases,
+    }
 
 
 def _recorded(model: Embedder, path: Path) -> list[Check]:
@@ -261,6 +276,7 @@ def _recorded(model: Embedder, path: Path) -> list[Check]:
     try:
         if content["format"] != _FORMAT:
             raise ValueError(f"format {content['format']}, expected {_FORMAT}")
+        max_error = float(content["max_error"])
         rows: list[npt.NDArray[np.float32]] = []
         for i, case in enumerate(content["cases"]):
             text, name = str(case["text"]), str(case["prompt_name"])
@@ -270,7 +286,7 @@ def _recorded(model: Embedder, path: Path) -> list[Check]:
             cosine = float(model.similarity_pairwise(rows[i], rows[0])[0])
             checks += [
                 Check(f"tokens of text {i + 1}", float(n_tokens), case["n_tokens"], 0, path.name),
-                Check(f"error of text {i + 1}", error, 0, _SAME_ENGINE_ERROR, path.name),
+                Check(f"error of text {i + 1}", error, 0, max_error, path.name),
                 Check(
                     f"cos(text {i + 1}, text 1)",
                     cosine,

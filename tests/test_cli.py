@@ -187,6 +187,8 @@ class TestCommandLine:
             ["encode", "in.txt", "-o", "out.npy", "--instruction", "a", "--prompt-name", "b"],
             ["info", "extra"],
             ["verify", "--write", "a", "--values", "b"],
+            ["verify", "--max-error", "0.1"],
+            ["verify", "--write", "a", "--max-error", "nan"],
             ["--debug"],
         ],
     )
@@ -354,9 +356,10 @@ class TestVerify:
             "[]",
             "{}",
             '{"format": 2, "cases": []}',
-            '{"format": 1, "cases": []}',
             '{"format": 1, "cases": [{"text": "x"}]}',
-            '{"format": 1, "cases": [{"text": "x", "prompt_name": "query",'
+            '{"format": 1, "max_error": 0.05, "cases": []}',
+            '{"format": 1, "max_error": 0.05, "cases": [{"text": "x"}]}',
+            '{"format": 1, "max_error": 0.05, "cases": [{"text": "x", "prompt_name": "query",'
             ' "n_tokens": 1, "first": [], "cosine_to_first": 1}]}',
         ):
             path.write_text(content)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from test_cli import scale_tensor
 from texts import parity_texts, text_of
 
 import qwen3_embed
@@ -153,9 +155,12 @@ class TestFolder:
             [sys.executable, "-c", code], check=True, timeout=60, env=child_environment()
         )
 
-    def test_shipped_vectors(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_shipped_vectors(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["verify", "--model", "mini"]) == 0
         assert "MISS" not in capsys.readouterr().out
+        changed = shutil.copytree(FOLDER, tmp_path / "changed")
+        scale_tensor(changed, "layers.3.mlp.down_proj.weight", 1.1)
+        assert main(["verify", "--model", str(changed)]) == 1
 
 
 def child_environment() -> dict[str, str]:

@@ -34,15 +34,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     values.add_argument(
         "--write", type=Path, metavar="FILE", help="record this model's values and stop"
     )
+    parser.add_argument(
+        "--max-error",
+        type=float,
+        metavar="E",
+        help="with --write: how far other instruction sets may be (default: 0.05)",
+    )
+    parser.set_defaults(wrong=parser.error)
 
 
 def run(namespace: argparse.Namespace) -> int:
     """Prints a table; 1 if a number is off, or nothing is known about the model."""
-    from ..verify import VALUES_FILE, official_name, record_values, run_checks
+    from ..verify import SAME_ENGINE_ERROR, VALUES_FILE, official_name, record_values, run_checks
 
+    max_error = namespace.max_error
+    if max_error is not None and (namespace.write is None or not 0 < max_error < 1):
+        namespace.wrong("--max-error goes with --write and is expected between 0 and 1")
     with open_model(namespace) as model:
         if namespace.write is not None:
-            content = json.dumps(record_values(model), ensure_ascii=False, indent=1)
+            content = json.dumps(
+                record_values(model, max_error or SAME_ENGINE_ERROR), ensure_ascii=False, indent=1
+            )
             namespace.write.write_text(content + "\n", encoding="utf-8")
             return 0
         values = namespace.values
