@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ._core import tensor_places
 from .errors import ModelFileError
 
-__all__ = ["Tensor", "TensorFiles", "as_bf16", "as_floats", "write_tensors"]
+__all__ = ["Tensor", "TensorFiles", "as_bf16", "as_dtype", "as_floats", "write_tensors"]
 
 _DTYPES: dict[str, Any] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 
@@ -57,15 +57,33 @@ class Tensor:
         ModelFileError
             A dtype other than BF16, F16 and F32.
         """
+        dtype = self._stored_dtype()
+        if self.n_bytes == 0:
+            return np.empty(self.shape, dtype)
+        mapped = np.memmap(self.path, np.uint8, "r", self.offset, (self.n_bytes,))
+        stored: npt.NDArray[Any] = mapped.view(np.ndarray).view(dtype)
+        return stored.reshape(self.shape)
+
+    def blocks(self, n_elements: int) -> Iterator[npt.NDArray[Any]]:
+        """The numbers as they are in the file, read in order in flat blocks of at most so many.
+
+        Raises
+        ------
+        ModelFileError
+            A dtype other than BF16, F16 and F32.
+        """
+        dtype = np.dtype(self._stored_dtype())
+        total = math.prod(self.shape)
+        for start in range(0, total, n_elements):
+            count = min(n_elements, total - start)
+            yield np.fromfile(self.path, dtype, count, offset=self.offset + start * dtype.itemsize)
+
+    def _stored_dtype(self) -> Any:
         if self.dtype not in _DTYPES:
             raise ModelFileError(
                 f"{self.name}: dtype {self.dtype}, expected BF16, F16 or F32 (in {self.path})"
             )
-        if self.n_bytes == 0:
-            return np.empty(self.shape, _DTYPES[self.dtype])
-        mapped = np.memmap(self.path, np.uint8, "r", self.offset, (self.n_bytes,))
-        stored: npt.NDArray[Any] = mapped.view(np.ndarray).view(_DTYPES[self.dtype])
-        return stored.reshape(self.shape)
+        return _DTYPES[self.dtype]
 
     def floats(self) -> npt.NDArray[np.float32]:
         """The numbers as float32, exactly; a new array."""
@@ -128,6 +146,21 @@ def as_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     return rounded
 
 
+def as_dtype(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+    """float32 values as a tensor of this dtype stores them, rounded once.
+
+    Raises
+    ------
+    OverflowError
+        A value past the largest of float16.
+    """
+    if dtype == "BF16":
+        return as_bf16(values)
+    if dtype == "F16" and values.size and np.abs(values).max() > np.finfo(np.float16).max:
+        raise OverflowError(f"{np.abs(values).max():g} is too large for F16: use a BF16 model")
+    return values.astype(_DTYPES[dtype])
+
+
 def write_tensors(
     path: Path,
     layout: Mapping[str, tuple[str, tuple[int, ...]]],
@@ -141,7 +174,8 @@ def write_tensors(
     layout : mapping of str to (str, tuple of int)
         dtype and shape by name, in the order of the file.
     values : iterable of ndarray
-        The tensors as stored, in the same order; each is let go before the next is asked for.
+        The tensors as stored, in the same order, whole or in blocks; each is let go before
+        the next is asked for.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0

@@ -1,0 +1,50 @@
+"""`qwen3-embed merge`: a new model folder of a base and an adapter, or of several models."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's own arguments."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--base", metavar="NAME", help="the model that --adapter goes into")
+    what.add_argument(
+        "--slerp", nargs="+", metavar="NAME", help="models to interpolate, two or more of one shape"
+    )
+    parser.add_argument("--adapter", metavar="NAME", help="PEFT LoRA folder, or owner/name")
+    parser.add_argument(
+        "-t",
+        nargs="+",
+        type=float,
+        metavar="T",
+        help="how far to go towards the second model, the third ... (default: equal shares)",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--revision", help="branch, tag or commit of the base on the hub")
+    parser.add_argument("--offline", action="store_true", help="never use the network")
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Writes the folder and says what went into it."""
+    from ..files import HubOptions
+    from ..merging import interpolate_models, merge_adapter
+
+    hub = HubOptions(revision=namespace.revision, local_files_only=namespace.offline)
+    if namespace.slerp:
+        if namespace.adapter:
+            raise ValueError("--adapter goes with --base, not with --slerp")
+        interpolate_models(namespace.slerp, namespace.output, namespace.t, hub)
+        print(f"{namespace.output}: {len(namespace.slerp)} models interpolated")
+        return 0
+    if not namespace.adapter or namespace.t:
+        raise ValueError("--base goes with --adapter, and -t with --slerp")
+    adapter = merge_adapter(namespace.base, namespace.adapter, namespace.output, hub)
+    print(
+        f"{namespace.output}: {len(adapter.merged)} modules merged, "
+        f"{len(adapter.replaced)} replaced"
+    )
+    return 0
