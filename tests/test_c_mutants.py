@@ -74,20 +74,20 @@ MUTATIONS = [
     Mutation(
         "wrong_head_map",
         "cpu/backend_cpu.c",
-        "int head = kv_head * group; head < (kv_head + 1) * group; head++",
-        "int head = kv_head; head < group * c->n_kv_heads; head += c->n_kv_heads",
+        "qe_bf16 *q = ws->q + block->row * ws->ldq + (size_t)kv_head * group * c->head_dim;",
+        "qe_bf16 *q = ws->q + block->row * ws->ldq + (size_t)(group - 1) * c->head_dim;",
     ),
     Mutation(
         "mask_shows_the_block",
         "cpu/attention.c",
-        "int n_valid = a->position + i + 1 - start;",
-        "int n_valid = a->position + a->n_rows - start;",
+        "int n_valid = a->position + i + 1 - t->start;",
+        "int n_valid = a->position + a->n_rows - t->start;",
     ),
     Mutation(
         "mask_shows_one_token_more",
         "cpu/attention.c",
-        "int n_valid = a->position + i + 1 - start;",
-        "int n_valid = a->position + i + (a->position + i + 1 < a->n_keys) + 1 - start;",
+        "int n_valid = a->position + i + 1 - t->start;",
+        "int n_valid = a->position + i + (a->position + i + 1 < a->n_keys) + 1 - t->start;",
     ),
     Mutation("softmax_base_two", "cpu/attention.c", "1.44269504088896f / sqrtf", "1.0f / sqrtf"),
     Mutation(
@@ -126,7 +126,7 @@ MUTATIONS = [
     ),
     Mutation(
         "last_but_one_pooled",
-        "cpu/backend_cpu.c",
+        "cpu/rows.c",
         "if (ws->row_position[row] != ws->spans[s].n_keys - 1 ||",
         "if (ws->row_position[row] != ws->spans[s].n_keys - 2 ||",
     ),

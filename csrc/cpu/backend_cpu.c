@@ -10,13 +10,14 @@
 #include "gemm_bf16.h"
 #include "ops.h"
 #include "peak.h"
+#include "rows.h"
 #include "threads.h"
 #include "workspace.h"
 
 /* Enough rows to read each layer's weights rarely; few enough to stay in the caches and
  * to answer a newcomer soon. */
 #define DEFAULT_BATCH_TOKENS 2048
-#define ROWS_PER_TASK 16
+#define MAX_TASK_ROWS 16
 
 struct cpu_backend {
     struct qe_backend base;       /* first */
@@ -36,15 +37,22 @@ struct pass {
     const float *norm_weight; /* (C) of the norm being applied           */
     int n_rows;               /* rows of h: tokens, and in the last layer,
                                  once its keys are made, last tokens only */
+    int task_rows;            /* of a step over rows                     */
     int n_blocks;
 };
 
 /* ---- steps over rows ---- */
 
 static int
+ceil_div(int a, int b)
+{
+    return (a + b - 1) / b;
+}
+
+static int
 rows_end(const struct pass *p, int task)
 {
-    int end = (task + 1) * ROWS_PER_TASK;
+    int end = (task + 1) * p->task_rows;
 
     return end < p->n_rows ? end : p->n_rows;
 }
@@ -57,7 +65,7 @@ embed_rows(void *context, int task, int worker)
     const struct qe_seq *seq = NULL;
     (void)worker;
 
-    for (int row = task * ROWS_PER_TASK; row < rows_end(p, task); row++) {
+    for (int row = task * p->task_rows; row < rows_end(p, task); row++) {
         int s = p->ws->row_seq[row];
         int n_prefix = p->ws->spans[s].n_keys - p->batch->seqs[s].n_tokens;
         seq = &p->batch->seqs[s];
@@ -65,7 +73,7 @@ embed_rows(void *context, int task, int worker)
         p->cpu->isa->widen(p->ws->h + row * p->ws->ldh,
                            (const unsigned char *)p->batch->weights->embed_tokens +
                                2 * token * c->hidden_size,
-                           c->hidden_size, (int)p->ws->ldh);
+                           c->hidden_size, p->ws->hidden_padded);
     }
 }
 
@@ -76,30 +84,44 @@ norm_rows(void *context, int task, int worker)
     struct qe_workspace *ws = p->ws;
     (void)worker;
 
-    for (int row = task * ROWS_PER_TASK; row < rows_end(p, task); row++) {
+    for (int row = task * p->task_rows; row < rows_end(p, task); row++) {
         p->cpu->isa->rms_norm(ws->x + row * ws->ldx, ws->h + row * ws->ldh,
-                              p->norm_weight, p->config->hidden_size, (int)ws->ldh,
+                              p->norm_weight, p->config->hidden_size, ws->hidden_padded,
                               p->config->rms_norm_eps);
     }
 }
 
+static int
+key_parts(const struct pass *p)
+{
+    return p->n_rows > MAX_TASK_ROWS * qe_threads_count(p->cpu->threads)
+               ? 1
+               : p->config->n_kv_heads;
+}
+
+/* A few rows, all heads or, where rows are few, one: what two workers write at once
+ * must not lie in the same cache lines. */
 static void
 store_keys(void *context, int task, int worker)
 {
     struct pass *p = context;
     struct qe_workspace *ws = p->ws;
     const struct qe_config *c = p->config;
-    size_t kv_width = (size_t)c->n_kv_heads * c->head_dim;
+    int n_parts = key_parts(p);
+    int n_heads = c->n_kv_heads / n_parts;
+    int first_head = task % n_parts * n_heads;
+    int first = task / n_parts * MAX_TASK_ROWS;
+    int end = first + MAX_TASK_ROWS < p->n_rows ? first + MAX_TASK_ROWS : p->n_rows;
     qe_bf16 key[256], value[256];
     (void)worker;
 
-    for (int row = task * ROWS_PER_TASK; row < rows_end(p, task); row++) {
+    for (int row = first; row < end; row++) {
         const struct qe_kv_span *span = &ws->spans[ws->row_seq[row]];
         int position = ws->row_position[row];
-        const float *k = ws->qkv + row * 2 * kv_width;
-        const float *v = k + kv_width;
+        const float *k = ws->qkv + row * ws->ldqkv + (size_t)c->n_heads * c->head_dim;
+        const float *v = k + (size_t)c->n_kv_heads * c->head_dim;
 
-        for (int head = 0; head < c->n_kv_heads; head++) {
+        for (int head = first_head; head < first_head + n_heads; head++) {
             size_t offset = span->offset + (size_t)head * span->n_stored * c->head_dim;
             p->cpu->isa->norm_rope(key, k + head * c->head_dim, p->layer->k_norm,
                                    ws->cos_sin + (size_t)position * c->head_dim,
@@ -143,15 +165,14 @@ rotate_queries(void *context, int task, int worker)
     struct pass *p = context;
     struct qe_workspace *ws = p->ws;
     const struct qe_config *c = p->config;
-    size_t q_width = (size_t)c->n_heads * c->head_dim;
     (void)worker;
 
-    for (int row = task * ROWS_PER_TASK; row < rows_end(p, task); row++) {
+    for (int row = task * p->task_rows; row < rows_end(p, task); row++) {
         const float *cos_sin =
             ws->cos_sin + (size_t)ws->row_position[row] * c->head_dim;
         for (int head = 0; head < c->n_heads; head++) {
             p->cpu->isa->norm_rope(ws->q + row * ws->ldq + head * c->head_dim,
-                                   ws->qkv + row * q_width + head * c->head_dim,
+                                   ws->qkv + row * ws->ldqkv + head * c->head_dim,
                                    p->layer->q_norm, cos_sin, c->head_dim,
                                    c->rms_norm_eps);
         }
@@ -217,7 +238,7 @@ run(struct pass *p, int n_tasks, qe_task *task)
 static void
 run_rows(struct pass *p, qe_task *task)
 {
-    run(p, (p->n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, task);
+    run(p, ceil_div(p->n_rows, p->task_rows), task);
 }
 
 static void
@@ -245,70 +266,14 @@ linear(struct pass *p, enum qe_epilogue epilogue, void *y, size_t ldy, const qe_
                 p->batch->cancel);
 }
 
-/* Where each row belongs, and where each sequence's keys will be. */
 static void
-place_rows(struct pass *p)
+set_rows(struct pass *p, int n_rows)
 {
-    struct qe_workspace *ws = p->ws;
-    size_t kv_width = (size_t)p->config->n_kv_heads * p->config->head_dim;
-    size_t offset = 0;
-    int row = 0;
+    int share = ceil_div(n_rows, qe_threads_count(p->cpu->threads));
 
-    for (int s = 0; s < p->batch->n_seqs; s++) {
-        const struct qe_seq *seq = &p->batch->seqs[s];
-        int n_prefix = seq->prefix < 0 ? 0 : p->batch->seqs[seq->prefix].n_tokens;
-        ws->spans[s] = qe_kv_span(n_prefix, seq->n_tokens);
-        ws->spans[s].offset = offset;
-        offset += (size_t)ws->spans[s].n_stored * kv_width;
-        for (int i = 0; i < seq->n_tokens; i++, row++) {
-            ws->row_seq[row] = s;
-            ws->row_position[row] = n_prefix + i;
-        }
-    }
-    p->n_rows = row;
-}
-
-/* Cuts the rows, which lie text by text, into blocks of queries. */
-static void
-place_blocks(struct pass *p)
-{
-    struct qe_workspace *ws = p->ws;
-
-    p->n_blocks = 0;
-    for (int row = 0; row < p->n_rows;) {
-        struct qe_block block = {
-            .seq = ws->row_seq[row], .row = row, .position = ws->row_position[row]};
-        while (row < p->n_rows && ws->row_seq[row] == block.seq &&
-               block.n_rows < QE_QUERY_BLOCK) {
-            block.n_rows++;
-            row++;
-        }
-        ws->blocks[p->n_blocks++] = block;
-    }
-}
-
-/* After the last layer's keys are made, only the last token of each text that has a row
- * to write matters. */
-static void
-keep_last_rows(struct pass *p)
-{
-    struct qe_workspace *ws = p->ws;
-    int kept = 0;
-
-    for (int row = 0; row < p->n_rows; row++) {
-        int s = ws->row_seq[row];
-        if (ws->row_position[row] != ws->spans[s].n_keys - 1 ||
-            p->batch->seqs[s].out == NULL) {
-            continue;
-        }
-        memmove(ws->h + kept * ws->ldh, ws->h + row * ws->ldh, ws->ldh * sizeof *ws->h);
-        memmove(ws->x + kept * ws->ldx, ws->x + row * ws->ldx, ws->ldx * sizeof *ws->x);
-        ws->row_seq[kept] = s;
-        ws->row_position[kept] = ws->row_position[row];
-        kept++;
-    }
-    p->n_rows = kept;
-    place_blocks(p);
+    p->n_rows = n_rows;
+    p->n_blocks = qe_rows_cut_blocks(p->ws, n_rows);
+    p->task_rows = share < MAX_TASK_ROWS ? share : MAX_TASK_ROWS;
 }
 
 static bool
@@ -338,8 +303,7 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
                        "batch: %d tokens in %d sequences, expected at most %d in %d",
                        batch->n_tokens, batch->n_seqs, ws->max_tokens, ws->max_seqs);
     }
-    place_rows(p);
-    place_blocks(p);
+    set_rows(p, qe_rows_place(ws, batch, kv_width));
     bool copies = has_copies(p);
     qe_workspace_rope(ws, c, batch->max_seqlen);
 
@@ -347,23 +311,25 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
     for (int l = 0; l < c->n_layers && atomic_load(batch->cancel) == 0; l++) {
         const struct qe_layer *layer = p->layer = &batch->weights->layers[l];
 
-        /* keys, values */
+        /* queries, keys, values; at last, queries of the last tokens only */
+        const struct qe_matrix w[] = {{layer->q_proj, q_width},
+                                      {layer->k_proj, kv_width},
+                                      {layer->v_proj, kv_width}};
+        bool last = l == c->n_layers - 1;
         rms_norm(p, layer->input_layernorm);
-        linear(
-            p, QE_STORE, ws->qkv, 2 * kv_width, ws->x, ws->ldx, c->hidden_size,
-            (struct qe_matrix[]){{layer->k_proj, kv_width}, {layer->v_proj, kv_width}},
-            2);
-        run_rows(p, store_keys);
+        linear(p, QE_STORE, ws->qkv + (last ? q_width : 0), ws->ldqkv, ws->x, ws->ldx,
+               c->hidden_size, last ? w + 1 : w, last ? 2 : 3);
+        run(p, ceil_div(p->n_rows, MAX_TASK_ROWS) * key_parts(p), store_keys);
         if (copies) {
             run(p, batch->n_seqs, copy_keys);
         }
-        if (l == c->n_layers - 1) {
-            keep_last_rows(p);
+        if (last) {
+            set_rows(p, qe_rows_keep_last(ws, batch, p->n_rows));
+            linear(p, QE_STORE, ws->qkv, ws->ldqkv, ws->x, ws->ldx, c->hidden_size, w,
+                   1);
         }
 
         /* attention */
-        linear(p, QE_STORE, ws->qkv, q_width, ws->x, ws->ldx, c->hidden_size,
-               (struct qe_matrix[]){{layer->q_proj, q_width}}, 1);
         run_rows(p, rotate_queries);
         run(p, p->n_blocks * c->n_kv_heads, attend_block);
         linear(p, QE_ADD, ws->h, ws->ldh, ws->q, ws->ldq, q_width,

@@ -33,7 +33,6 @@ lay_out(struct qe_workspace *ws, const struct qe_config *c, int n_threads,
         size_t gemm_bytes, unsigned char *base)
 {
     size_t t = (size_t)ws->max_tokens;
-    size_t q_width = (size_t)c->n_heads * c->head_dim;
     size_t kv_width = (size_t)c->n_kv_heads * c->head_dim;
     /* A sequence's storage is padded, at its front by less than a key tile and at its
      * end by less than QE_K_STEP. */
@@ -42,9 +41,7 @@ lay_out(struct qe_workspace *ws, const struct qe_config *c, int n_threads,
 
     ws->h = carve(base, &used, t * ws->ldh * sizeof(float));
     ws->x = carve(base, &used, t * ws->ldx * sizeof(qe_bf16));
-    ws->qkv =
-        carve(base, &used,
-              t * (q_width > 2 * kv_width ? q_width : 2 * kv_width) * sizeof(float));
+    ws->qkv = carve(base, &used, t * ws->ldqkv * sizeof(float));
     ws->q = carve(base, &used, t * ws->ldq * sizeof(qe_bf16));
     ws->act = carve(base, &used, t * ws->lda * sizeof(qe_bf16));
     ws->keys = carve(base, &used, n_stored * kv_width * sizeof(qe_bf16));
@@ -71,8 +68,11 @@ qe_workspace_open(const struct qe_config *config, int max_tokens, int max_seqs,
     max_k = config->intermediate_size > max_k ? config->intermediate_size : max_k;
     max_k = q_width > (size_t)max_k ? (int)q_width : max_k;
     *ws = (struct qe_workspace){.max_tokens = max_tokens, .max_seqs = max_seqs};
-    ws->ldh = round_up(config->hidden_size, QE_K_STEP);
-    ws->ldx = ws->ldh + QE_K_STEP;
+    ws->hidden_padded = (int)round_up(config->hidden_size, QE_K_STEP);
+    ws->ldh = ws->hidden_padded + QE_PANEL_ROWS;
+    ws->ldx = ws->hidden_padded + QE_K_STEP;
+    ws->ldqkv =
+        q_width + 2 * (size_t)config->n_kv_heads * config->head_dim + QE_PANEL_ROWS;
     ws->ldq = q_width + QE_K_STEP;
     ws->lda = round_up(config->intermediate_size, QE_K_STEP) + QE_K_STEP;
     ws->attend_floats = round_up(
@@ -89,6 +89,9 @@ qe_workspace_open(const struct qe_config *config, int max_tokens, int max_seqs,
                        "lower batch_tokens or max_length",
                        ws->reserved_bytes, max_tokens);
     }
+    /* Rows lie pages apart: with small pages a product waits for address translations
+     * of its result. A kernel without large ones refuses, and is as it was. */
+    (void)madvise(ws->reserved, ws->reserved_bytes, MADV_HUGEPAGE);
     lay_out(ws, config, n_threads, gemm_bytes, ws->reserved);
     return 0;
 }

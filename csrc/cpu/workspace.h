@@ -18,14 +18,15 @@ struct qe_block {
 };
 
 struct qe_workspace {
-    int max_tokens; /* T                                                           */
-    int max_seqs;   /* S, prefixes included                                        */
-    size_t ldh;     /* C padded to QE_K_STEP                                       */
-    size_t ldx, ldq, lda; /* padded so that rows do not fall on the same cache sets */
+    int max_tokens;    /* T                                                           */
+    int max_seqs;      /* S, prefixes included                                        */
+    int hidden_padded; /* C padded to QE_K_STEP                                 */
+    size_t ldh, ldx, ldqkv, ldq, lda; /* so that rows do not fall on the same cache
+                                         sets                                       */
 
     float *h;      /* (T, ldh) the residual stream                                */
     qe_bf16 *x;    /* (T, ldx) normed h; the input of q, k, v, gate and up        */
-    float *qkv;    /* (T, 2 * NKV * HS) keys and values, then (T, NH * HS) queries */
+    float *qkv;    /* (T, ldqkv): NH * HS queries, NKV * HS keys, as many values   */
     qe_bf16 *q;    /* (T, ldq) queries, then attention's output                   */
     qe_bf16 *act;  /* (T, lda) silu(gate) * up; the input of down_proj            */
     qe_bf16 *keys; /* see kv.h                                                    */
