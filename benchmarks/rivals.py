@@ -8,6 +8,7 @@ trying (threads, attention); the setting that is best at first goes on to all ro
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from record import n_cores, seconds
 from rival import Transformers
 
 from qwen3_embed import Embedder
+
+# Before each turn: a rival's threads look for work for some milliseconds after their
+# last, and would take a core from whoever comes next.
+REST_S = 0.05
 
 Texts = Sequence[npt.NDArray[np.int32]]
 
@@ -58,11 +63,13 @@ class Contest:
     def seconds_ours(self, texts: Texts) -> float:
         cu_seqlens = np.cumsum([0, *(len(text) for text in texts)], dtype=np.int32)
         tokens = np.concatenate(texts)
+        time.sleep(REST_S)
         return seconds(lambda: self.model.encode_tokens(tokens, cu_seqlens))
 
     def seconds_transformers(self, texts: Texts, setting: Setting) -> float:
         torch.set_num_threads(setting.n_threads)
         self.transformers.set_attention(setting.attention)
+        time.sleep(REST_S)
         return seconds(lambda: self.transformers.encode(texts))
 
     def times(self, texts: Texts, n_rounds: int) -> Times:
