@@ -59,11 +59,31 @@ qe_kv_store(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span, int p
 void
 qe_kv_pad(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span, int head_dim)
 {
-    static const qe_bf16 zeros[256];
+    int first = span->n_keys - span->first;
+    size_t stride;
 
-    for (int position = span->n_keys; position < span->first + span->n_stored;
-         position++) {
-        qe_kv_store(keys, values, span, position, zeros, zeros, head_dim);
+    for (int stored = first; stored < span->n_stored;) {
+        int n = QE_PANEL_ROWS - stored % QE_PANEL_ROWS;
+        qe_bf16 *k = keys + key_at(stored, head_dim);
+        for (int pair = 0; pair < head_dim / 2; pair++) {
+            memset(k + (size_t)pair * 2 * QE_PANEL_ROWS, 0, 2 * n * sizeof *k);
+        }
+        stored += n;
+    }
+    if (first % 2 != 0) {
+        qe_bf16 *v = values + value_at(first, span, head_dim, &stride);
+        for (int d = 0; d < head_dim; d++) {
+            v[(size_t)(d / QE_PANEL_ROWS) * stride + (size_t)(d % QE_PANEL_ROWS) * 2] =
+                0;
+        }
+        first++;
+    }
+    if (first < span->n_stored) { /* whole pairs, all in one tile */
+        qe_bf16 *v = values + value_at(first, span, head_dim, &stride);
+        size_t n_bytes = (size_t)(span->n_stored - first) * QE_PANEL_ROWS * sizeof *v;
+        for (int d = 0; d < head_dim; d += QE_PANEL_ROWS) {
+            memset(v + (size_t)(d / QE_PANEL_ROWS) * stride, 0, n_bytes);
+        }
     }
 }
 
