@@ -47,7 +47,7 @@ attend_tile(const struct qe_attend *a, const struct tile *t, const struct head *
 
     ISA(qe_multiply)
     (t->s, QE_KEY_TILE, head->q, a->ldq, a->n_rows, t->keys,
-     (size_t)QE_PANEL_ROWS * head_dim, t->n / QE_PANEL_ROWS, head_dim, false);
+     (size_t)QE_PANEL_ROWS * head_dim, t->n, head_dim, false);
     for (int i = 0; i < a->n_rows; i++) {
         int n_valid = a->position + i + 1 - t->start;
         float rescale =
@@ -59,7 +59,7 @@ attend_tile(const struct qe_attend *a, const struct tile *t, const struct head *
     }
     ISA(qe_multiply)
     (o, head_dim, t->p, QE_KEY_TILE, a->n_rows, t->values,
-     (size_t)QE_PANEL_ROWS * t->n_stored, head_dim / QE_PANEL_ROWS, t->n, t->start > 0);
+     (size_t)QE_PANEL_ROWS * t->n_stored, head_dim, t->n, t->start > 0);
 }
 
 static struct tile

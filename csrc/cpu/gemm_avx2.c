@@ -83,9 +83,10 @@ multiply_strip(float *y, size_t ldy, const float *strip, int n_rows,
 
 void
 ISA(qe_multiply)(float *y, size_t ldy, const void *x, size_t ldx, int m,
-                 const qe_bf16 *panel, size_t block_stride, int n_blocks, int k,
+                 const qe_bf16 *panel, size_t block_stride, int n, int k,
                  bool accumulate)
 {
+    const int n_blocks = (n + QE_PANEL_ROWS - 1) / QE_PANEL_ROWS;
     const size_t row_bytes = ldx * sizeof(qe_bf16);
     float strip[STRIP_ROWS * STRIP_K];
 

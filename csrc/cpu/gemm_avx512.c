@@ -2,7 +2,8 @@
  * order, to each of 16 sums.
  *
  * A strip of a few rows times up to four blocks of the panel keeps its sums in
- * registers over the whole of k. Two columns of a row are one broadcast. */
+ * registers over the whole of k. Two columns of a row are one broadcast. Half a block
+ * takes half the time, in registers half as wide. */
 #include "isa_kernels.h"
 
 #include <immintrin.h>
@@ -12,7 +13,7 @@
 #define MAX_BLOCKS 4
 
 struct strip {
-    float *y; /* (n_rows, 16 * blocks), rows ldy apart */
+    float *y; /* (n_rows, 16 * blocks, and 8 with a half), rows ldy apart */
     size_t ldy;
     const unsigned char *x; /* (n_rows, k) bf16, rows row_bytes apart */
     size_t row_bytes;
@@ -33,15 +34,16 @@ broadcast_pair(const unsigned char *x)
     return (__m512bh)_mm512_set1_epi32(pair);
 }
 
-/* rows and blocks are constants where this is inlined: it becomes straight code. A
- * strip of fewer rows repeats its last one, and stores the same sums again. */
+/* rows, blocks and half are constants where this is inlined: it becomes straight code.
+ * A strip of fewer rows repeats its last one, and stores the same sums again. */
 static inline __attribute__((always_inline)) void
-multiply_strip(const struct strip *s, const int rows, const int blocks)
+multiply_strip(const struct strip *s, const int rows, const int blocks, const bool half)
 {
     const __mmask16 initial = s->accumulate ? 0xffff : 0;
     const unsigned char *x[MAX_ROWS];
     float *y[MAX_ROWS];
     __m512 sum[MAX_ROWS][MAX_BLOCKS];
+    __m256 half_sum[MAX_ROWS];
 
     for (int r = 0; r < rows; r++) {
         int row = r < s->n_rows ? r : s->n_rows - 1;
@@ -49,6 +51,9 @@ multiply_strip(const struct strip *s, const int rows, const int blocks)
         y[r] = s->y + (size_t)row * s->ldy;
         for (int b = 0; b < blocks; b++) {
             sum[r][b] = _mm512_maskz_loadu_ps(initial, y[r] + 16 * b);
+        }
+        if (half) {
+            half_sum[r] = _mm256_maskz_loadu_ps((__mmask8)initial, y[r] + 16 * blocks);
         }
     }
     const qe_bf16 *panel = s->panel;
@@ -64,10 +69,16 @@ multiply_strip(const struct strip *s, const int rows, const int blocks)
             for (int b = 0; b < blocks; b++) {
                 w[b] = (__m512bh)_mm512_loadu_si512(panel + b * s->block_stride);
             }
+            const __m256i *half_w = (const __m256i *)(panel + blocks * s->block_stride);
             for (int r = 0; r < rows; r++) {
                 __m512bh a = broadcast_pair(x[r] + 4 * pair);
                 for (int b = 0; b < blocks; b++) {
                     sum[r][b] = _mm512_dpbf16_ps(sum[r][b], w[b], a);
+                }
+                if (half) {
+                    half_sum[r] = _mm256_dpbf16_ps(
+                        half_sum[r], (__m256bh)_mm256_loadu_si256(half_w),
+                        (__m256bh)_mm512_castsi512_si256((__m512i)a));
                 }
             }
             panel += 2 * QE_PANEL_ROWS;
@@ -80,30 +91,45 @@ multiply_strip(const struct strip *s, const int rows, const int blocks)
         for (int b = 0; b < blocks; b++) {
             _mm512_storeu_ps(y[r] + 16 * b, sum[r][b]);
         }
+        if (half) {
+            _mm256_storeu_ps(y[r] + 16 * blocks, half_sum[r]);
+        }
     }
 }
 
-/* All rows times the blocks of one group: as many sums as registers allow. */
+/* All rows times the half blocks of one group: as many sums as registers allow. */
 static void
-multiply_group(struct strip s, int m, int blocks)
+multiply_group(struct strip s, int m, int halves)
 {
-    const int max_rows = blocks < MAX_BLOCKS ? 8 : 6;
+    const int max_rows = halves < 2 * MAX_BLOCKS - 1 ? 8 : 6;
 
     s.ahead_bytes = (size_t)max_rows * s.row_bytes;
     for (int row = 0; row < m; row += max_rows) {
         s.n_rows = m - row < max_rows ? m - row : max_rows;
-        switch (blocks) {
+        switch (halves) {
         case 1:
-            multiply_strip(&s, 8, 1);
+            multiply_strip(&s, 8, 0, true);
             break;
         case 2:
-            multiply_strip(&s, 8, 2);
+            multiply_strip(&s, 8, 1, false);
             break;
         case 3:
-            multiply_strip(&s, 8, 3);
+            multiply_strip(&s, 8, 1, true);
+            break;
+        case 4:
+            multiply_strip(&s, 8, 2, false);
+            break;
+        case 5:
+            multiply_strip(&s, 8, 2, true);
+            break;
+        case 6:
+            multiply_strip(&s, 8, 3, false);
+            break;
+        case 7:
+            multiply_strip(&s, 6, 3, true);
             break;
         default:
-            multiply_strip(&s, 6, 4);
+            multiply_strip(&s, 6, 4, false);
             break;
         }
         s.x += s.ahead_bytes;
@@ -113,9 +139,10 @@ multiply_group(struct strip s, int m, int blocks)
 
 void
 ISA(qe_multiply)(float *y, size_t ldy, const void *x, size_t ldx, int m,
-                 const qe_bf16 *panel, size_t block_stride, int n_blocks, int k,
+                 const qe_bf16 *panel, size_t block_stride, int n, int k,
                  bool accumulate)
 {
+    int n_blocks = (n + QE_PANEL_ROWS - 1) / QE_PANEL_ROWS;
     struct strip s = {
         .ldy = ldy,
         .x = x,
@@ -128,9 +155,10 @@ ISA(qe_multiply)(float *y, size_t ldy, const void *x, size_t ldx, int m,
     for (int block = 0; block < n_blocks;) {
         int n_groups = (n_blocks - block + MAX_BLOCKS - 1) / MAX_BLOCKS;
         int blocks = (n_blocks - block + n_groups - 1) / n_groups;
+        int halves = (n - QE_PANEL_ROWS * block + 7) / 8;
         s.y = y + QE_PANEL_ROWS * block;
         s.panel = panel + block * block_stride;
-        multiply_group(s, m, blocks);
+        multiply_group(s, m, halves < 2 * blocks ? halves : 2 * blocks);
         block += blocks;
     }
 }

@@ -86,11 +86,11 @@ pack_x(struct product *p)
     qe_threads_wait(&p->n_packed, p->n_pieces);
 }
 
-/* tile (n, 16 * n_blocks), rows MAX_TASK_M apart, = rows of W times rows of X.
- * w (n, k); panel (n_blocks, k_padded / 2, 16, 2). */
+/* tile (n, m), rows MAX_TASK_M apart, = rows of W times rows of X. w (n, k); panel
+ * (ceil(m / 16), k_padded / 2, 16, 2). */
 static void
 fill_tile(const struct product *p, float *tile, qe_bf16 *tail, const unsigned char *w,
-          int n, const qe_bf16 *panel, int n_blocks)
+          int n, const qe_bf16 *panel, int m)
 {
     int k = p->gemm->k;
     int whole_k = k - k % QE_K_STEP;
@@ -98,7 +98,7 @@ fill_tile(const struct product *p, float *tile, qe_bf16 *tail, const unsigned ch
 
     for (int k0 = 0; k0 < whole_k; k0 += TASK_K) {
         p->isa->multiply(tile, MAX_TASK_M, w + 2 * (size_t)k0, (size_t)k, n,
-                         panel + (size_t)k0 * QE_PANEL_ROWS, block_stride, n_blocks,
+                         panel + (size_t)k0 * QE_PANEL_ROWS, block_stride, m,
                          smaller(TASK_K, whole_k - k0), k0 > 0);
     }
     if (whole_k == k) {
@@ -110,7 +110,7 @@ fill_tile(const struct product *p, float *tile, qe_bf16 *tail, const unsigned ch
                2 * (size_t)(k - whole_k));
     }
     p->isa->multiply(tile, MAX_TASK_M, tail, QE_K_STEP, n,
-                     panel + (size_t)whole_k * QE_PANEL_ROWS, block_stride, n_blocks,
+                     panel + (size_t)whole_k * QE_PANEL_ROWS, block_stride, m,
                      QE_K_STEP, whole_k > 0);
 }
 
@@ -145,16 +145,15 @@ multiply_task(void *context, int index, int worker)
     int m = smaller(p->task_m, g->m - m0);
     int n = find_rows(p, index % p->n_tasks_n, &w, &row, &column);
     const qe_bf16 *panel = p->panel + (size_t)m0 * p->k_padded;
-    int n_blocks = ceil_div(m, QE_PANEL_ROWS);
     size_t w_bytes = 2 * (size_t)row * g->k;
     size_t y_at = (size_t)m0 * g->ldy + column;
 
     pack_x(p);
     fill_tile(p, scratch->tile[0], scratch->tail,
-              (const unsigned char *)w->rows + w_bytes, n, panel, n_blocks);
+              (const unsigned char *)w->rows + w_bytes, n, panel, m);
     if (g->epilogue == QE_SWIGLU) {
         fill_tile(p, scratch->tile[1], scratch->tail,
-                  (const unsigned char *)g->w[1].rows + w_bytes, n, panel, n_blocks);
+                  (const unsigned char *)g->w[1].rows + w_bytes, n, panel, m);
         p->isa->swiglu((qe_bf16 *)g->y + y_at, g->ldy, scratch->tile[0],
                        scratch->tile[1], MAX_TASK_M, m, n);
     } else {

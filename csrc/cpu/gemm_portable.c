@@ -82,9 +82,10 @@ multiply_block(float *y, size_t ldy, const unsigned char *x, size_t row_bytes,
 
 void
 ISA(qe_multiply)(float *y, size_t ldy, const void *x, size_t ldx, int m,
-                 const qe_bf16 *panel, size_t block_stride, int n_blocks, int k,
+                 const qe_bf16 *panel, size_t block_stride, int n, int k,
                  bool accumulate)
 {
+    const int n_blocks = (n + QE_PANEL_ROWS - 1) / QE_PANEL_ROWS;
     for (int r = 0; r < m && !accumulate; r++) {
         memset(y + (size_t)r * ldy, 0, sizeof *y * QE_PANEL_ROWS * (size_t)n_blocks);
     }

@@ -37,12 +37,12 @@ struct qe_isa {
     void (*pack)(qe_bf16 *panel, const void *w, size_t row_bytes, int n_rows, int n_k,
                  int k_padded);
 
-    /* y (m, 16 * n_blocks), rows ldy floats apart, = (or +=, if accumulate)
-     * x (m, k) bf16 at any alignment, rows ldx elements apart, times
-     * panel (n_blocks, k/2, 16, 2), blocks block_stride elements apart; k a multiple
-     * of QE_K_STEP. */
+    /* y (m, n), rows ldy floats apart, = (or +=, if accumulate) x (m, k) bf16 at any
+     * alignment, rows ldx elements apart, times panel (ceil(n/16), k/2, 16, 2), blocks
+     * block_stride elements apart; k a multiple of QE_K_STEP. Columns of y from n to
+     * the next multiple of 16 may be overwritten. */
     void (*multiply)(float *y, size_t ldy, const void *x, size_t ldx, int m,
-                     const qe_bf16 *panel, size_t block_stride, int n_blocks, int k,
+                     const qe_bf16 *panel, size_t block_stride, int n, int k,
                      bool accumulate);
 
     /* y (m, n), rows ldy floats apart, = (or +=, if accumulate) the transpose of

@@ -9,7 +9,7 @@ void ISA(qe_pack)(qe_bf16 *panel, const void *w, size_t row_bytes, int n_rows, i
                   int k_padded);
 
 void ISA(qe_multiply)(float *y, size_t ldy, const void *x, size_t ldx, int m,
-                      const qe_bf16 *panel, size_t block_stride, int n_blocks, int k,
+                      const qe_bf16 *panel, size_t block_stride, int n, int k,
                       bool accumulate);
 
 void ISA(qe_store)(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,

@@ -376,13 +376,12 @@ check_multiply(const struct qe_isa *isa, int m, int n, int k)
     for (size_t i = 0; i < (m + 1) * ldy; i++) {
         y[i] = whole[i] = CANARY;
     }
-    isa->multiply(whole, ldy, d.x.data, d.ldx, m, w_panel, (size_t)16 * k, wide / 16, k,
+    isa->multiply(whole, ldy, d.x.data, d.ldx, m, w_panel, (size_t)16 * k, n, k, false);
+    isa->multiply(tile, ldt, d.w[0].data, (size_t)k, n, x_panel, (size_t)16 * k, m, k,
                   false);
-    isa->multiply(tile, ldt, d.w[0].data, (size_t)k, n, x_panel, (size_t)16 * k,
-                  tall / 16, k, false);
     for (int k0 = 0; k0 < k; k0 += 32) {
         isa->multiply(y, ldy, (qe_bf16 *)d.x.data + k0, d.ldx, m, w_panel + 16 * k0,
-                      (size_t)16 * k, wide / 16, 32, k0 > 0);
+                      (size_t)16 * k, n, 32, k0 > 0);
     }
     for (int i = 0; i <= m; i++) {
         for (int j = 0; j < (int)ldy; j++) {
@@ -392,11 +391,13 @@ check_multiply(const struct qe_isa *isa, int m, int n, int k)
                         "wrote past the end", isa->name, &d, i, j);
                 continue;
             }
+            if (j >= n) {
+                continue;
+            }
             require(found == whole[i * ldy + j], "accumulate is another chain",
                     isa->name, &d, i, j);
-            require(j >= n || found == tile[j * ldt + i], "operands' order matters",
-                    isa->name, &d, i, j);
-            require(j < n || found == 0.0f, "padding is not zero", isa->name, &d, i, j);
+            require(found == tile[j * ldt + i], "operands' order matters", isa->name,
+                    &d, i, j);
         }
     }
     free(tile);
