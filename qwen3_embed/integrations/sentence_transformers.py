@@ -1,0 +1,80 @@
+"""sentence-transformers: a module, so that its evaluators, miners and losses can call the engine.
+
+There are no gradients: as a teacher or a frozen encoder it serves, to be trained it doesn't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules.input_module import InputModule
+
+from ..embedder import Embedder
+
+__all__ = ["Qwen3Module", "sentence_transformer"]
+
+
+class Qwen3Module(InputModule):
+    """An `Embedder` as the first and only module of a `SentenceTransformer`.
+
+    Parameters
+    ----------
+    model : str or Embedder
+    dim : int, optional
+        Floats a vector.
+    **settings
+        Of `Embedder`.
+    """
+
+    def __init__(
+        self, model: str | Embedder = "mini", *, dim: int | None = None, **settings: Any
+    ) -> None:
+        super().__init__()
+        self.embedder = model if isinstance(model, Embedder) else Embedder(model, **settings)
+        self.dim = dim
+
+    def preprocess(
+        self, inputs: Sequence[Any], prompt: str | None = None, **others: Any
+    ) -> dict[str, Any]:
+        """Hands the texts on, with their prompt: they are tokenised by the engine's own steps."""
+        return {"texts": [(prompt or "") + text for text in inputs]}
+
+    def forward(self, features: dict[str, Any], **others: Any) -> dict[str, Any]:
+        """Sets features["sentence_embedding"], (n, dim) float32, on the CPU."""
+        rows = self.embedder.encode(features["texts"], dim=self.dim, prompt="")
+        features["sentence_embedding"] = torch.from_numpy(rows)
+        return features
+
+    def get_embedding_dimension(self) -> int:
+        """Floats a vector."""
+        return self.dim or self.embedder.dim
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens of the longest text."""
+        return self.embedder.max_length
+
+    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
+        """Refused: sentence-transformers loads foreign modules only with trust_remote_code."""
+        raise NotImplementedError(
+            f"a Qwen3Module is not saved: its model is at {self.embedder.folder}; make the "
+            f"SentenceTransformer in code"
+        )
+
+
+def sentence_transformer(
+    model: str | Embedder = "mini", *, dim: int | None = None, **settings: Any
+) -> SentenceTransformer:
+    """A `SentenceTransformer` that computes with our engine, with the model's own prompts.
+
+    Examples
+    --------
+    >>> evaluator(sentence_transformer("Qwen3-Embedding-0.6B"))            # doctest: +SKIP
+    """
+    module = Qwen3Module(model, dim=dim, **settings)
+    return SentenceTransformer(
+        modules=[module], prompts=dict(module.embedder.prompts), device="cpu"
+    )

@@ -1,0 +1,256 @@
+"""Each integration with the real package of its project, where that is installed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TEXTS
+from rerankers import make_reranker
+
+from qwen3_embed import Embedder, Reranker
+
+CORPUS = ["Gravity pulls.", "Beijing is a capital.", "ISO 9001 audit", "重力加速度", "x y"]
+
+
+@pytest.fixture(scope="module")
+def ranker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reranker]:
+    with Reranker(make_reranker(tmp_path_factory.mktemp("reranker"))) as opened:
+        yield opened
+
+
+class TestLangchain:
+    @pytest.fixture
+    def langchain(self) -> Any:
+        pytest.importorskip("langchain_core")
+        from qwen3_embed.integrations import langchain
+
+        return langchain
+
+    def test_its_standard_suites(self, langchain: Any, folder: Path) -> None:
+        """langchain-tests' own tests, unit and integration, sync and async."""
+        pytest.importorskip("langchain_tests")
+        from langchain_tests.integration_tests import EmbeddingsIntegrationTests
+        from langchain_tests.unit_tests import EmbeddingsUnitTests
+
+        def members(self: Any) -> Any:
+            return langchain.Qwen3Embeddings
+
+        n_run = 0
+        for base in (EmbeddingsUnitTests, EmbeddingsIntegrationTests):
+            suite = type(
+                base.__name__,
+                (base,),
+                {
+                    "embeddings_class": property(members),
+                    "embedding_model_params": property(lambda self: {"model": str(folder)}),
+                },
+            )()
+            made = langchain.Qwen3Embeddings(str(folder))
+            for name in dir(base):
+                if not name.startswith("test_") or name == "test_init_from_env":
+                    continue
+                test = getattr(suite, name)
+                names = test.__code__.co_varnames[1 : test.__code__.co_argcount]
+                result = test(**dict.fromkeys(names, made))
+                if asyncio.iscoroutine(result):
+                    asyncio.run(result)
+                n_run += 1
+        assert n_run >= 5
+
+    def test_vectors(self, langchain: Any, model: Embedder) -> None:
+        embeddings = langchain.Qwen3Embeddings(model, dim=64, instruction="Find it")
+        assert np.array_equal(
+            np.array(embeddings.embed_documents(TEXTS), np.float32), model.encode(TEXTS, dim=64)
+        )
+        query = model.encode("a", dim=64, instruction="Find it")
+        assert np.array_equal(np.array(embeddings.embed_query("a"), np.float32), query)
+        found = asyncio.run(embeddings.aembed_documents(["a"]))
+        assert np.array_equal(np.array(found, np.float32), model.encode(["a"], dim=64))
+
+    def test_vector_store(self, langchain: Any, model: Embedder) -> None:
+        from langchain_core.vectorstores import InMemoryVectorStore
+
+        store = InMemoryVectorStore.from_texts(CORPUS, langchain.Qwen3Embeddings(model))
+        found = store.similarity_search(CORPUS[2], k=len(CORPUS))
+        scores = model.encode_document(CORPUS) @ model.encode_query(CORPUS[2])
+        expected = [CORPUS[i] for i in np.argsort(-scores, kind="stable")]
+        assert [document.page_content for document in found] == expected
+
+    def test_compressor(self, langchain: Any, ranker: Reranker) -> None:
+        from langchain_core.documents import Document
+
+        documents = [Document(text, metadata={"n": i}) for i, text in enumerate(CORPUS)]
+        compressor = langchain.Qwen3Rerank(model=ranker, top_n=2, instruction="Find it")
+        expected = ranker.rank("capital?", CORPUS, top_k=2, instruction="Find it")
+        for found in (
+            compressor.compress_documents(documents, "capital?"),
+            asyncio.run(compressor.acompress_documents(documents, "capital?")),
+        ):
+            assert [each.metadata["n"] for each in found] == [e["corpus_id"] for e in expected]
+            assert found[0].metadata["relevance_score"] == expected[0]["score"]
+        assert documents[0].metadata == {"n": 0}
+
+
+class TestLlamaIndex:
+    def test_index_and_reranker(self, model: Embedder, ranker: Reranker) -> None:
+        pytest.importorskip("llama_index.core")
+        from llama_index.core import VectorStoreIndex
+        from llama_index.core.schema import TextNode
+
+        from qwen3_embed.integrations.llama_index import Qwen3Embedding, Qwen3Rerank
+
+        embedding = Qwen3Embedding(model, dim=64)
+        found = np.array(embedding.get_text_embedding_batch(TEXTS), np.float32)
+        assert np.array_equal(found, model.encode_document(TEXTS, dim=64))
+        query = np.array(embedding.get_query_embedding("a"), np.float32)
+        assert np.array_equal(query, model.encode_query("a", dim=64))
+        found = np.array(asyncio.run(embedding.aget_text_embedding_batch(TEXTS)), np.float32)
+        assert np.array_equal(found, model.encode_document(TEXTS, dim=64))
+        index = VectorStoreIndex([TextNode(text=text) for text in CORPUS], embed_model=embedding)
+        nodes = index.as_retriever(similarity_top_k=len(CORPUS)).retrieve("capital?")
+        scores = model.encode_document(CORPUS, dim=64) @ model.encode_query("capital?", dim=64)
+        expected = [CORPUS[i] for i in np.argsort(-scores, kind="stable")]
+        assert [node.node.get_content() for node in nodes] == expected
+        reranked = Qwen3Rerank(ranker, top_n=3).postprocess_nodes(nodes, query_str="capital?")
+        best = ranker.rank("capital?", expected, top_k=3)
+        assert [node.score for node in reranked] == [entry["score"] for entry in best]
+        with pytest.raises(ValueError, match="needs the query"):
+            Qwen3Rerank(ranker).postprocess_nodes(nodes)
+
+
+class TestSentenceTransformers:
+    def test_as_its_users_call_it(self, model: Embedder) -> None:
+        pytest.importorskip("sentence_transformers")
+        from sentence_transformers import util
+
+        from qwen3_embed.integrations.sentence_transformers import sentence_transformer
+
+        theirs = sentence_transformer(model, dim=64)
+        assert np.array_equal(theirs.encode(TEXTS), model.encode(TEXTS, dim=64))
+        found = theirs.encode_query("a")
+        assert np.array_equal(found, model.encode_query("a", dim=64))
+        found = theirs.encode(["a", "b"], prompt="Find it")
+        assert np.array_equal(found, model.encode(["a", "b"], prompt="Find it", dim=64))
+        assert theirs.get_embedding_dimension() == 64
+        pairs = util.paraphrase_mining(theirs, [*CORPUS, CORPUS[0]], show_progress_bar=False)
+        assert pairs[0][0] == pytest.approx(1.0)
+        assert {pairs[0][1], pairs[0][2]} == {0, len(CORPUS)}
+
+    def test_evaluator(self, model: Embedder) -> None:
+        pytest.importorskip("sentence_transformers")
+        from sentence_transformers.sentence_transformer.evaluation import (
+            InformationRetrievalEvaluator,
+        )
+
+        from qwen3_embed.integrations.sentence_transformers import sentence_transformer
+
+        corpus = {str(i): text for i, text in enumerate(CORPUS)}
+        evaluator = InformationRetrievalEvaluator(
+            {"q": CORPUS[2]}, corpus, {"q": {"2"}}, show_progress_bar=False
+        )
+        assert evaluator(sentence_transformer(model))["cosine_accuracy@10"] == 1.0
+
+
+class TestSklearn:
+    def test_pipeline(self, model: Embedder, folder: Path) -> None:
+        pytest.importorskip("sklearn")
+        from sklearn.base import clone
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import cross_val_score
+        from sklearn.pipeline import make_pipeline
+
+        from qwen3_embed.integrations.sklearn import Qwen3Vectorizer
+
+        vectorizer = Qwen3Vectorizer(str(folder), dim=64)
+        assert np.array_equal(vectorizer.fit_transform(TEXTS), model.encode(TEXTS, dim=64))
+        assert clone(Qwen3Vectorizer(model)).model is model
+        assert vectorizer.get_feature_names_out()[63] == "qwen3_63"
+        texts = [f"{'cats purr' if i % 2 else 'engines roar'} {i}" for i in range(40)]
+        labels = [i % 2 for i in range(40)]
+        pipeline = make_pipeline(Qwen3Vectorizer(model), LogisticRegression(C=100))
+        assert cross_val_score(pipeline, texts, labels, cv=4).mean() > 0.9
+        assert "Qwen3Vectorizer" in repr(pipeline)
+
+
+class TestHybrid:
+    @pytest.fixture
+    def hybrid(self) -> Any:
+        pytest.importorskip("bm25s")
+        from qwen3_embed.integrations import hybrid
+
+        return hybrid
+
+    def test_fusion(self, hybrid: Any) -> None:
+        """Worked by hand: 1/61 + 1/62 beats 1/61, and 1/61 beats 1/62."""
+        found = hybrid.fuse([[3, 1], [1, 2]])
+        assert found == [(1, 1 / 62 + 1 / 61), (3, 1 / 61), (2, 1 / 62)]
+        assert hybrid.fuse([[], []]) == []
+
+    def test_words_and_meaning(self, hybrid: Any, model: Embedder, ranker: Reranker) -> None:
+        index = hybrid.HybridIndex(model, CORPUS)
+        by_words = index._by_words("iso audit 9001", 5)
+        assert by_words == [2]
+        scores = model.encode_document(CORPUS) @ model.encode_query("iso audit 9001")
+        by_meaning = np.argsort(-scores, kind="stable").tolist()
+        found = index.search("iso audit 9001", top_k=3)
+        expected = hybrid.fuse([by_words, by_meaning])[:3]
+        assert [(hit.document, hit.score) for hit in found] == expected
+        assert index.search("力加", top_k=1, candidates=1)[0].document in (3, by_meaning[0])
+        assert index._by_words("力加", 5) == [3]
+        assert index._by_words("?!", 5) == []
+        reranked = index.search("capital?", top_k=2, reranker=ranker)
+        best = max(ranker.predict([("capital?", text) for text in CORPUS]))
+        assert reranked[0].score == pytest.approx(float(best))
+
+    def test_own_segmenter(self, hybrid: Any, model: Embedder) -> None:
+        index = hybrid.HybridIndex(model, CORPUS, tokenize=lambda text: list(text))
+        assert index._by_words("速", 5) == [3]
+        with pytest.raises(ValueError, match="texts is empty"):
+            hybrid.HybridIndex(model, [])
+
+
+class TestVectorStores:
+    def expected(self, model: Embedder) -> list[int]:
+        scores = model.encode_document(CORPUS) @ model.encode_query("capital?")
+        return [int(i) for i in np.argsort(-scores, kind="stable")]
+
+    def test_faiss(self, model: Embedder) -> None:
+        faiss = pytest.importorskip("faiss")
+        index = faiss.IndexFlatIP(model.dim)
+        index.add(model.encode_document(CORPUS))
+        _, found = index.search(model.encode_query(["capital?"]), len(CORPUS))
+        assert found[0].tolist() == self.expected(model)
+
+    def test_usearch(self, model: Embedder) -> None:
+        index_module = pytest.importorskip("usearch.index")
+        index = index_module.Index(ndim=model.dim, metric="ip", dtype="f32")
+        index.add(np.arange(len(CORPUS)), model.encode_document(CORPUS))
+        found = index.search(model.encode_query("capital?"), len(CORPUS), exact=True)
+        assert [int(key) for key in found.keys] == self.expected(model)
+
+    def test_qdrant(self, model: Embedder) -> None:
+        qdrant = pytest.importorskip("qdrant_client")
+        from qdrant_client import models as settings
+
+        client = qdrant.QdrantClient(":memory:")
+        parameters = settings.VectorParams(size=model.dim, distance=settings.Distance.COSINE)
+        client.create_collection("texts", vectors_config=parameters)
+        client.upload_collection("texts", vectors=model.encode_document(CORPUS), ids=range(5))
+        found = client.query_points("texts", query=model.encode_query("capital?"), limit=5)
+        assert [point.id for point in found.points] == self.expected(model)
+
+    def test_milvus_lite(self, model: Embedder, tmp_path: Path) -> None:
+        pymilvus = pytest.importorskip("pymilvus")
+        pytest.importorskip("milvus_lite")
+        client = pymilvus.MilvusClient(str(tmp_path / "milvus.db"))
+        client.create_collection("texts", dimension=model.dim, metric_type="IP")
+        rows = [{"id": i, "vector": row} for i, row in enumerate(model.encode_document(CORPUS))]
+        client.insert("texts", rows)
+        found = client.search("texts", data=[model.encode_query("capital?")], limit=5)
+        assert [hit["id"] for hit in found[0]] == self.expected(model)
+        client.close()
