@@ -29,6 +29,7 @@ def add_model_arguments(
     parser.add_argument(
         "--dtype", default="auto", help="bfloat16, or float8 on a GPU (default: bfloat16)"
     )
+    parser.add_argument("--adapter", metavar="NAME", help="LoRA adapter: PEFT folder or owner/name")
     parser.add_argument("--max-length", type=int, metavar="TOKENS", help="cut texts here")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
@@ -46,6 +47,7 @@ def open_model(namespace: argparse.Namespace) -> Embedder:
         dtype=namespace.dtype,
         max_length=namespace.max_length,
         num_threads=namespace.threads,
+        adapter=namespace.adapter,
         revision=namespace.revision,
         local_files_only=namespace.offline,
         cache=namespace.cache,
