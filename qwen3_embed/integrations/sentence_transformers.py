@@ -59,7 +59,7 @@ class Qwen3Module(InputModule):
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Refused: sentence-transformers loads foreign modules only with trust_remote_code."""
-        raise NotImplementedError(
+        raise TypeError(
             f"a Qwen3Module is not saved: its model is at {self.embedder.folder}; make the "
             f"SentenceTransformer in code"
         )

@@ -11,8 +11,8 @@ from engines import DEVICE, engine_config, random_texts, relative_errors, rms
 from reference import Floats, Reference
 
 from qwen3_embed import _core
-from qwen3_embed.user_cache import cache_folder
 from qwen3_embed.device import CUDA_PATHS
+from qwen3_embed.user_cache import cache_folder
 
 needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="QE_TEST_DEVICE=cuda runs it, on a GPU")
 
