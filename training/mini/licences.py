@@ -59,6 +59,20 @@ JUDGED = {
     "peewee": ("MIT", True, ""),
 }
 
+# What is no package of its own here.
+OTHERS = [
+    (
+        "debian",
+        "bullseye, bookworm, trixie, sid (main)",
+        "descriptions",
+        "each package's own, free by Debian's guidelines; translations GPL-2+",
+        "short functional text; its licences are those of the packaging",
+    ),
+    ("python3.11", "3.11", "functions", "PSF", "the standard library"),
+    ("torch", "2.13.0", "functions", "BSD-3-Clause", ""),
+    ("transformers", "5.23.0", "functions", "Apache-2.0", ""),
+]
+
 
 class Source(NamedTuple):
     """One package, its licence, and whether its text may be trained on."""
@@ -158,7 +172,8 @@ def write(work: Path, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(Source._fields)
-        for source in [*debian_sources(work), *wheel_sources(work)]:
+        others = [Source(*row[:4], True, row[4]) for row in OTHERS]
+        for source in [*others, *debian_sources(work), *wheel_sources(work)]:
             writer.writerow([*source[:4], "yes" if source.taken else "no", source.reason])
 
 
