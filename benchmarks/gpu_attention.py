@@ -1,6 +1,6 @@
 """Attention alone: the engine's kernels beside PyTorch's cuDNN backend, in one run.
 
-    QE_ATTENTION_LIBRARY=... python benchmarks/gpu_attention.py [--csv FILE]
+    QE_ATTENTION_LIBRARY=... python benchmarks/gpu_attention.py [--csv]
 
 Causal, bf16, head size 128, random data; medians of single launches by CUDA events. Rates
 count unmasked work. cuDNN gets dense batches of equal lengths, which ours need not be.
@@ -21,6 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "cuda"))
 
 from attention_kernel import HS, Attention, pack, random_qkv
+from gpu_rivals import gpu_words
+from record import record
 
 WORKLOADS = ((1024, 16), (512, 32), (256, 64), (132, 128), (33, 512), (8, 2048), (2, 8192))
 WORKLOADS += ((1, 32768),)
@@ -55,23 +57,29 @@ def rival_ms(n_texts: int, n_tokens: int, n_heads: int, n_kv_heads: int) -> floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--csv", type=Path)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--csv", action="store_true", help="append to benchmarks/results")
     arguments = parser.parse_args()
-    lines = ["n_heads,n_kv_heads,n_texts,n_tokens,ours_us,cudnn_us,ours_tflops,ratio"]
+    rows = []
     for heads in HEADS:
         for n_texts, n_tokens in WORKLOADS:
             seqs = pack([n_tokens] * n_texts)
             ours = median_ms(Attention(random_qkv(seqs, *heads), seqs, *heads))
             rival = rival_ms(n_texts, n_tokens, *heads)
             flop = 2.0 * heads[0] * HS * n_texts * n_tokens * (n_tokens + 1)
-            lines.append(
-                f"{heads[0]},{heads[1]},{n_texts},{n_tokens},{ours * 1e3:.1f},{rival * 1e3:.1f},"
-                f"{flop / ours * 1e-9:.0f},{rival / ours:.2f}"
+            rows.append(
+                {
+                    "n_heads": heads[0],
+                    "n_kv_heads": heads[1],
+                    "texts": n_texts,
+                    "tokens": n_tokens,
+                    "ours_us": round(ours * 1e3, 1),
+                    "cudnn_us": round(rival * 1e3, 1),
+                    "ours_tflop_per_s": round(flop / ours * 1e-9),
+                    "ratio": round(rival / ours, 2),
+                }
             )
-            print(lines[-1], flush=True)
-    if arguments.csv is not None:
-        arguments.csv.write_text("\n".join(lines) + "\n")
+    record("gpu_attention", arguments, rows, machine=gpu_words())
 
 
 if __name__ == "__main__":

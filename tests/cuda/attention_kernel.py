@@ -1,7 +1,10 @@
 """The attention kernels alone, called through ctypes, and what they should give.
 
-QE_ATTENTION_LIBRARY is a shared library of tests/cuda/attention_entry.cu, cuda/attention.cu
-and cuda/attention_sm90.cu.
+QE_ATTENTION_LIBRARY is their library:
+
+    nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -Icuda -Icsrc -shared \\
+        -Xcompiler -fPIC tests/cuda/attention_entry.cu cuda/attention.cu \\
+        cuda/attention_sm90.cu -o libattention.so
 """
 
 from __future__ import annotations
