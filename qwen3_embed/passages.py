@@ -213,7 +213,7 @@ class _Blocks:
             elif self._markdown and (heading := _HEADING.fullmatch(line)):
                 yield from self._end_block()
                 yield from self._begin_section(number, len(heading[1]), heading[2])
-            elif len(self._block) == 1 and _UNDERLINE.fullmatch(line.rstrip()):
+            elif self._is_title() and _UNDERLINE.fullmatch(line.rstrip()):
                 title = self._block.pop()
                 yield from self._begin_section(number - 1, 1 + (line[0] != "="), title.strip())
             else:
@@ -225,6 +225,9 @@ class _Blocks:
         if not self._block:
             self._first = number
         self._block.append(line)
+
+    def _is_title(self) -> bool:
+        return len(self._block) == 1 and _has_words(self._block[0])
 
     def _end_block(self) -> Iterator[Passage]:
         while self._block and not self._block[-1].strip():
