@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from make_model import make_model
 
 if os.environ.get("QE_TEST_DEVICE", "cpu") == "cpu":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that device="auto" is the CPU everywhere
 
 from qwen3_embed import Embedder
+
+# The same examples in every run, so that a failure comes back, on slow machines too.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 ModelMaker = Callable[..., Path]
 
