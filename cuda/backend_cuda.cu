@@ -306,6 +306,7 @@ run_small(struct pass *p, const struct qe_batch *batch)
         run(p, graph_begin(gpu->stream));
         queue_small(p);
         run(p, graph_end(graph, gpu->stream));
+        p->n_rows = places->n_rows; /* what was recorded has not run */
     }
     if (graph->exec != NULL) {
         run(p, cudaGraphLaunch(graph->exec, gpu->stream));

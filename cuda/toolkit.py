@@ -52,6 +52,7 @@ class Toolkit:
         self, target: Path, sources: Sequence[str], folder: Path, objects: Sequence[str]
     ) -> None:
         """Compiles CUDA sources, several at a time, and links them with objects into target."""
+        folder = folder / _architectures().replace(";", "_")
         folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             # The largest first, so that none is left for the end.
@@ -66,8 +67,9 @@ class Toolkit:
         if not _is_newer(made, made.with_suffix(".d")):
             include = [f"-I{path}" for path in (Path("csrc"), *self.include)]
             part = made.with_suffix(".part.o")
-            command = [self.nvcc, *FLAGS, *_architectures(), *include, "-c", source, "-o", part]
-            _run([*command, "-MD", "-MF", made.with_suffix(".d")])
+            listing = ["-MD", "-MF", made.with_suffix(".d")]
+            flags = [*FLAGS, *_architecture_flags(), *include, *listing]
+            _run([self.nvcc, *flags, "-c", source, "-o", part])
             part.replace(made)
         return made
 
@@ -122,10 +124,14 @@ def _is_toolkit(home: Path) -> bool:
     return all((home / name).exists() for name in ("bin/nvcc", "include/cuda_runtime_api.h"))
 
 
-def _architectures() -> list[str]:
-    """nvcc's flags for QWEN3_EMBED_CUDA_ARCHS: machine code, and PTX where it says so."""
+def _architectures() -> str:
+    return os.environ.get("QWEN3_EMBED_CUDA_ARCHS", ARCHITECTURES)
+
+
+def _architecture_flags() -> list[str]:
+    """nvcc's: machine code for each, and PTX where it says so."""
     flags = []
-    for name in os.environ.get("QWEN3_EMBED_CUDA_ARCHS", ARCHITECTURES).split(";"):
+    for name in _architectures().split(";"):
         number, _, ptx = name.partition("+")
         flags += ["-gencode", f"arch=compute_{number},code=sm_{number}"]
         if ptx:
