@@ -1,59 +1,59 @@
 #!/bin/bash
-# run_gpu.sh: everything that needs a GPU, in one go of at most ten minutes: tests, then
-# plans, parity, speed, then the sanitizer. Writes logs to $OUT and prints a digest last.
+# run_gpu.sh: what CI can't run, on a machine with a GPU, nvcc, cuBLAS and PyTorch: the
+# build, the tests, the benchmark, the sanitizer. Logs go to $OUT.
 #
-# Expects PYTHONPATH, QE_CUDA_LIBRARY, QE_CUBLAS_FOLDER, QE_ATTENTION_LIBRARY (see
-# attention_kernel.py) and GPU_GEMM, the program of benchmarks/gpu_gemm.cu.
+#   tests/cuda/run_gpu.sh [build] [tests] [sanitizer] [benchmark]    all by default
+#
+# SHAPES="0.6B 4B 8B" are the benchmark's models.
 set -u
 cd "$(dirname "$0")/../.."
 OUT=${OUT:-/tmp}
-MODELS=$(mktemp -d)
-export QE_CACHE=$MODELS/cache PYTHONUNBUFFERED=1 LD_LIBRARY_PATH=$QE_CUBLAS_FOLDER
+export QE_ATTENTION_LIBRARY=$PWD/build/attention.so
+export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 QE_TEST_DEVICE=cuda
 begin=$(date +%s)
-say() { echo "[$(($(date +%s) - begin)) s] $*"; }
+say() { echo "== [$(($(date +%s) - begin)) s] $*"; }
 
-nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv,noheader
-python3 tests/make_model.py "$MODELS/4B" --shape 4B >/dev/null &
-make_4B=$!
-python3 tests/make_model.py "$MODELS/0.6B" --shape 0.6B >/dev/null &
-make_06B=$!
-
-say smoke
-timeout 60 python3 tests/cuda/smoke.py 2>&1 | tail -30 | tee "$MODELS/smoke.txt"
-if [ "$(grep -c 'alone: True' "$MODELS/smoke.txt")" != 3 ]; then
-    say "smoke failed: only the sanitizer and the plans are worth running"
-    timeout 60 compute-sanitizer --tool memcheck python3 tests/cuda/smoke.py --short 2>&1 |
-        head -60
-    timeout 30 "$GPU_GEMM" 1024 3072 28 16 8 128 2>&1 | tee "$OUT/gemm_06B.csv"
-    exit 1
+if (($# == 0)); then
+    set -- build tests sanitizer benchmark
 fi
-say tests
-timeout 120 python3 -P -m pytest tests/cuda -q -n 5 -p no:cacheprovider \
-    --maxfail 12 --tb short >"$OUT/tests.txt" 2>&1
-tail -c 3500 "$OUT/tests.txt"
-say plans
-timeout 30 "$GPU_GEMM" 1024 3072 28 16 8 128 >"$OUT/gemm_06B.csv"
-grep -E '^op|,(16|64|512|16896),' "$OUT/gemm_06B.csv"
-wait $make_06B
-say 0.6B
-timeout 130 python3 benchmarks/gpu.py "$MODELS/0.6B" --parity --profile 2>&1 |
-    grep -v Warning >"$OUT/gpu_06B.txt"
-wait $make_4B
-say 4B
-timeout 110 python3 benchmarks/gpu.py "$MODELS/4B" --profile --rounds 2 2>&1 |
-    grep -v Warning >"$OUT/gpu_4B.txt"
-timeout 30 "$GPU_GEMM" 2560 9728 12 32 8 128 >"$OUT/gemm_4B.csv"
-say attention
-timeout 40 python3 benchmarks/gpu_attention.py 2>&1 | tee "$OUT/attention.txt"
-say sanitizer
-# cuBLAS's own kernels (nvjet) hand tiles on in ways that racecheck takes for a race.
-for tool in memcheck racecheck synccheck initcheck; do
-    timeout 60 compute-sanitizer --tool $tool --kernel-name-exclude kns=nvjet \
-        python3 tests/cuda/smoke.py --short >"$MODELS/$tool.txt" 2>&1
-    cat "$MODELS/$tool.txt" >>"$OUT/sanitizer.txt"
-    tail -n 2 "$MODELS/$tool.txt"
+for part in "$@"; do
+    say "$part"
+    case $part in
+    build)
+        # The GPU of this machine alone: the other architectures are CI's.
+        QWEN3_EMBED_CUDA=1 QWEN3_EMBED_CUDA_ARCHS=90a python3 setup.py -q build_ext --inplace \
+            >"$OUT/build.txt" 2>&1 || { tail -20 "$OUT/build.txt"; exit 1; }
+        nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -Icuda -Icsrc -shared \
+            -Xcompiler -fPIC -o "$QE_ATTENTION_LIBRARY" tests/cuda/attention_entry.cu \
+            cuda/attention.cu cuda/attention_sm90.cu
+        python3 -m qwen3_embed info
+        ;;
+    tests)
+        # The one that takes all of the GPU's memory runs alone.
+        python3 -m pytest -q -p no:cacheprovider --tb short -n 8 tests/cuda tests/test_engine.py \
+            tests/test_api.py tests/test_embedder.py tests/test_threads.py tests/test_pipeline.py \
+            tests/test_inputs.py tests/test_quantizer.py tests/test_cli.py \
+            -k "not memory_taken_by_another_process" >"$OUT/tests.txt" 2>&1
+        tail -15 "$OUT/tests.txt"
+        python3 -m pytest -q -p no:cacheprovider --tb short tests/cuda/test_killer_inputs.py \
+            -k memory_taken_by_another_process
+        ;;
+    sanitizer)
+        # cuBLAS's own kernels (nvjet) hand tiles on in ways that racecheck takes for a race.
+        for tool in memcheck racecheck initcheck synccheck; do
+            timeout 60 compute-sanitizer --tool $tool --kernel-name-exclude kns=nvjet \
+                python3 tests/cuda/smoke.py --short >"$OUT/$tool.txt" 2>&1
+            tail -n 1 "$OUT/$tool.txt"
+        done
+        ;;
+    benchmark)
+        for shape in ${SHAPES:-0.6B 4B}; do
+            python3 benchmarks/gpu.py --shape "$shape" --texts 20000 --csv 2>&1 |
+                tee "$OUT/gpu_$shape.txt"
+        done
+        python3 benchmarks/gpu_attention.py --csv 2>&1 | tee "$OUT/attention.txt"
+        cp benchmarks/results/gpu*.csv "$OUT/"
+        ;;
+    esac
 done
-say digest
-cut -c1-150 "$OUT/gpu_06B.txt"
-grep -vE '^  ' "$OUT/gpu_4B.txt"
-rm -rf "$MODELS"
+say done
