@@ -20,6 +20,7 @@ from pathlib import Path
 FLAGS = ["-std=c++20", "-O3", "-lineinfo", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
 ARCHITECTURES = "80+ptx;90a"  # sm_90a has kernels of its own; the PTX is for all that come later
 CUBLAS = "libcublasLt.so.13"
+USUAL_HOME = Path("/usr/local/cuda")
 LINK = ["-lcudart_static", "-ldl", "-lrt", "-lpthread", "-static-libstdc++", "-static-libgcc"]
 LINK += ["-Wl,--exclude-libs,ALL", "-Wl,-z,defs"]
 
@@ -87,7 +88,7 @@ def find_toolkit() -> Toolkit:
     on_path = shutil.which("nvcc")
     homes = [Path(os.environ["CUDA_HOME"])] if os.environ.get("CUDA_HOME") else []
     homes += [Path(os.path.realpath(on_path)).parent.parent] if on_path else []
-    homes += [wheels, Path("/usr/local/cuda")]
+    homes += [wheels, USUAL_HOME]
     home = next((home for home in homes if _is_toolkit(home)), None)
     if home is None:
         raise ToolkitError("no nvcc: set CUDA_HOME, or put the CUDA toolkit's bin on the PATH")

@@ -1,0 +1,127 @@
+"""What the build finds of CUDA, and what it says of the rest: with a made-up toolkit."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import toolkit
+from sources import cuda_sources
+from toolkit import ToolkitError, find_toolkit
+
+NVCC = """#!/bin/sh
+echo "Cuda compilation tools, release {release}, V{release}.88"
+"""
+
+
+def write(path: Path, content: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, and nothing of this machine's own CUDA."""
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(toolkit, "USUAL_HOME", tmp_path / "cuda")
+    monkeypatch.setattr(toolkit.sysconfig, "get_path", lambda name: str(tmp_path / "site"))
+    return tmp_path / "cuda"
+
+
+def add_nvcc(home: Path, release: str = "13.0") -> None:
+    write(home / "bin/nvcc", NVCC.format(release=release))
+    write(home / "include/cuda_runtime_api.h")
+    write(home / "lib64/libcudart_static.a")
+
+
+def test_no_nvcc(home: Path) -> None:
+    with pytest.raises(ToolkitError, match="no nvcc: set CUDA_HOME"):
+        find_toolkit()
+
+
+def test_a_script_on_the_path_is_not_a_toolkit(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "bin/nvcc", NVCC.format(release="13.0"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(ToolkitError, match="no nvcc"):
+        find_toolkit()
+
+
+def test_nvcc_without_cublas(home: Path) -> None:
+    add_nvcc(home)
+    with pytest.raises(ToolkitError, match=r"nvcc is in .*cuda, but cuBLAS is not: .*pip install"):
+        find_toolkit()
+
+
+def test_another_release(home: Path) -> None:
+    add_nvcc(home, "12.9")
+    with pytest.raises(ToolkitError, match="of CUDA 12, expected 13"):
+        find_toolkit()
+
+
+def test_cublas_of_the_toolkit(home: Path) -> None:
+    add_nvcc(home)
+    write(home / "include/cublasLt.h")
+    library = write(home / "lib64/libcublasLt.so.13")
+    found = find_toolkit()
+    assert (found.nvcc, found.cublas) == (home / "bin/nvcc", library)
+
+
+def test_cublas_of_a_wheel_beside_the_toolkit(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers and library of the wheel; the compiler that CUDA_HOME names."""
+    other = tmp_path / "other"
+    add_nvcc(other)
+    monkeypatch.setenv("CUDA_HOME", str(other))
+    wheel = tmp_path / "site/nvidia/cu13"
+    write(wheel / "include/cublasLt.h")
+    library = write(wheel / "lib/libcublasLt.so.13")
+    found = find_toolkit()
+    assert (found.nvcc, found.cublas) == (other / "bin/nvcc", library)
+    assert wheel / "include" in found.include
+
+
+def test_all_of_it_from_wheels(home: Path, tmp_path: Path) -> None:
+    wheels = tmp_path / "site/nvidia/cu13"
+    write(wheels / "bin/nvcc", NVCC.format(release="13.2"))
+    for name in ("cuda_runtime_api.h", "cublasLt.h"):
+        write(wheels / "include" / name)
+    for name in ("libcudart_static.a", toolkit.CUBLAS):
+        write(wheels / "lib" / name)
+    assert find_toolkit().nvcc == wheels / "bin/nvcc"
+
+
+def test_objects_are_made_anew_when_a_header_changes(tmp_path: Path) -> None:
+    source, header = write(tmp_path / "a.cu"), write(tmp_path / "a.h")
+    made = tmp_path / "a.o"
+    listing = write(tmp_path / "a.d", f"{made}: {source} \\\n  {header}\n")
+    assert not toolkit._is_newer(made, listing)
+    write(made)
+    later = time.time() + 10
+    os.utime(made, (later, later))
+    assert toolkit._is_newer(made, listing)
+    os.utime(header, (later + 10, later + 10))
+    assert not toolkit._is_newer(made, listing)
+    header.unlink()
+    assert not toolkit._is_newer(made, listing)
+
+
+def test_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWEN3_EMBED_CUDA_ARCHS", "80+ptx;90a")
+    assert toolkit._architecture_flags()[1::2] == [
+        "arch=compute_80,code=sm_80",
+        "arch=compute_80,code=compute_80",
+        "arch=compute_90a,code=sm_90a",
+    ]
+
+
+def test_every_source_is_named() -> None:
+    assert "cuda/backend_cuda.cu" in cuda_sources()
+    assert all(Path(__file__).parents[1].joinpath(name).exists() for name in cuda_sources())
