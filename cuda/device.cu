@@ -67,6 +67,11 @@ choose_device(struct device *gpu, struct qe_error *err)
             "%d; expected head_dim 64, 96, 128 or 256, at most 64 heads and %d",
             s->HS, s->NH / s->NKV, s->n_columns, MAX_HIDDEN_SIZE);
     }
+    if (gpu->dtype != QE_BFLOAT16) {
+        return qe_fail(err, QE_EDEVICE,
+                       "dtype float8: not on device cuda:%d yet; use 'bfloat16'",
+                       gpu->index);
+    }
     snprintf(gpu->name, sizeof gpu->name, "cuda:%d", gpu->index);
     snprintf(gpu->kernels, sizeof gpu->kernels, "sm_%d%d", properties.major,
              properties.minor);
@@ -190,6 +195,7 @@ device_open(struct device *gpu, const struct qe_cuda_options *options,
 
     gpu->index = options->device;
     gpu->batch_tokens = options->batch_tokens;
+    gpu->dtype = options->dtype;
     gpu->config = model->config;
     gpu->config.rope_inv_freq = NULL; /* the model's */
     gpu->shape = device_shape_of(&model->config);
