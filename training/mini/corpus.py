@@ -43,9 +43,9 @@ HANDBOOKS = [
     "python3.11-doc",
     "git-man",
 ]
-DICTIONARIES = ("dict-gcide", "dict-jargon", "dict-devil", "dict-elements")
+DICTIONARIES = ("dict-jargon", "dict-devil", "dict-elements")
 # Records of one kind beyond this many are thinned by hash, so that no source drowns the rest.
-MAX_RECORDS = {"parallel": 400_000, "entry": 90_000, "long": 12_000, "code_named": 60_000}
+MAX_RECORDS = {"parallel": 400_000, "long": 12_000, "code_named": 60_000}
 VALIDATION_FROM = 0xFA  # groups whose byte is this or more are kept out of the losses
 
 

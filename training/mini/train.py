@@ -246,7 +246,7 @@ class Trainer:
         if kind in self.negatives:  # half of the pairs bring one: the whole would cost time
             found = self.negatives[kind][chosen[: len(chosen) // 2]]
             found = found[np.arange(len(found)), self.random.integers(0, N_MINED, len(found))]
-            negative = self.encode(self.texts, pairs.document[found], width, 0.0)
+            negative = self.encode(self.texts, pairs.document[found], width, DROPPED)
             negative_group = to_device(pairs.group[found], self.device)
         nce = contrastive(query, document, negative, group, negative_group)
         near, order = self._distilled(query, document, pairs.query[chosen], rows)
