@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -212,6 +212,90 @@ class TestHybrid:
         assert index._by_words("速", 5) == [3]
         with pytest.raises(ValueError, match="texts is empty"):
             hybrid.HybridIndex(model, [])
+
+
+class TestChroma:
+    def test_collection(self, model: Embedder, folder: Path, tmp_path: Path) -> None:
+        chromadb = pytest.importorskip("chromadb")
+        from qwen3_embed.integrations.chroma import Qwen3EmbeddingFunction
+
+        function = Qwen3EmbeddingFunction(str(folder), dim=64)
+        client = chromadb.PersistentClient(str(tmp_path / "chroma"))
+        collection = client.create_collection("texts", embedding_function=function)
+        collection.add(ids=[str(i) for i in range(len(CORPUS))], documents=CORPUS)
+        again = client.get_collection("texts")  # the function comes back from its stored settings
+        scores = model.encode_document(CORPUS, dim=64) @ model.encode_query("capital?", dim=64)
+        expected = [str(i) for i in np.argsort(-scores, kind="stable")]
+        for found in (collection, again):
+            hits = found.query(query_texts=["capital?"], n_results=len(CORPUS))
+            assert hits["ids"][0] == expected
+        assert Qwen3EmbeddingFunction.build_from_config(function.get_config()).get_config() == {
+            "model": str(folder),
+            "dim": 64,
+            "instruction": None,
+            "device": "auto",
+        }
+
+
+class TestMteb:
+    QUERIES: ClassVar[dict[str, str]] = {"q1": "ISO 9001 audit", "q2": "capital"}
+
+    @pytest.fixture
+    def task(self) -> Any:
+        """A retrieval task made here: no download."""
+        mteb = pytest.importorskip("mteb")
+        from datasets import Dataset
+        from mteb.abstasks.retrieval import AbsTaskRetrieval
+        from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+
+        queries, relevant = self.QUERIES, {"q1": {"2": 1}, "q2": {"1": 1}}
+
+        class LocalRetrieval(AbsTaskRetrieval):
+            metadata = mteb.TaskMetadata(
+                name="LocalRetrieval",
+                description="Made for a test.",
+                dataset={"path": "local/none", "revision": "1"},
+                type="Retrieval",
+                eval_splits=["test"],
+                eval_langs=["eng-Latn"],
+                main_score="ndcg_at_10",
+                prompt={"query": "Find it"},
+            )
+
+            def load_data(self, *args: Any, **others: Any) -> None:
+                corpus = [{"id": str(i), "title": "", "text": t} for i, t in enumerate(CORPUS)]
+                asked = [{"id": key, "text": text} for key, text in queries.items()]
+                split = RetrievalSplitData(
+                    corpus=Dataset.from_list(corpus),
+                    queries=Dataset.from_list(asked),
+                    relevant_docs=relevant,
+                    top_ranked=None,
+                )
+                self.dataset = {"default": {"test": split}}
+                self.data_loaded = True
+
+        return LocalRetrieval()
+
+    def test_encoder(self, task: Any, model: Embedder, tmp_path: Path) -> None:
+        """ndcg@10 is what our own vectors give, worked out by hand."""
+        import mteb
+
+        from qwen3_embed.integrations.mteb import Qwen3Encoder
+
+        found = mteb.evaluate(
+            Qwen3Encoder(model),
+            task,
+            cache=mteb.ResultCache(str(tmp_path)),
+            show_progress_bar=False,
+        )
+        documents = model.encode_document(CORPUS)
+        gains = []
+        for query, right in (("ISO 9001 audit", 2), ("capital", 1)):
+            scores = documents @ model.encode(query, instruction="Find it")
+            rank = 1 + int(np.sum(scores > scores[right]))
+            gains.append(1 / np.log2(rank + 1))
+        score = found.task_results[0].get_score()
+        assert score == pytest.approx(np.mean(gains), abs=1e-5)  # mteb rounds to five places
 
 
 class TestVectorStores:
