@@ -6,10 +6,12 @@ import base64
 import json
 import re
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -468,6 +470,44 @@ class TestRunning:
             assert served.ask("/embed", {"inputs": "a"})[0] == 200
         finally:
             served.stop()
+
+    def test_killed_and_restarted(self, folder: Path, model: Embedder, tmp_path: Path) -> None:
+        """Clients that try again lose nothing, and the cache is whole."""
+        arguments = ["--model", str(folder), "--cache", str(tmp_path / "cache.sqlite")]
+        served = Served(*arguments)
+        texts = [f"text {i}" for i in range(300)]
+        found: dict[int, Any] = {}
+
+        def client(first: int) -> None:
+            for i in range(first, len(texts), 4):
+                while True:
+                    try:
+                        connection = HTTPConnection("127.0.0.1", served.port, timeout=60)
+                        connection.request("POST", "/embed", json.dumps({"inputs": texts[i]}))
+                        found[i] = json.loads(connection.getresponse().read())[0]
+                        break
+                    except (OSError, HTTPException, ValueError):
+                        time.sleep(0.05)
+
+        threads = [threading.Thread(target=client, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(found) < 100:
+            time.sleep(0.001)
+        served.process.kill()
+        served.process.wait()
+        assert len(found) < len(texts)
+        served = Served(*arguments, "--port", str(served.port))
+        for thread in threads:
+            thread.join()
+        rows = np.array([found[i] for i in range(len(texts))], np.float32)
+        assert np.array_equal(rows, model.encode(texts))
+        assert served.ask("/embed", {"inputs": texts})[0] == 200
+        assert f'cached_texts_total{{model="{folder.name}"}}' in served.ask("/metrics")[1].decode()
+        served.stop()
+        database = sqlite3.connect(tmp_path / "cache.sqlite")
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert database.execute("SELECT count(*) FROM vectors").fetchone() == (len(texts),)
 
     def test_drain(self, models: ModelMaker) -> None:
         """SIGTERM: what was begun is answered, nothing new is let in, status 0."""

@@ -40,7 +40,12 @@ class Qwen3EmbeddingFunction(EmbeddingFunction[Documents]):
         instruction: str | None = None,
         device: str = "auto",
     ) -> None:
-        self._config = {"model": model, "dim": dim, "instruction": instruction, "device": device}
+        self._config: dict[str, Any] = {
+            "model": model,
+            "dim": dim,
+            "instruction": instruction,
+            "device": device,
+        }
         self._embedder = Embedder(model, device=device)
 
     def __call__(self, input: Documents) -> Embeddings:
