@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -69,7 +70,7 @@ class Exchange:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id", b"")
         known = _REQUEST_ID.fullmatch(given) is not None
-        self.request_id = given.decode() if known else os.urandom(8).hex()
+        self.request_id = given.decode() if known else application.next_id()
         self.held_bytes = 0
         self.about: dict[str, Any] = {}
 
@@ -162,6 +163,7 @@ class Application:
         self.started_at = int(time.time())
         self._keys = keys
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="qwen3_embed server")
+        self._ids = count(int.from_bytes(os.urandom(8), "big"))
         self._n_requests = 0
         self._held_bytes = 0
         self._n_working = 0
@@ -235,6 +237,10 @@ class Application:
             return await route.handler(exchange)
         finally:
             self._n_requests -= 1
+
+    def next_id(self) -> str:
+        """The name of a request in logs and answers."""
+        return f"{next(self._ids) & (1 << 64) - 1:016x}"
 
     def hold(self, exchange: Exchange, n_bytes: int) -> None:
         """Counts bytes of a body against what all of them may have."""

@@ -39,6 +39,7 @@ def listen(application: Application, host: str, port: int) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing here believes X-Forwarded-For
             date_header=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=application.settings.drain_s,
