@@ -14,7 +14,11 @@ import base64
 import json
 import os
 import resource
+import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from memory import resident
@@ -40,7 +44,7 @@ def cpu_s(pid: int) -> float:
 class Load:
     """Clients that each ask again as soon as they were answered."""
 
-    def __init__(self, port: int, name: str, expected: list[str], per_request: int) -> None:
+    def __init__(self, port: int, name: str, expected: list[str] | None, per_request: int) -> None:
         self._port = port
         self._name = name
         self._expected = expected
@@ -60,7 +64,7 @@ class Load:
         while self._next < last:
             first = self._next * self._per_request
             self._next += 1
-            chosen = [(first + i) % len(self._expected) for i in range(self._per_request)]
+            chosen = [(first + i) % N_TEXTS for i in range(self._per_request)]
             body: dict[str, Any] = {"input": [text(i) for i in chosen], "model": self._name}
             content = json.dumps(body | {"encoding_format": "base64"}).encode()
             begin = time.perf_counter()
@@ -71,11 +75,34 @@ class Load:
             answer = json.loads(await reader.readexactly(length))
             self.taken_s.append(time.perf_counter() - begin)
             found = [each["embedding"] for each in answer["data"]]
-            self.n_wrong += found != [self._expected[i] for i in chosen]
+            if self._expected is not None:
+                self.n_wrong += found != [self._expected[i] for i in chosen]
         writer.close()
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, float]:
+def rival_requests_per_s(folder: Path, arguments: argparse.Namespace) -> float:
+    """The same load on rival_server.py."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    script = Path(__file__).with_name("rival_server.py")
+    process = subprocess.Popen([sys.executable, str(script), str(folder), str(port)])
+    try:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                assert process.poll() is None
+                time.sleep(0.2)
+        load = Load(port, folder.name, None, arguments.texts)
+        asyncio.run(load.run(arguments.clients, arguments.rival // 4))  # warm
+        return arguments.rival / asyncio.run(load.run(arguments.clients, arguments.rival))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     folder = model_folder(arguments)
     texts = [text(i) for i in range(N_TEXTS)]
     per_round = arguments.requests // arguments.rounds
@@ -114,6 +141,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         "p99_ms": round(slowest[len(slowest) * 99 // 100] * 1000, 1),
         "first_mb": round(first_mb, 1),
         "last_mb": round(last_mb, 1),
+        "rival_requests_per_s": (
+            round(rival_requests_per_s(folder, arguments), 1) if arguments.rival else ""
+        ),
     }
 
 
@@ -123,6 +153,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=8, help="of a request")
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rival", type=int, default=0, help="requests to rival_server.py")
     record("serve", parser.parse_args(), [measure(parser.parse_args())])
 
 
