@@ -439,6 +439,7 @@ backend_cuda_open(const struct qe_cuda_options *options, const struct qe_model *
                   .kernels = cuda->gpu.kernels,
                   .n_threads = 1,
                   .batch_tokens = cuda->gpu.batch_tokens,
+                  .takes_adapters = false,
                   .forward = forward,
                   .alloc_rows = alloc_rows,
                   .after_fork = after_fork,
