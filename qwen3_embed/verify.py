@@ -20,6 +20,9 @@ from .errors import ModelFileError
 from .templates import DEFAULT_INSTRUCTION, instruct_prompt
 
 __all__ = [
+    "CARD_DOCUMENTS",
+    "PLANET_DOCUMENTS",
+    "PLANET_QUERY",
     "SAME_ENGINE_ERROR",
     "VALUES_FILE",
     "Check",
@@ -68,7 +71,7 @@ class Check:
 
 
 _CARD_QUERIES = ("What is the capital of China?", "Explain gravity")
-_CARD_DOCUMENTS = (
+CARD_DOCUMENTS = (
     "The capital of China is Beijing.",
     "Gravity is a force that attracts two bodies towards each other. It gives weight to physical "
     "objects and is responsible for the movement of planets around the sun.",
@@ -85,8 +88,8 @@ _CARD_COSINES = {
     ),
 }
 
-_PLANET_QUERY = "Which planet is known as the Red Planet?"
-_PLANET_DOCUMENTS = (
+PLANET_QUERY = "Which planet is known as the Red Planet?"
+PLANET_DOCUMENTS = (
     "Venus is often called Earth's twin because of its similar size and proximity.",
     "Mars, known for its reddish appearance, is often referred to as the Red Planet.",
     "Jupiter, the largest planet in our solar system, has a prominent red spot.",
@@ -171,7 +174,7 @@ def _golden_ids(model: Embedder) -> list[Check]:
 def _card(model: Embedder, official: str) -> list[Check]:
     prompt = instruct_prompt(DEFAULT_INSTRUCTION)
     queries = model.encode(_CARD_QUERIES, prompt=prompt)
-    documents = model.encode(_CARD_DOCUMENTS)
+    documents = model.encode(CARD_DOCUMENTS)
     cosines = model.similarity(queries, documents)
     return [
         Check(
@@ -204,8 +207,8 @@ def _snapshots(model: Embedder) -> list[Check]:
 
 
 def _planets(model: Embedder) -> list[Check]:
-    query = model.encode_query(_PLANET_QUERY)
-    cosines = model.similarity(query, model.encode_document(_PLANET_DOCUMENTS))[0]
+    query = model.encode_query(PLANET_QUERY)
+    cosines = model.similarity(query, model.encode_document(PLANET_DOCUMENTS))[0]
     return [
         Check(
             f"cos(Red Planet, {document.split()[0].strip(',')})",
@@ -215,7 +218,7 @@ def _planets(model: Embedder) -> list[Check]:
             "sentence-transformers tests, bf16",
         )
         for document, cosine, expected in zip(
-            _PLANET_DOCUMENTS, cosines, _PLANET_COSINES, strict=True
+            PLANET_DOCUMENTS, cosines, _PLANET_COSINES, strict=True
         )
     ]
 

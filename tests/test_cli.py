@@ -412,8 +412,8 @@ class PublishedModel:
         v = verification
         self.vectors: dict[str, Any] = {}
         card = np.array(v._CARD_COSINES["Qwen3-Embedding-0.6B"])
-        self.place(v._CARD_QUERIES, v._CARD_DOCUMENTS, card)
-        self.place((v._PLANET_QUERY,), v._PLANET_DOCUMENTS, np.array([v._PLANET_COSINES]))
+        self.place(v._CARD_QUERIES, v.CARD_DOCUMENTS, card)
+        self.place((v.PLANET_QUERY,), v.PLANET_DOCUMENTS, np.array([v._PLANET_COSINES]))
         for text, first, norm in zip(
             v._SNAPSHOT_TEXTS, v._SNAPSHOT_FIRST, v._SNAPSHOT_NORMS, strict=True
         ):

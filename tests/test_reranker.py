@@ -26,6 +26,7 @@ from qwen3_embed import (
     Reranker,
     TruncationWarning,
 )
+from qwen3_embed.cli import main
 from qwen3_embed.tensors import TensorFiles, as_bf16, write_tensors
 
 CHINA = "What is the capital of China?"
@@ -286,6 +287,32 @@ class TestRank:
         one = ranker.predict((CHINA, DOCUMENTS[0]))
         assert isinstance(one, np.float32)
         assert one == ranker.predict([[CHINA, DOCUMENTS[0]]])[0]
+
+
+def test_command(
+    folder: Path, ranker: Reranker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("\n\n".join(DOCUMENTS), "utf-8")
+    arguments = ["rerank", CHINA, str(notes), "--model", str(folder), "--top-k", "1"]
+    best = ranker.rank(CHINA, DOCUMENTS, 1, return_documents=True)[0]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == f" 1  {best['score']:.3f}  {best['text']}\n"
+    assert main([*arguments, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["rank"], record["index"]) == (1, best["corpus_id"])
+
+
+def test_verify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Random weights have the right tokens and miss every score."""
+    arguments = ["verify", "--model", str(folder), "--reference", "Qwen3-Reranker-0.6B"]
+    assert main(arguments) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if " ok " in line] == lines[1:4]
+    assert sum(" MISS " in line for line in lines) == 6
+    assert lines[-1].endswith(": 3 of 9 numbers agree")
+    assert main([*arguments[:-1], "Qwen3-Reranker-1B"]) == 1
+    assert "is unknown, expected one of" in capsys.readouterr().err
 
 
 class TestErrors:

@@ -22,6 +22,7 @@ _COMMANDS = {
     "encode": "turn files of texts into a file of vectors",
     "search": "find the passages of a file or folder that answer a query",
     "serve": "answer requests over HTTP, as OpenAI's, Cohere's and TEI's clients send them",
+    "rerank": "order the lines of a text file by how well they answer a query",
     "merge": "merge an adapter into its base, or interpolate models, into a new folder",
     "verify": "compare a model's vectors with published numbers; exit status 1 on a miss",
     "bench": "measure tokens per second, a query's time and the load, beside the device's ceiling",

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
+    from ..reranker import Reranker
 
-__all__ = ["add_model_arguments", "open_model"]
+__all__ = ["add_model_arguments", "open_model", "open_reranker"]
 
 
 def add_model_arguments(
@@ -51,4 +52,20 @@ def open_model(namespace: argparse.Namespace) -> Embedder:
         revision=namespace.revision,
         local_files_only=namespace.offline,
         cache=namespace.cache,
+    )
+
+
+def open_reranker(namespace: argparse.Namespace, model: str) -> Reranker:
+    """A reranker, with the other arguments of the command line."""
+    from ..reranker import Reranker
+
+    return Reranker(
+        model,
+        device=namespace.device,
+        dtype=namespace.dtype,
+        max_length=namespace.max_length,
+        num_threads=namespace.threads,
+        adapter=namespace.adapter,
+        revision=namespace.revision,
+        local_files_only=namespace.offline,
     )

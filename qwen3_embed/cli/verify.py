@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .model_arguments import add_model_arguments, open_model
+from .model_arguments import add_model_arguments, open_model, open_reranker
 
 if TYPE_CHECKING:
     from ..verify import Check
@@ -50,6 +50,8 @@ def run(namespace: argparse.Namespace) -> int:
     max_error = namespace.max_error
     if max_error is not None and (namespace.write is None or not 0 < max_error < 1):
         namespace.wrong("--max-error goes with --write and is expected between 0 and 1")
+    if "Qwen3-Reranker" in (namespace.reference or Path(namespace.model).name):
+        return _verify_reranker(namespace)
     with open_model(namespace) as model:
         if namespace.write is not None:
             content = json.dumps(
@@ -70,6 +72,20 @@ def run(namespace: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+    return _report(name, checks)
+
+
+def _verify_reranker(namespace: argparse.Namespace) -> int:
+    from ..verify_reranker import run_reranker_checks
+
+    if namespace.write is not None or namespace.values is not None:
+        namespace.wrong("--write and --values are for embedding models")
+    with open_reranker(namespace, namespace.model) as ranker:
+        official = namespace.reference or Path(ranker.name).name
+        return _report(ranker.name, run_reranker_checks(ranker, official))
+
+
+def _report(name: str, checks: list[Check]) -> int:
     _print_table(checks)
     n_missed = sum(not check.ok for check in checks)
     print(f"{name}: {len(checks) - n_missed} of {len(checks)} numbers agree")
