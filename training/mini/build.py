@@ -19,6 +19,7 @@ sys.path.insert(0, str(HERE))
 import acquire  # noqa: E402
 import corpus  # noqa: E402
 import export  # noqa: E402
+import licences  # noqa: E402
 import teacher  # noqa: E402
 import vocabulary  # noqa: E402
 
@@ -29,10 +30,11 @@ def gather(work: Path) -> Path:
     if not (work / "acquired").exists():
         acquire.acquire(work, (HERE / "wheels.txt").read_text().split())
         (work / "acquired").touch()
+    sources = work / "sources.csv"
+    if not sources.exists():
+        licences.write(work, sources)
     if not (data / "corpus.jsonl.xz").exists():
-        corpus.build(
-            work / "apt/lists", work / "x", work / "pip", work / "parts", data, HERE / "sources.csv"
-        )
+        corpus.build(work / "apt/lists", work / "x", work / "pip", work / "parts", data, sources)
     if not (data / "tokenizer.json").exists():
         vocabulary.train(data / "corpus.jsonl.xz", data / "tokenizer.json")
     if not (data / "teacher/teacher.npz").exists():
@@ -45,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for everything between")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
-    parser.add_argument("--seconds", type=float, default=420, help="training time")
+    parser.add_argument("--seconds", type=float, default=560, help="time of train.py")
     parser.add_argument("--until", choices=("data", "model", "results"), default="results")
     args = parser.parse_args()
     work = args.work.absolute()
@@ -54,12 +56,12 @@ def main() -> None:
         return
     trained = work / "trained"
     if not (trained / "part1.safetensors").exists():
-        command = [sys.executable, HERE / "train.py", "--data", data, "--out", trained]
+        command = [sys.executable, HERE / "train.py", "--data", data, "--out", trained, "--compile"]
         subprocess.run([*command, "--seconds", str(args.seconds)], check=True)
     export.export(trained, data / "tokenizer.json", args.out)
     if args.until == "results":
         command = [sys.executable, HERE / "evaluate.py", "--model", args.out, "--work", work]
-        subprocess.run([*command, "--out", HERE / "results.csv"], check=True)
+        subprocess.run([*command, "--out", work / "results.csv"], check=True)
 
 
 if __name__ == "__main__":
