@@ -12,7 +12,8 @@ import pytest
 from conftest import ModelMaker
 from engines import cpu_only, open_engine
 
-from qwen3_embed import DeviceError, Embedder, engines
+from qwen3_embed import DeviceError, DeviceMemoryError, Embedder, engines
+from qwen3_embed import model as model_module
 from qwen3_embed.engines import Engines, open_engines
 
 TEXTS = [f"text number {i} " + "and more " * (i % 13) for i in range(400)]
@@ -134,3 +135,36 @@ def test_pending_tokens(models: ModelMaker, tmp_path: Path) -> None:
     engine.close()
     with pytest.raises(ValueError, match="closed"):
         engine.pending_tokens()
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """A GPU that "auto" finds, and that opens nothing: it raises what is put into the list."""
+    failure: list[Exception] = []
+
+    def open_or_fail(*arguments: Any, devices: Any, **options: Any) -> Any:
+        if devices != ("cpu",):
+            raise failure[0]
+        return open_engines(*arguments, devices=devices, **options)
+
+    monkeypatch.setattr(model_module, "resolve_device", lambda device: ("cuda:0",))
+    monkeypatch.setattr(model_module, "open_engines", open_or_fail)
+    return failure
+
+
+def test_auto_takes_the_cpu_for_what_a_gpu_cannot_compute(
+    models: ModelMaker, gpu: list[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu.append(DeviceError("device cuda: head_dim 160, expected 64, 96, 128 or 256"))
+    with Embedder(models("tiny64")) as model:
+        assert model.device == "cpu"
+    assert "head_dim 160" in caplog.text
+    assert "using the CPU" in caplog.text
+    with pytest.raises(DeviceError, match="head_dim 160"):
+        Embedder(models("tiny64"), device="cuda")
+
+
+def test_auto_never_hides_a_full_gpu(models: ModelMaker, gpu: list[Exception]) -> None:
+    gpu.append(DeviceMemoryError("device cuda:0: 9.00 GB needed, 1.00 of 80.00 GB free"))
+    with pytest.raises(DeviceMemoryError, match=r"9\.00 GB needed"):
+        Embedder(models("tiny64"))
