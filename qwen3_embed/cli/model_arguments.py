@@ -27,9 +27,6 @@ def add_model_arguments(
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 or cuda:all (default: auto)"
     )
-    parser.add_argument(
-        "--dtype", default="auto", help="bfloat16, or float8 on a GPU (default: bfloat16)"
-    )
     parser.add_argument("--adapter", metavar="NAME", help="LoRA adapter: PEFT folder or owner/name")
     parser.add_argument("--max-length", type=int, metavar="TOKENS", help="cut texts here")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
@@ -45,7 +42,6 @@ def open_model(namespace: argparse.Namespace) -> Embedder:
     return Embedder(
         namespace.model,
         device=namespace.device,
-        dtype=namespace.dtype,
         max_length=namespace.max_length,
         num_threads=namespace.threads,
         adapter=namespace.adapter,
@@ -62,7 +58,6 @@ def open_reranker(namespace: argparse.Namespace, model: str) -> Reranker:
     return Reranker(
         model,
         device=namespace.device,
-        dtype=namespace.dtype,
         max_length=namespace.max_length,
         num_threads=namespace.threads,
         adapter=namespace.adapter,
