@@ -6,18 +6,15 @@ import base64
 import json
 import re
 import socket
-import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from conftest import TEXTS, ModelMaker
+from conftest import TEXTS
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("msgspec")
@@ -28,7 +25,6 @@ from qwen3_embed import Embedder, Reranker, TruncationWarning
 from qwen3_embed.cli import main
 
 KEY = "a-secret-of-enough-length"
-SECRET = "the text that no log may hold"
 
 
 @pytest.fixture(scope="module")
@@ -383,143 +379,3 @@ class TestKeys:
             path.write_text(content)
             assert main(["serve", "--model", str(folder), "--api-key-file", str(path)]) == 1
             assert message in capsys.readouterr().err
-
-
-class TestRunning:
-    def test_many_clients_get_their_own(self, server: Served, model: Embedder) -> None:
-        expected = model.encode([f"text {i}" for i in range(200)])
-        failures: list[Any] = []
-
-        def client(first: int) -> None:
-            connection = server.connect()
-            for i in range(first, 200, 16):
-                content = json.dumps({"inputs": [f"text {i}", f"text {199 - i}"]})
-                connection.request("POST", "/embed", content)
-                found = np.array(json.loads(connection.getresponse().read()), np.float32)
-                if not np.array_equal(found, expected[[i, 199 - i]]):
-                    failures.append(i)
-            connection.close()
-
-        threads = [threading.Thread(target=client, args=(i,)) for i in range(16)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not failures
-
-    def test_metrics_and_logs_hold_no_text(self, server: Served, folder: Path) -> None:
-        body = {"input": [SECRET, SECRET], "model": folder.name}
-        server.ask("/v1/embeddings", body, x_request_id="mine-1")
-        server.ask("/v1/embeddings", {"input": SECRET, "model": SECRET})
-        _, page, _ = server.ask("/metrics")
-        text = page.decode()
-        for name in ("requests_total", "request_seconds_bucket", "tokens_total", "queue_requests"):
-            assert f"qwen3_embed_{name}" in text
-        assert SECRET not in text
-        time.sleep(0.2)
-        assert SECRET not in json.dumps(server.log)
-        entry = next(line for line in server.log if line.get("request_id") == "mine-1")
-        assert entry["status"] == 200
-        assert entry["n_texts"] == 2
-        assert entry["n_tokens"] > 2
-
-    def test_client_that_leaves_is_dropped(self, models: ModelMaker) -> None:
-        served = Served("--model", str(models("small")), "--threads", "1")
-        try:
-            content = json.dumps({"inputs": ["word " * 800] * 64}).encode()
-            clients = []
-            for _ in range(8):
-                connection = served.connect()
-                connection.request("POST", "/embed", content)
-                clients.append(connection)
-            time.sleep(0.5)
-            for connection in clients:
-                connection.close()
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                if b"dropped_requests_total 8.0" in served.ask("/metrics")[1]:
-                    break
-                time.sleep(0.1)
-            else:
-                raise AssertionError("not dropped")
-            begin = time.monotonic()
-            assert served.ask("/embed", {"inputs": "a"})[0] == 200
-            assert time.monotonic() - begin < 10
-        finally:
-            served.stop()
-
-    def test_queue_is_bounded(self, folder: Path) -> None:
-        served = Served("--model", str(folder), "--max-queue", "2")
-        try:
-            content = json.dumps({"inputs": "a"}).encode()
-            clients = []
-            for _ in range(2):  # whose bodies are still to come
-                connection = served.connect()
-                connection.putrequest("POST", "/embed")
-                connection.putheader("content-length", str(len(content)))
-                connection.endheaders()
-                clients.append(connection)
-            time.sleep(0.3)
-            status, answer, headers = served.ask("/embed", {"inputs": "a"})
-            assert (status, answer["error_type"]) == (429, "Overloaded")
-            assert headers["retry-after"] == "1"
-            assert served.ask("/health")[0] == 200
-            for connection in clients:
-                connection.send(content)
-                assert connection.getresponse().status == 200
-            assert served.ask("/embed", {"inputs": "a"})[0] == 200
-        finally:
-            served.stop()
-
-    def test_killed_and_restarted(self, folder: Path, model: Embedder, tmp_path: Path) -> None:
-        """Clients that try again lose nothing, and the cache is whole."""
-        arguments = ["--model", str(folder), "--cache", str(tmp_path / "cache.sqlite")]
-        served = Served(*arguments)
-        texts = [f"text {i}" for i in range(300)]
-        found: dict[int, Any] = {}
-
-        def client(first: int) -> None:
-            for i in range(first, len(texts), 4):
-                while True:
-                    try:
-                        connection = HTTPConnection("127.0.0.1", served.port, timeout=60)
-                        connection.request("POST", "/embed", json.dumps({"inputs": texts[i]}))
-                        found[i] = json.loads(connection.getresponse().read())[0]
-                        break
-                    except (OSError, HTTPException, ValueError):
-                        time.sleep(0.05)
-
-        threads = [threading.Thread(target=client, args=(i,)) for i in range(4)]
-        for thread in threads:
-            thread.start()
-        while len(found) < 100:
-            time.sleep(0.001)
-        served.process.kill()
-        served.process.wait()
-        assert len(found) < len(texts)
-        served = Served(*arguments, "--port", str(served.port))
-        for thread in threads:
-            thread.join()
-        rows = np.array([found[i] for i in range(len(texts))], np.float32)
-        assert np.array_equal(rows, model.encode(texts))
-        assert served.ask("/embed", {"inputs": texts})[0] == 200
-        assert f'cached_texts_total{{model="{folder.name}"}}' in served.ask("/metrics")[1].decode()
-        served.stop()
-        database = sqlite3.connect(tmp_path / "cache.sqlite")
-        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert database.execute("SELECT count(*) FROM vectors").fetchone() == (len(texts),)
-
-    def test_drain(self, models: ModelMaker) -> None:
-        """SIGTERM: what was begun is answered, nothing new is let in, status 0."""
-        served = Served("--model", str(models("small")), "--threads", "1")
-        connection = served.connect()
-        connection.request("POST", "/embed", json.dumps({"inputs": ["word " * 100] * 16}))
-        time.sleep(0.3)
-        served.process.terminate()
-        time.sleep(0.3)
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", served.port), timeout=5)
-        response = connection.getresponse()
-        assert response.status == 200
-        assert len(json.loads(response.read())) == 16
-        assert served.process.wait(30) == 0
