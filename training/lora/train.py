@@ -183,12 +183,14 @@ def main() -> None:
     held_out = {path: read_pairs(path) for path in options.evaluate}
     options.output.mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
-    with Embedder(options.model, max_length=options.max_length) as model:
+    with Embedder(options.model, max_length=options.max_length) as short:
+        tokenizer = short.tokenizer  # cuts what is trained on, not what is evaluated
+    with Embedder(options.model) as model:
         options.dims = options.dims or [model.dim, model.dim // 2, model.dim // 4]
         before = {path: ndcg_at_10(model, held) for path, held in held_out.items()}
         if options.mine:
             pairs = mine(model, pairs, options.mine)
-        trainer = Trainer(model.folder, model.tokenizer, options)
+        trainer = Trainer(model.folder, tokenizer, options)
         trainer.resume(options.output)
         trainer.run(pairs, options.output)
         model.add_adapter("new", options.output)
