@@ -83,6 +83,8 @@ py_engine_add_adapter(PyObject *object, PyObject *dict)
     }
     int number = qe_engine_add_adapter(self->engine, tensors, n, &err);
     if (number < 0) {
+        Py_ssize_t n_kept = PyList_Size(self->kept);
+        PyList_SetSlice(self->kept, n_kept - 1, n_kept, NULL);
         py_raise(py_state_of(object), &err, 0);
         goto done;
     }

@@ -282,6 +282,31 @@ class TestSwitching:
             engine.submit(tokens[:64], cu_seqlens, one, 0, True, 2)
         engine.close()
 
+    @pytest.mark.parametrize(
+        ("name", "shape", "dtype", "error", "message"),
+        [
+            ("layers.9.mlp.up_proj.weight", (192, 128), "u2", ValueError, "is no weight of this"),
+            ("model.norm.weight", (128,), "f4", ValueError, "is no weight of this"),
+            ("lm_head.weight", (320, 128), "u2", ValueError, "is no weight of this"),
+            ("norm.weight", (128,), "u2", ValueError, "expected a vector of float32"),
+            ("norm.weight", (127,), "f4", ValueError, "expected a vector of float32"),
+            ("embed_tokens.weight", (320, 128), "f4", ValueError, "expected a matrix of bf16"),
+            ("embed_tokens.weight", (319, 128), "u2", ValueError, "expected a matrix of bf16"),
+            ("embed_tokens.weight", (320, 128), "f8", TypeError, "expected a C-contiguous array"),
+            ("embed_tokens.weight", (320, 128, 1), "u2", TypeError, "expected a C-contiguous"),
+        ],
+    )
+    def test_the_engine_checks_too(
+        self, base: Path, name: str, shape: Any, dtype: str, error: Any, message: str
+    ) -> None:
+        engine = open_engine(base)
+        with pytest.raises(error, match=message):
+            engine.add_adapter({name: np.zeros(shape, dtype)})
+        with pytest.raises(TypeError, match="expected a dict"):
+            engine.add_adapter([])  # type: ignore[arg-type]
+        assert engine.add_adapter({"norm.weight": np.ones(128, np.float32)}) == 1
+        engine.close()
+
     def test_names(self, model: Embedder, adapter: Path) -> None:
         with pytest.raises(
             ValueError, match=r"no adapter 'c' is loaded, expected None or .* 'a', 'b'"
