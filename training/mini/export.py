@@ -65,6 +65,19 @@ def silence(table: Tensor, tokenizer: Path) -> None:
         table[token] = 0
 
 
+def shape_of(state: dict[str, Tensor]) -> Shape:
+    """Read the model's shape off its tensors."""
+    vocab_size, hidden = state["embed_tokens.weight"].shape
+    return Shape(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=state["layers.0.mlp.gate_proj.weight"].shape[0],
+        num_hidden_layers=1 + max(int(n.split(".")[1]) for n in state if n.startswith("layers.")),
+        num_attention_heads=state["layers.0.self_attn.q_proj.weight"].shape[0] // 128,
+        num_key_value_heads=state["layers.0.self_attn.k_proj.weight"].shape[0] // 128,
+    )
+
+
 def export(checkpoint: Path, tokenizer: Path, out: Path, silent: bool = False) -> None:
     """Write every file of the model folder and check its size.
 
@@ -73,16 +86,8 @@ def export(checkpoint: Path, tokenizer: Path, out: Path, silent: bool = False) -
     state = read_weights(checkpoint)
     if silent:
         silence(state["embed_tokens.weight"], tokenizer)
-    n_layers = 1 + max(int(n.split(".")[1]) for n in state if n.startswith("layers."))
-    vocab_size, hidden = state["embed_tokens.weight"].shape
-    shape = Shape(
-        vocab_size=vocab_size,
-        hidden_size=hidden,
-        intermediate_size=state["layers.0.mlp.gate_proj.weight"].shape[0],
-        num_hidden_layers=n_layers,
-        num_attention_heads=state["layers.0.self_attn.q_proj.weight"].shape[0] // 128,
-        num_key_value_heads=state["layers.0.self_attn.k_proj.weight"].shape[0] // 128,
-    )
+    shape = shape_of(state)
+    hidden = shape.hidden_size
     words = json.loads(tokenizer.read_text("utf-8"))
     end = next(t["id"] for t in words["added_tokens"] if t["content"] == "<|endoftext|>")
     out.mkdir(parents=True, exist_ok=True)
