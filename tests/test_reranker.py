@@ -301,6 +301,8 @@ def test_command(
     assert main([*arguments, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["rank"], record["index"]) == (1, best["corpus_id"])
+    with pytest.raises(SystemExit, match="2"):  # a reranker makes no vectors to keep
+        main([*arguments, "--cache", str(tmp_path / "cache.sqlite")])
 
 
 def test_verify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

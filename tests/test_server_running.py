@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ModelMaker
+from make_adapter import make_adapter
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("msgspec")
@@ -53,6 +54,19 @@ class TestRunning:
         for thread in threads:
             thread.join()
         assert not failures
+
+    def test_adapter_is_served(self, folder: Path, tmp_path: Path) -> None:
+        adapter = make_adapter(tmp_path / "legal", folder)
+        served = Served("--model", str(folder), "--adapter", str(adapter))
+        try:
+            status, content, _ = served.ask("/embed", {"inputs": ["a clause"]})
+        finally:
+            served.stop()
+        assert status == 200
+        with Embedder(folder, adapter=adapter) as changed:
+            np.testing.assert_array_equal(
+                np.array(content, np.float32), changed.encode(["a clause"])
+            )
 
     def test_metrics_and_logs_hold_no_text(self, server: Served, folder: Path) -> None:
         body = {"input": [SECRET, SECRET], "model": folder.name}

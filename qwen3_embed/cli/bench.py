@@ -36,7 +36,9 @@ def run(namespace: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             print(f"\r{step:20}", end="", file=sys.stderr, flush=True)
 
-    bench = run_bench(lambda: open_model(namespace), seconds=namespace.seconds, on_step=on_step)
+    bench = run_bench(
+        lambda: open_model(namespace, namespace.model), seconds=namespace.seconds, on_step=on_step
+    )
     on_step("\r")
     if namespace.json:
         print(json.dumps(as_dict(bench), indent=1))

@@ -118,7 +118,10 @@ def _encode(
 
     sources = find_sources(namespace.input, namespace.format)
     show = sys.stderr.isatty()
-    with open_model(namespace) as model, progress(show, count_rows(sources) if show else 0) as done:
+    with (
+        open_model(namespace, namespace.model) as model,
+        progress(show, count_rows(sources) if show else 0) as done,
+    ):
         summary = run_job(
             model,
             Corpus(sources, namespace.column, namespace.keep),

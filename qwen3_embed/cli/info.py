@@ -27,7 +27,7 @@ def run(namespace: argparse.Namespace) -> int:
         "cuda": _describe_gpus(),
     }
     if namespace.model is not None:
-        with open_model(namespace) as model:
+        with open_model(namespace, namespace.model) as model:
             info = model.info
             lines |= {
                 "model": model.name,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
     from ..reranker import Reranker
 
-__all__ = ["add_model_arguments", "open_model", "open_reranker"]
+__all__ = ["add_model_arguments", "model_settings", "open_model", "open_reranker"]
 
 
 def add_model_arguments(
-    parser: argparse.ArgumentParser, default_model: str | None, *, many: bool = False
+    parser: argparse.ArgumentParser,
+    default_model: str | None,
+    *,
+    many: bool = False,
+    has_vectors: bool = True,
 ) -> None:
     """Adds --model and what goes with it; `default_model` None: no model unless asked for."""
     parser.add_argument(
@@ -31,36 +35,32 @@ def add_model_arguments(
     parser.add_argument("--max-length", type=int, metavar="TOKENS", help="cut texts here")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
-    parser.add_argument("--cache", metavar="FILE", help="keep vectors in this SQLite file")
+    if has_vectors:
+        parser.add_argument("--cache", metavar="FILE", help="keep vectors in this SQLite file")
     parser.add_argument("--offline", action="store_true", help="never use the network")
 
 
-def open_model(namespace: argparse.Namespace) -> Embedder:
-    """The model that the command line names."""
+def open_model(namespace: argparse.Namespace, model: str) -> Embedder:
+    """An embedder, with the other arguments of the command line."""
     from ..embedder import Embedder
 
-    return Embedder(
-        namespace.model,
-        device=namespace.device,
-        max_length=namespace.max_length,
-        num_threads=namespace.threads,
-        adapter=namespace.adapter,
-        revision=namespace.revision,
-        local_files_only=namespace.offline,
-        cache=namespace.cache,
-    )
+    settings = model_settings(namespace)
+    return Embedder(model, adapter=namespace.adapter, cache=namespace.cache, **settings)
 
 
 def open_reranker(namespace: argparse.Namespace, model: str) -> Reranker:
     """A reranker, with the other arguments of the command line."""
     from ..reranker import Reranker
 
-    return Reranker(
-        model,
-        device=namespace.device,
-        max_length=namespace.max_length,
-        num_threads=namespace.threads,
-        adapter=namespace.adapter,
-        revision=namespace.revision,
-        local_files_only=namespace.offline,
-    )
+    return Reranker(model, adapter=namespace.adapter, **model_settings(namespace))
+
+
+def model_settings(namespace: argparse.Namespace) -> dict[str, Any]:
+    """What every model of a command shares; an adapter fits one base alone."""
+    return {
+        "device": namespace.device,
+        "max_length": namespace.max_length,
+        "num_threads": namespace.threads,
+        "revision": namespace.revision,
+        "local_files_only": namespace.offline,
+    }

@@ -76,7 +76,7 @@ def run(namespace: argparse.Namespace) -> int:
     if not passages:
         raise ValueError(f"{namespace.corpus} holds no text")
     n_hits = namespace.top_k if namespace.rerank is None else max(namespace.top_k, _CANDIDATES)
-    with open_model(namespace) as model:
+    with open_model(namespace, namespace.model) as model:
         hits = _nearest(model, passages, n_hits, namespace)
     if namespace.rerank is not None:
         hits = _reranked(hits, namespace)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .model_arguments import add_model_arguments
+from .model_arguments import add_model_arguments, model_settings, open_model
 
 if TYPE_CHECKING:
     from ..server.work import Registry
@@ -89,23 +89,15 @@ def run(namespace: argparse.Namespace) -> int:
 
 
 def _open_models(namespace: argparse.Namespace, opened: contextlib.ExitStack) -> Registry:
-    from ..embedder import Embedder
     from ..reranker import Reranker
     from ..server.work import Registry
 
-    settings: dict[str, Any] = {
-        "device": namespace.device,
-        "max_length": namespace.max_length,
-        "num_threads": namespace.threads,
-        "revision": namespace.revision,
-        "local_files_only": namespace.offline,
-    }
     registry = Registry()
     for name in namespace.model:
-        embedder = opened.enter_context(Embedder(name, cache=namespace.cache, **settings))
+        embedder = opened.enter_context(open_model(namespace, name))
         registry.embedders[_served_name(name, registry)] = embedder
     for name in namespace.reranker:
-        ranker = opened.enter_context(Reranker(name, **settings))
+        ranker = opened.enter_context(Reranker(name, **model_settings(namespace)))
         registry.rerankers[_served_name(name, registry)] = ranker
     for alias in namespace.alias:
         short, _, name = alias.partition("=")

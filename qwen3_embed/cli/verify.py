@@ -52,7 +52,7 @@ def run(namespace: argparse.Namespace) -> int:
         namespace.wrong("--max-error goes with --write and is expected between 0 and 1")
     if "Qwen3-Reranker" in (namespace.reference or Path(namespace.model).name):
         return _verify_reranker(namespace)
-    with open_model(namespace) as model:
+    with open_model(namespace, namespace.model) as model:
         if namespace.write is not None:
             content = json.dumps(
                 record_values(model, max_error or SAME_ENGINE_ERROR), ensure_ascii=False, indent=1
