@@ -174,6 +174,12 @@ class TestEncode:
 
 
 class TestCommandLine:
+    @pytest.mark.parametrize("command", ["bench", "info", "verify"])
+    def test_what_measures_takes_no_cache(self, command: str, capsys: Capture) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            main([command, "--cache", "vectors.sqlite"])
+        assert "--cache" in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         "arguments",
         [

@@ -17,7 +17,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    add_model_arguments(parser, "mini")
+    add_model_arguments(parser, "mini", takes_cache=False)
     parser.set_defaults(wrong=parser.error)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(

@@ -13,7 +13,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    add_model_arguments(parser, None)
+    add_model_arguments(parser, None, takes_cache=False)
 
 
 def run(namespace: argparse.Namespace) -> int:

@@ -17,9 +17,12 @@ def add_model_arguments(
     default_model: str | None,
     *,
     many: bool = False,
-    has_vectors: bool = True,
+    takes_cache: bool = True,
 ) -> None:
-    """Adds --model and what goes with it; `default_model` None: no model unless asked for."""
+    """Adds --model and what goes with it; `default_model` None: no model unless asked for.
+
+    A command that measures or checks the engine itself takes no cache.
+    """
     parser.add_argument(
         "--model",
         default=[default_model] if many else default_model,
@@ -35,8 +38,10 @@ def add_model_arguments(
     parser.add_argument("--max-length", type=int, metavar="TOKENS", help="cut texts here")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
-    if has_vectors:
+    if takes_cache:
         parser.add_argument("--cache", metavar="FILE", help="keep vectors in this SQLite file")
+    else:
+        parser.set_defaults(cache=None)
     parser.add_argument("--offline", action="store_true", help="never use the network")
 
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "input", metavar="INPUT", help="a text file, one document a line; - is stdin"
     )
     parser.add_argument("--top-k", type=int, default=10, metavar="N", help="lines to print")
-    add_model_arguments(parser, _DEFAULT_MODEL, has_vectors=False)
+    add_model_arguments(parser, _DEFAULT_MODEL, takes_cache=False)
     parser.add_argument("--instruction", help="what makes a document right (default: web search's)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(wrong=parser.error)

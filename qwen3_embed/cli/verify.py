@@ -18,7 +18,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    add_model_arguments(parser, "mini")
+    add_model_arguments(parser, "mini", takes_cache=False)
     parser.add_argument(
         "--reference",
         metavar="NAME",
