@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from gpu_rivals import SentenceTransformers, Transformers, gpu_words
 from mixed_texts import mixed_texts
@@ -30,6 +32,7 @@ Ids = Sequence[np.ndarray]
 
 # tokens of a text, texts in a call of ours, texts in a batch of the rival's
 LENGTHS = ((512, 264, 33), (128, 1056, 132), (8192, 16, 2), (32768, 4, 1))
+SAME_BATCH_US = 20.0  # a longer gap is one between batches
 QUERY = "the quick brown fox jumps over the lazy dog and runs into the forest"
 
 
@@ -44,7 +47,7 @@ def encode_ids(model: Embedder, ids: Ids) -> np.ndarray:
     return model.encode_tokens(np.concatenate(ids), cu_seqlens)
 
 
-def best_s(run: Callable[[], Any], n_rounds: int = 3) -> float:
+def best_s(run: Callable[[], Any], n_rounds: int = 2) -> float:
     """After one call to warm up."""
     run()
     times = []
@@ -133,18 +136,20 @@ class Benchmark:
         rival = None if self.arguments.alone else Transformers(self.folder, "bfloat16")
         rows = []
         for n_tokens, n_texts, n_batch in LENGTHS:
+            if n_tokens not in self.arguments.tokens:
+                continue
             ids = random_ids(self.model, [n_tokens] * n_texts)
             ours = n_texts * n_tokens / best_s(lambda ids=ids: encode_ids(self.model, ids))
             theirs = 0.0
             if rival is not None:
                 batch = torch.from_numpy(np.stack(ids[:n_batch]).astype(np.int64)).cuda()
-                taken = best_s(lambda batch=batch: rival.encode(batch), 2)
+                taken = best_s(lambda batch=batch: rival.encode(batch))
                 theirs = n_batch * n_tokens / taken
             rows.append(row(f"{n_tokens} tokens", "tokens/s", ours, "Transformers eager", theirs))
         if self.arguments.compile and rival is not None:
             rival.compile()
             batch = torch.from_numpy(np.stack(random_ids(self.model, [512] * 33)).astype(np.int64))
-            theirs = 33 * 512 / best_s(lambda: rival.encode(batch.cuda()))
+            theirs = 33 * 512 / best_s(lambda: rival.encode(batch.cuda()), 3)
             rows.append(row("512 tokens", "tokens/s", rows[0]["ours"], "torch.compile", theirs))
         return rows
 
@@ -154,9 +159,13 @@ class Benchmark:
         shared = [np.concatenate([own[0][:20], text[20:]]) for text in own]
         own_s = best_s(lambda: encode_ids(self.model, own))
         shared_s = best_s(lambda: encode_ids(self.model, shared))
+        longer = random_ids(self.model, [128] * 1056)
+        longer_s = best_s(lambda: encode_ids(self.model, longer))
         return [
             row("10,000 queries after one instruction", "texts/s", 1e4 / shared_s, "not shared",
-                1e4 / own_s)
+                1e4 / own_s),
+            row("30 tokens, nothing shared", "tokens/s", 3e5 / own_s, "own, 128 tokens",
+                128 * 1056 / longer_s),
         ]  # fmt: skip
 
     def mixed(self) -> list[Row]:
@@ -184,6 +193,7 @@ class Benchmark:
         """Mean 1 - cos to Transformers fp32 over 64 texts, beside Transformers bf16's own."""
         lengths = [1, 2, 3, 5, 8, 12, 17, 24, 33, 48, 64, 65, 100, 128, 200, 300, 511, 700, 1000]
         lengths = lengths * 3 + [1500, 2000, 2500, 3000, 4096, 6000, 8000]
+        lengths = [min(n, self.model.max_length) for n in lengths]
         ids = random_ids(self.model, lengths)
         ours = encode_ids(self.model, ids)
         alone = np.concatenate([encode_ids(self.model, [text]) for text in ids])
@@ -207,17 +217,49 @@ class Benchmark:
                 rates.append(264 * 512 / best_s(lambda model=model: encode_ids(model, ids)))
         return [row("float8, 512 tokens", "tokens/s", rates[0], "own bfloat16", rates[1])]
 
+    def idle(self) -> list[Row]:
+        """Share of the time in which the GPU ran no kernel: as the profiler sees it, from the
+        first to the last, and its busy time beside that of the whole call without it."""
+        texts = mixed_texts(self.folder, min(self.arguments.texts, 10000))
+        wall_us = 1e6 * best_s(lambda: self.model.encode(texts))
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+            self.model.encode(texts)
+        events = [event for event in seen.events() if not event.name.startswith("Mem")]
+        gaps, whole = idle_gaps([(e.time_range.start, e.time_range.end) for e in events])
+        between = gaps[gaps > SAME_BATCH_US]
+        print(f"{len(events)} kernels, {len(between)} gaps between batches, longest", gaps.max())
+        return [
+            row("GPU idle, whole call", "share", 1.0 - (whole - gaps.sum()) / wall_us),
+            row("GPU idle, under the profiler", "share", gaps.sum() / whole),
+            row("GPU idle between batches, under the profiler", "share", between.sum() / whole),
+        ]
+
     def gpus(self) -> list[Row]:
         """One call over all GPUs, against one of them."""
         texts = mixed_texts(self.folder, self.arguments.texts)
         n_tokens = int(self.model.count_tokens(texts).sum())
         self.model.encode(texts[:1000])
-        one_s = seconds(lambda: self.model.encode(texts))
+        begin = time.perf_counter()
+        rows = self.model.encode(texts)
+        one_s = time.perf_counter() - begin
         with self.open(device="cuda:all") as model:
             name = f"mixed corpus on {model.device}"
             model.encode(texts[:4000])
-            all_s = seconds(lambda: model.encode(texts))
-        return [row(name, "tokens/s", n_tokens / all_s, "own on cuda:0", n_tokens / one_s)]
+            begin = time.perf_counter()
+            others = model.encode(texts)
+            all_s = time.perf_counter() - begin
+        n_other = int((rows.view(np.uint32) != others.view(np.uint32)).any(axis=1).sum())
+        return [
+            row(name, "tokens/s", n_tokens / all_s, "own on cuda:0", n_tokens / one_s),
+            row(f"rows of {len(rows)} with other bits than on one GPU", "rows", n_other),
+        ]
+
+
+def idle_gaps(spans: Sequence[tuple[float, float]]) -> tuple[npt.NDArray[np.float64], float]:
+    """Lengths of the gaps that spans leave between their first begin and their last end."""
+    begins, ends = np.array(sorted(spans)).T
+    gaps = begins[1:] - np.maximum.accumulate(ends)[:-1]
+    return gaps[gaps > 0], float(ends.max() - begins[0])
 
 
 def distance(rows: np.ndarray, exact: np.ndarray) -> float:
@@ -226,7 +268,7 @@ def distance(rows: np.ndarray, exact: np.ndarray) -> float:
 
 
 SECTIONS = ("load", "query", "lengths", "prefixes", "mixed", "parity")
-ASKED_FOR = ("float8", "gpus")
+ASKED_FOR = ("idle", "float8", "gpus")
 
 
 def main() -> None:
@@ -235,19 +277,26 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float8"))
     parser.add_argument("--alone", action="store_true", help="without rivals")
     parser.add_argument("--compile", action="store_true", help="torch.compile as a rival too")
+    parser.add_argument(
+        "--tokens", type=lambda words: [int(word) for word in words.split(",")],
+        default=[n for n, _, _ in LENGTHS], help="of the texts in lengths: 512,128,8192,32768",
+    )  # fmt: skip
     parser.add_argument("--texts", type=int, default=100_000, help="of the mixed corpus")
     parser.add_argument("--rival-texts", type=int, default=2000, help="of it, for the rival")
     arguments = parser.parse_args()
     benchmark = Benchmark(arguments)
-    rows = []
-    for name in arguments.only.split(","):
-        try:
-            rows += getattr(benchmark, name)()
-        except Exception as error:  # the other rows are worth having
-            print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        torch.cuda.empty_cache()
     about = {"model": Path(benchmark.folder).name, "dtype": arguments.dtype}
-    record("gpu", arguments, [about | row for row in rows], machine=gpu_words())
+    for name in arguments.only.split(","):
+        begin = time.perf_counter()
+        try:
+            rows = getattr(benchmark, name)()
+        except Exception:  # the other rows are worth having
+            print(f"{name} failed:", file=sys.stderr)
+            traceback.print_exc()
+        else:
+            record("gpu", arguments, [about | row for row in rows], machine=gpu_words())
+        print(f"{name}: {time.perf_counter() - begin:.1f} s", flush=True)
+        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

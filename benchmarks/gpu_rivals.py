@@ -36,13 +36,9 @@ class Transformers:
 
     def __init__(self, folder: Path, dtype: str) -> None:
         transformers.logging.disable_progress_bar()
-        self.model = (
-            transformers.AutoModel.from_pretrained(
-                folder, dtype=getattr(torch, dtype), attn_implementation="sdpa"
-            )
-            .cuda()
-            .eval()
-        )
+        self.model = transformers.AutoModel.from_pretrained(
+            folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", device_map="cuda"
+        ).eval()
 
     def encode(self, ids: torch.Tensor) -> torch.Tensor:
         """(n, T) ids on the GPU to (n, C) unit rows there."""

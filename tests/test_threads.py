@@ -31,6 +31,7 @@ C_ENGINE = [
 ]
 
 
+@cpu_only
 @pytest.mark.parametrize("sanitize", [TSAN, ASAN, ""])
 def test_threads_in_c(models: ModelMaker, sanitize: str) -> None:
     """8 threads, calls cancelled now and then: every row has the bits of its text alone."""
