@@ -224,10 +224,10 @@ class Benchmark:
         wall_us = 1e6 * best_s(lambda: self.model.encode(texts))
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
             self.model.encode(texts)
-        events = [event for event in seen.events() if not event.name.startswith("Mem")]
-        gaps, whole = idle_gaps([(e.time_range.start, e.time_range.end) for e in events])
+        spans = kernel_spans(seen)
+        gaps, whole = idle_gaps(spans)
         between = gaps[gaps > SAME_BATCH_US]
-        print(f"{len(events)} kernels, {len(between)} gaps between batches, longest", gaps.max())
+        print(f"{len(spans)} kernels, {len(between)} gaps between batches, longest", gaps.max())
         return [
             row("GPU idle, whole call", "share", 1.0 - (whole - gaps.sum()) / wall_us),
             row("GPU idle, under the profiler", "share", gaps.sum() / whole),
@@ -253,6 +253,16 @@ class Benchmark:
             row(name, "tokens/s", n_tokens / all_s, "own on cuda:0", n_tokens / one_s),
             row(f"rows of {len(rows)} with other bits than on one GPU", "rows", n_other),
         ]
+
+
+def kernel_spans(seen: torch.profiler.profile) -> list[tuple[float, float]]:
+    """Begin and end in microseconds of each kernel; copies are not among them."""
+    gpu = torch.autograd.DeviceType.CUDA
+    return [
+        (event.time_range.start, event.time_range.end)
+        for event in seen.events() or ()
+        if event.device_type == gpu and not event.name.startswith("Mem")
+    ]
 
 
 def idle_gaps(spans: Sequence[tuple[float, float]]) -> tuple[npt.NDArray[np.float64], float]:
