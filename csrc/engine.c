@@ -309,6 +309,14 @@ qe_engine_pending_tokens(struct qe_engine *e)
 }
 
 int
+qe_engine_done_fd(struct qe_engine *e, struct qe_error *err)
+{
+    int status = notice_fork(e, err);
+
+    return status < 0 ? status : qe_scheduler_done_fd(e->scheduler, err);
+}
+
+int
 qe_engine_measure(struct qe_engine *e, struct qe_peak *peak, struct qe_error *err)
 {
     return e->backend->measure(e->backend, peak, err);

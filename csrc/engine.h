@@ -62,6 +62,9 @@ int qe_engine_submit(struct qe_engine *engine, const struct qe_input *input,
 /* Tokens handed in and not yet done: how busy the engine is. */
 long qe_engine_pending_tokens(struct qe_engine *engine);
 
+/* As qe_scheduler_done_fd(). */
+int qe_engine_done_fd(struct qe_engine *engine, struct qe_error *err);
+
 /* What the device can do at most. Takes seconds, and 1 GiB of its memory. */
 int
 qe_engine_measure(struct qe_engine *engine, struct qe_peak *peak, struct qe_error *err);

@@ -336,6 +336,20 @@ engine_pending_tokens(PyObject *object, PyObject *unused)
 }
 
 static PyObject *
+engine_done_fd(PyObject *object, PyObject *unused)
+{
+    EngineObject *self = (EngineObject *)object;
+    struct qe_error err;
+    (void)unused;
+
+    if (check_open(self) < 0) {
+        return NULL;
+    }
+    int fd = qe_engine_done_fd(self->engine, &err);
+    return fd < 0 ? py_raise(py_state_of(object), &err, 0) : PyLong_FromLong(fd);
+}
+
+static PyObject *
 engine_measure(PyObject *object, PyObject *unused)
 {
     EngineObject *self = (EngineObject *)object;
@@ -424,6 +438,8 @@ static PyMethodDef engine_methods[] = {
     {"rows", engine_rows, METH_VARARGS,
      "A new (n, dim) float32 array, not yet written."},
     {"submit", engine_submit, METH_VARARGS, "Queues sequences; returns their Job."},
+    {"done_fd", engine_done_fd, METH_NOARGS,
+     "A descriptor that becomes readable when jobs are done."},
     {"pending_tokens", engine_pending_tokens, METH_NOARGS,
      "Tokens submitted and not yet done."},
     {"measure", engine_measure, METH_NOARGS,

@@ -3,7 +3,7 @@
  * One mutex guards the queue and every job's state. The worker holds it except during
  * forward(). A job belongs to whoever submitted it; the queue only points at it, until
  * it is done. */
-#define _GNU_SOURCE /* pthread_condattr_setclock */
+#define _GNU_SOURCE /* pthread_condattr_setclock, pthread_setname_np */
 
 #include "scheduler.h"
 
@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,6 +30,7 @@ struct qe_scheduler {
     int n_jobs_last; /* jobs in the last batch                          */
     double last_forward_s;
     long pending_tokens; /* of jobs that are not done                        */
+    int done_fd;         /* -1 until somebody asks for it                    */
 };
 
 /* A text waits for company at most this part of the last forward's time. */
@@ -60,6 +62,10 @@ finish_job(struct qe_job *job)
     job->done = true;
     job->scheduler->pending_tokens -= job->n_tokens;
     pthread_cond_broadcast(&job->changed);
+    if (job->scheduler->done_fd >= 0) {
+        /* Fails only where nobody has read for 2^64 jobs. */
+        (void)eventfd_write(job->scheduler->done_fd, 1);
+    }
 }
 
 /* Takes what is left of a job out of the queue; it is done once its batch returns. */
@@ -123,6 +129,7 @@ work(void *argument)
 {
     struct qe_scheduler *s = argument;
 
+    pthread_setname_np(pthread_self(), "qe forward"); /* for top -H and the like */
     pthread_mutex_lock(&s->mutex);
     for (;;) {
         while (s->queue.n_waiting == 0 && !s->stopping) {
@@ -195,6 +202,7 @@ qe_scheduler_open(struct qe_backend *backend, struct qe_scheduler **scheduler,
         return qe_fail(err, QE_ENOMEM, "scheduler: no memory");
     }
     s->backend = backend;
+    s->done_fd = -1;
     pthread_mutex_init(&s->mutex, NULL);
     init_cond(&s->arrived);
     if (qe_queue_open(&s->queue, backend->batch_tokens, err) < 0) {
@@ -267,6 +275,21 @@ qe_scheduler_pending_tokens(struct qe_scheduler *s)
     long n_tokens = s->pending_tokens;
     pthread_mutex_unlock(&s->mutex);
     return n_tokens;
+}
+
+int
+qe_scheduler_done_fd(struct qe_scheduler *s, struct qe_error *err)
+{
+    pthread_mutex_lock(&s->mutex);
+    if (s->done_fd < 0) {
+        s->done_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    }
+    int fd = s->done_fd;
+    pthread_mutex_unlock(&s->mutex);
+    if (fd < 0) {
+        return qe_fail(err, QE_ENOMEM, "eventfd: %s", strerror(errno));
+    }
+    return fd;
 }
 
 int
@@ -370,6 +393,10 @@ qe_scheduler_after_fork(struct qe_scheduler *s, struct qe_error *err)
     s->queue.first = s->queue.last = NULL;
     s->queue.n_waiting = s->queue.n_taken = s->n_jobs_last = 0;
     s->pending_tokens = 0;
+    if (s->done_fd >= 0) { /* the parent's too */
+        close(s->done_fd);
+        s->done_fd = -1;
+    }
     return 0;
 }
 
@@ -383,6 +410,9 @@ qe_scheduler_close(struct qe_scheduler *s)
         qe_scheduler_stop(s);
         pthread_mutex_destroy(&s->mutex);
         pthread_cond_destroy(&s->arrived);
+    }
+    if (s->done_fd >= 0) {
+        close(s->done_fd);
     }
     qe_queue_close(&s->queue);
     free(s);

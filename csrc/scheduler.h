@@ -43,6 +43,10 @@ void qe_scheduler_stop(struct qe_scheduler *scheduler);
 /* Tokens of the jobs that are not done. */
 long qe_scheduler_pending_tokens(struct qe_scheduler *scheduler);
 
+/* A descriptor that becomes readable when jobs are done, for event loops: an eventfd,
+ * borrowed, made at the first call. Its reader then asks qe_job_done() of each job. */
+int qe_scheduler_done_fd(struct qe_scheduler *scheduler, struct qe_error *err);
+
 /* In a forked child, where the worker did not survive: begins anew, empty. */
 int qe_scheduler_after_fork(struct qe_scheduler *scheduler, struct qe_error *err);
 

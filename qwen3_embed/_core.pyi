@@ -67,6 +67,8 @@ class Engine:
         `adapter` is 0, the model itself, or a number that add_adapter returned.
         NonFiniteError.index and the message of a refused sequence count from first_row.
         """
+    def done_fd(self) -> int:
+        """A descriptor that becomes readable when jobs are done: an eventfd, the engine's own."""
     def pending_tokens(self) -> int:
         """Tokens submitted and not yet done: how busy the engine is."""
     def measure(self) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from .errors import NonFiniteError
 from .pipeline import LengthReport, Pipeline, moved
 from .texts import surrogate_error
 
-__all__ = ["CachedPipeline", "fill_rows"]
+__all__ = ["CachedPipeline", "CachedRows", "fill_rows"]
 
 _LOOK_UP_TEXTS = 10_000  # a look-up holds its hits twice for a moment
 
@@ -100,13 +100,8 @@ class _Lengths(LengthReport):
         self.lengths[first_index : first_index + len(lengths)] = lengths
 
 
-def fill_rows(
-    cache: VectorCache,
-    keys: Sequence[bytes],
-    rows: npt.NDArray[np.float32],
-    compute: Callable[[list[int]], tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]],
-) -> npt.NDArray[np.int64]:
-    """Writes every row, from the cache or computed; what is computed is kept.
+class CachedRows:
+    """Rows of some texts: what the cache has is written at once, the rest by `keep`.
 
     Parameters
     ----------
@@ -115,32 +110,53 @@ def fill_rows(
         n keys; equal ones are computed once.
     rows : ndarray
         (n, dim) float32, written.
-    compute : callable
-        Given indices of keys, returns their vectors, (k, dim) float32, and the numbers of
-        tokens of their texts, (k,) int64.
 
-    Returns
-    -------
-    ndarray
-        (n,) int64: tokens of each text, before any cut.
+    Attributes
+    ----------
+    places : list of int
+        Indices of the keys whose vectors have to be computed.
+    n_tokens : ndarray
+        (n,) int64: tokens of each text, before any cut; complete after `keep`.
     """
-    hits = cache.get(keys, rows.shape[1])
-    rows[hits.indices] = hits.vectors
-    n_tokens = np.zeros(len(keys), np.int64)
-    n_tokens[hits.indices] = hits.n_tokens
-    missing = np.ones(len(keys), bool)
-    missing[hits.indices] = False
-    firsts: dict[bytes, int] = {}  # a key to its place among the computed
-    places = np.flatnonzero(missing).tolist()
-    sources = [firsts.setdefault(keys[i], len(firsts)) for i in places]
-    if firsts:
-        first_places = [0] * len(firsts)
-        for place, source in zip(reversed(places), reversed(sources), strict=True):
-            first_places[source] = place
-        vectors, lengths = compute(first_places)
-        rows[places] = vectors[sources]
-        n_tokens[places] = lengths[sources]
+
+    def __init__(
+        self, cache: VectorCache, keys: Sequence[bytes], rows: npt.NDArray[np.float32]
+    ) -> None:
+        self._cache = cache
+        self._rows = rows
+        hits = cache.get(keys, rows.shape[1])
+        rows[hits.indices] = hits.vectors
+        self.n_tokens = np.zeros(len(keys), np.int64)
+        self.n_tokens[hits.indices] = hits.n_tokens
+        missing = np.ones(len(keys), bool)
+        missing[hits.indices] = False
+        firsts: dict[bytes, int] = {}  # a key to its place among the computed
+        self._missing = np.flatnonzero(missing).tolist()
+        self._sources = [firsts.setdefault(keys[i], len(firsts)) for i in self._missing]
+        self._computed = list(firsts)
+        self.places = [0] * len(firsts)
+        for place, source in zip(reversed(self._missing), reversed(self._sources), strict=True):
+            self.places[source] = place
+
+    def keep(self, vectors: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> None:
+        """Takes what was computed for `places`: (k, dim) float32, and (k,) int64 tokens."""
+        self._rows[self._missing] = vectors[self._sources]
+        self.n_tokens[self._missing] = lengths[self._sources]
         finite = np.flatnonzero(np.isfinite(vectors).all(axis=1))
-        computed = list(firsts)
-        cache.put([computed[i] for i in finite], lengths[finite], vectors[finite])
-    return n_tokens
+        self._cache.put([self._computed[i] for i in finite], lengths[finite], vectors[finite])
+
+
+def fill_rows(
+    cache: VectorCache,
+    keys: Sequence[bytes],
+    rows: npt.NDArray[np.float32],
+    compute: Callable[[list[int]], tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]],
+) -> npt.NDArray[np.int64]:
+    """Writes every row, from the cache or computed; returns `CachedRows.n_tokens`.
+
+    `compute`, given indices of keys, returns what `CachedRows.keep` takes.
+    """
+    found = CachedRows(cache, keys, rows)
+    if found.places:
+        found.keep(*compute(found.places))
+    return found.n_tokens

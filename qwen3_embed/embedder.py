@@ -23,7 +23,6 @@ from .templates import resolve_prompt
 from .texts import Texts, check_texts, iterate_texts, list_texts, surrogate_error
 
 if TYPE_CHECKING:
-    from ._core import Job
     from .cached_pipeline import CachedPipeline
 
 __all__ = ["Embedder"]
@@ -306,44 +305,6 @@ class Embedder(Model):
             job.cancel()
             raise
         return rows
-
-    def submit_tokens(
-        self,
-        tokens: npt.NDArray[np.int32],
-        cu_seqlens: npt.NDArray[np.int32],
-        dim: int | None = None,
-        *,
-        normalize: bool = True,
-    ) -> tuple[npt.NDArray[np.float32], Job]:
-        """`encode_tokens` without the wait, for servers: `job.wait()`, or `job.cancel()`.
-
-        Parameters
-        ----------
-        tokens, cu_seqlens, dim, normalize
-            As in `encode_tokens`.
-
-        Returns
-        -------
-        rows : ndarray
-            (n, dim) float32, written when the job is done.
-        job : Job
-        """
-        buffers = []
-        for name, value in (("tokens", tokens), ("cu_seqlens", cu_seqlens)):
-            array = np.asarray(value)
-            if array.dtype != np.int32 or array.ndim != 1:
-                raise TypeError(
-                    f"{name} is {array.dtype} of shape {array.shape}, expected int32 (n,)"
-                )
-            buffers.append(np.ascontiguousarray(array))
-        if len(buffers[1]) == 0:
-            raise ValueError("cu_seqlens has 0 items, expected n + 1")
-        request = Request.of({"dim": dim, "normalize": normalize}, self.dim, stacklevel=3)
-        rows = self._engines.rows(len(buffers[1]) - 1, request.dim)
-        job = self._engines.submit(
-            buffers[0], buffers[1], rows, 0, request.normalize, self._weights.number
-        )
-        return rows, job
 
     def count_tokens(
         self, texts: str | Texts, **options: Unpack[PromptOptions]

@@ -56,6 +56,10 @@ class Engines:
             engine = min(self._engines, key=lambda engine: engine.pending_tokens())
         return engine.submit(tokens, cu_seqlens, out, first_row, normalize, adapter)
 
+    def done_fds(self) -> tuple[int, ...]:
+        """Descriptors, one an engine, that become readable when jobs are done."""
+        return tuple(engine.done_fd() for engine in self._engines)
+
     def add_adapter(self, tensors: dict[str, npt.NDArray[Any]]) -> int:
         """As `Engine.add_adapter`, on every engine; to be called by one thread at a time."""
         numbers = {engine.add_adapter(tensors) for engine in self._engines}

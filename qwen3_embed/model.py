@@ -22,10 +22,12 @@ from .errors import DeviceError, DeviceMemoryError, ModelFileError
 from .files import HubOptions, ModelFiles, find_model
 from .fingerprint import fingerprint_of
 from .head import HEADS
+from .options import Request
 from .templates import resolve_prompt
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from ._core import Job
     from .adapters import Adapter
     from .cache import VectorCache
 
@@ -323,6 +325,48 @@ class Model:
             known = ", ".join(map(repr, self._adapters)) or "none"
             raise ValueError(f"no adapter {name!r} is loaded, expected None or one of: {known}")
         self._weights = self._own_weights if name is None else self._adapters[name]
+
+    def submit_tokens(
+        self,
+        tokens: npt.NDArray[np.int32],
+        cu_seqlens: npt.NDArray[np.int32],
+        dim: int | None = None,
+        *,
+        normalize: bool = True,
+    ) -> tuple[npt.NDArray[np.float32], Job]:
+        """Vectors of token ids without the wait, for servers: `job.wait()`, or `job.cancel()`.
+
+        Parameters
+        ----------
+        tokens, cu_seqlens, dim, normalize
+            As in `Embedder.encode_tokens`.
+
+        Returns
+        -------
+        rows : ndarray
+            (n, dim) float32, written when the job is done.
+        job : Job
+        """
+        buffers = []
+        for name, value in (("tokens", tokens), ("cu_seqlens", cu_seqlens)):
+            array = np.asarray(value)
+            if array.dtype != np.int32 or array.ndim != 1:
+                raise TypeError(
+                    f"{name} is {array.dtype} of shape {array.shape}, expected int32 (n,)"
+                )
+            buffers.append(np.ascontiguousarray(array))
+        if len(buffers[1]) == 0:
+            raise ValueError("cu_seqlens has 0 items, expected n + 1")
+        request = Request.of({"dim": dim, "normalize": normalize}, self.dim, stacklevel=3)
+        rows = self._engines.rows(len(buffers[1]) - 1, request.dim)
+        job = self._engines.submit(
+            buffers[0], buffers[1], rows, 0, request.normalize, self._weights.number
+        )
+        return rows, job
+
+    def done_fds(self) -> tuple[int, ...]:
+        """Descriptors that become readable when jobs are done, for event loops; one an engine."""
+        return self._engines.done_fds()
 
     def _head(self, tensors: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64] | None:
         """The head of a reranker with an adapter's tensors; an embedder has none."""

@@ -197,6 +197,40 @@ class Reranker(Model):
             ranked.append(entry | {"text": texts[i]} if return_documents else entry)
         return ranked
 
+    def scores_of(
+        self, rows: npt.NDArray[np.float32], *, activation: Activation = "sigmoid"
+    ) -> npt.NDArray[np.float32]:
+        """Scores of the rows of `submit_tokens(..., normalize=False)`, for servers.
+
+        Parameters
+        ----------
+        rows : ndarray
+            (n, dim) float32: of pairs that were tokenised as `body_of` gives them.
+        activation : {"sigmoid", None}
+
+        Returns
+        -------
+        ndarray
+            (n,) float32, as `predict`.
+        """
+        head = self._weights.head
+        assert head is not None
+        logits = logits_of(rows, head)
+        return logits if activation is None else _sigmoid(logits)
+
+    @staticmethod
+    def body_of(query: str, document: str, *, instruction: str | None = None) -> str:
+        """What stands between the tokens that the tokenizer puts around every pair.
+
+        Examples
+        --------
+        >>> Reranker.body_of("capital?", "Beijing.", instruction="Find it")
+        '<Instruct>: Find it\\n<Query>: capital?\\n<Document>: Beijing.'
+        """
+        if instruction is None:
+            instruction = DEFAULT_INSTRUCTION
+        return reranker_body(instruction, query, document)
+
     def _head(self, tensors: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
         return read_head(self._files, tensors, self._answers())
 
@@ -259,11 +293,14 @@ class Reranker(Model):
             finally:
                 pipeline.cancel()
         report.warn(stacklevel=3)
-        if activation is None:
-            return logits
-        # Beyond 80 the sigmoid is 0 or 1 in float32, and exp stays finite.
-        bounded = np.clip(logits.astype(np.float64), -80, 80)
-        return (1.0 / (1.0 + np.exp(-bounded))).astype(np.float32)
+        return logits if activation is None else _sigmoid(logits)
+
+
+def _sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    # Beyond 80 the sigmoid is 0 or 1 in float32, and exp stays finite.
+    bounded = np.clip(logits.astype(np.float64), -80, 80)
+    result: npt.NDArray[np.float32] = (1.0 / (1.0 + np.exp(-bounded))).astype(np.float32)
+    return result
 
 
 def _is_pair(pairs: Any) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import multiprocessing
 import os
+import select
 import subprocess
 import sys
 import textwrap
@@ -134,6 +135,37 @@ def test_dropped_job_keeps_its_array(models: ModelMaker) -> None:
         gc.collect()
     expected = embed(open_engine(models("small")), texts[:1], 64)
     np.testing.assert_array_equal(embed(engine, texts[:1], 64), expected)
+
+
+def test_done_fd(models: ModelMaker) -> None:
+    """An event loop is woken by what is done, also by a cancelled job, and by nothing else."""
+    engine = open_engine(models("small"))
+    fd = engine.done_fd()
+    assert engine.done_fd() == fd
+    tokens, offsets = np.zeros(2048, np.int32), np.array([0, 2048], np.int32)
+    assert not select.select([fd], [], [], 0)[0]
+    first = engine.submit(tokens, offsets, engine.rows(1, 8), 0, True)
+    second = engine.submit(tokens, offsets, engine.rows(1, 8), 0, True)
+    second.cancel()
+    n_done = 0
+    while n_done < 2:
+        assert select.select([fd], [], [], 60)[0]
+        n_done += int.from_bytes(os.read(fd, 8), "little")
+        assert n_done <= first.done() + second.done()
+    assert not select.select([fd], [], [], 0)[0]
+    first.wait()
+
+    pid = os.fork()
+    if pid == 0:  # has a descriptor of its own
+        rows = engine.rows(1, 8)
+        listened = engine.done_fd()
+        engine.submit(tokens[:4], np.array([0, 4], np.int32), rows, 0, True).wait()
+        os._exit(0 if select.select([listened], [], [], 0)[0] else 3)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert not select.select([fd], [], [], 0)[0]
+    engine.close()
+    with pytest.raises(ValueError, match="closed"):
+        engine.done_fd()
 
 
 def test_cancelled_job(models: ModelMaker) -> None:

@@ -5,7 +5,7 @@
  * claims one by lowering it, in its own share first, and only then reads the job. So a
  * worker never has to know whether the job it looked at is the job it works for, and a
  * job never waits for a worker that slept through it. */
-#define _GNU_SOURCE /* sched_getaffinity */
+#define _GNU_SOURCE /* sched_getaffinity, pthread_setname_np */
 #include "threads.h"
 
 #include <pthread.h>
@@ -142,6 +142,7 @@ work_until_closed(void *argument)
     struct qe_threads *pool = worker->pool;
     int seen = 0;
 
+    pthread_setname_np(pthread_self(), "qe cpu");
     while (!atomic_load(&pool->closing)) {
         if (!spin_while(&pool->n_begun, seen)) {
             pthread_mutex_lock(&pool->mutex);

@@ -16,20 +16,26 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from ..errors import DeviceError, DeviceMemoryError, InputTooLongError, NonFiniteError
 from . import openai, rerank, tei
+from .connection import Client
+from .deliveries import Deliveries
 from .keys import Keys
 from .metrics import Metrics
 from .openapi import openapi_page
 from .problems import Problem
 from .settings import Settings
-from .work import Gone, Registry, Ticket, Vectors
+from .work import Registry, Vectors
 
-__all__ = ["Answer", "Application", "Exchange"]
+if TYPE_CHECKING:
+    from .._core import Job
+    from ..model import Model
+
+__all__ = ["Answer", "Application", "Exchange", "Gone"]
 
 logger = logging.getLogger("qwen3_embed.server")
 
@@ -38,9 +44,14 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Result = TypeVar("Result")
 
-_THREADS = 64
+_THREADS = 4
+_SHORT_BYTES = 4096  # a body of so many is tokenised in a millisecond
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _CLIENT_LEFT = 499  # in logs and metrics, as nginx has it; nobody is there to be answered
+
+
+class Gone(Exception):
+    """The client has left."""
 
 
 class Answer(NamedTuple):
@@ -64,6 +75,7 @@ class Exchange:
     def __init__(self, application: Application, scope: Scope, receive: Receive) -> None:
         self._application = application
         self._receive = receive
+        self._client: Client = scope["extensions"]["client"]
         self.registry = application.registry
         self.settings = application.settings
         self.started_at = application.started_at
@@ -98,34 +110,48 @@ class Exchange:
             raise Problem(408, f"the body took longer than {self.settings.body_s:.0f} s") from None
         return b"".join(parts)
 
-    async def work(self, function: Callable[[Ticket], Result]) -> Result:
-        """What the function returns, run on a thread; it is told when the client leaves."""
-        ticket = Ticket()
-        running = self._application.start(function, ticket)
-        leaving = asyncio.ensure_future(self._until_gone())
-        both: set[asyncio.Future[Any]] = {running, leaving}
-        try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if not running.done():
-                ticket.cancel()
-                await asyncio.wait({running})
-                running.exception()  # looked at: whatever it is, nobody wants it
-                raise Gone
-            return running.result()
-        finally:
-            ticket.cancel()  # changes something only if this task itself was cancelled
-            leaving.cancel()
+    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What the function returns: at once for a short request, else on a thread."""
+        if self.held_bytes <= _SHORT_BYTES:
+            return function(*arguments)
+        return await self.run_apart(function, *arguments)
 
-    async def _until_gone(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    async def run_apart(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What the function returns, run on a thread."""
+        running = asyncio.get_running_loop().run_in_executor(
+            self._application.threads, function, *arguments
+        )
+        result = await running
+        self.check()
+        return result
+
+    def check(self) -> None:
+        """Raises `Gone` once the client has left."""
+        if self._client.has_left:
+            raise Gone
+
+    async def finish(self, job: Job) -> None:
+        """Returns when the job's rows are written; the client's leaving ends it."""
+        client = self._client
+        client.on_leave = job.cancel
+        try:
+            if client.has_left:
+                job.cancel()
+            await self._application.deliveries.wait(job)
+        except asyncio.CancelledError:
+            job.cancel()
+            raise
+        finally:
+            client.on_leave = None
+        self.check()
+        job.wait()
 
     def json(self, content: bytes) -> Answer:
         """An answer of JSON."""
         return Answer(200, content)
 
-    def count_texts(self, model: str, n_texts: int, found: Vectors) -> None:
-        """For metrics and log."""
+    def count(self, model: str, n_texts: int, found: Vectors) -> None:
+        """Texts or pairs, for metrics and log."""
         self.about = {"model": model, "n_texts": n_texts, "n_tokens": found.n_tokens}
         metrics = self._application.metrics
         metrics.texts.labels(model).observe(n_texts)
@@ -134,11 +160,6 @@ class Exchange:
             metrics.truncated.labels(model).inc(found.n_cut)
         if found.n_cached:
             metrics.cached.labels(model).inc(found.n_cached)
-
-    def count_pairs(self, model: str, n_pairs: int) -> None:
-        """For metrics and log."""
-        self.about = {"model": model, "n_texts": n_pairs}
-        self._application.metrics.texts.labels(model).observe(n_pairs)
 
 
 def _too_large(limit: int) -> Problem:
@@ -162,12 +183,12 @@ class Application:
         self.metrics = Metrics()
         self.started_at = int(time.time())
         self._keys = keys
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="qwen3_embed server")
+        models: list[Model] = [*registry.embedders.values(), *registry.rerankers.values()]
+        self.deliveries = Deliveries(models)
+        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="qwen3_embed server")
         self._ids = count(int.from_bytes(os.urandom(8), "big"))
         self._n_requests = 0
         self._held_bytes = 0
-        self._n_working = 0
-        self._last_done = time.monotonic()
         self._broken: str | None = None
         self._routes = _routes(registry) | {
             "/health": _Route("GET", self.health, openai.problem_body, True),
@@ -192,6 +213,8 @@ class Application:
             self.metrics.dropped.inc()
         except Exception as error:
             problem = _problem_of(error)
+            if isinstance(error, DeviceError) and not isinstance(error, DeviceMemoryError):
+                self._broken = str(error)
             if problem.status >= 500:
                 logger.error("failed", exc_info=error, extra={"request_id": exchange.request_id})
             shape = route.problem_body if route else openai.problem_body
@@ -254,25 +277,9 @@ class Application:
                 retry_after_s=1,
             )
 
-    def start(self, function: Callable[[Ticket], Result], ticket: Ticket) -> asyncio.Future[Result]:
-        """Runs the function on a thread."""
-        if self._n_working == 0:
-            self._last_done = time.monotonic()
-        self._n_working += 1
-        running = asyncio.get_running_loop().run_in_executor(self._pool, function, ticket)
-        running.add_done_callback(self._done)
-        return running
-
-    def _done(self, running: asyncio.Future[Any]) -> None:
-        self._n_working -= 1
-        self._last_done = time.monotonic()
-        error = None if running.cancelled() else running.exception()
-        if isinstance(error, DeviceError) and not isinstance(error, DeviceMemoryError):
-            self._broken = str(error)
-
     async def health(self, exchange: Exchange) -> Answer:
         """GET /health: 503 when the engine is, not only when the server is, out of order."""
-        waited_s = time.monotonic() - self._last_done if self._n_working else 0.0
+        stalled_s = self.deliveries.stalled_s()
         closed = [
             name
             for name, model in {**self.registry.embedders, **self.registry.rerankers}.items()
@@ -281,8 +288,8 @@ class Application:
         reason = self._broken
         if closed:
             reason = f"closed: {', '.join(closed)}"
-        elif waited_s > self.settings.stall_s:
-            reason = f"requests wait, and none was finished for {waited_s:.0f} s"
+        elif stalled_s > self.settings.stall_s:
+            reason = f"requests wait, and none was finished for {stalled_s:.0f} s"
         content = {"status": "degraded" if reason else "ok", "reason": reason}
         return Answer(503 if reason else 200, msgspec.json.encode(content))
 
@@ -300,9 +307,11 @@ class Application:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                self.deliveries.open()
                 await send({"type": "lifespan.startup.complete"})
             else:
-                self._pool.shutdown(wait=False, cancel_futures=True)
+                self.deliveries.close()
+                self.threads.shutdown(wait=False, cancel_futures=True)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 

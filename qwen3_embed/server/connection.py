@@ -7,13 +7,35 @@ size. Here both have a bound, and so has the number of connections.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .settings import Settings
 
-__all__ = ["connection_class"]
+__all__ = ["Client", "connection_class"]
+
+
+class Client:
+    """Whoever is at the other end of a connection; its requests find it in their scope.
+
+    Attributes
+    ----------
+    has_left : bool
+    on_leave : callable or None
+        Called when it leaves: one request at a time is at work for it.
+    """
+
+    def __init__(self) -> None:
+        self.has_left = False
+        self.on_leave: Callable[[], None] | None = None
+
+    def leave(self) -> None:
+        """It has gone."""
+        self.has_left = True
+        if self.on_leave is not None:
+            self.on_leave()
 
 
 def connection_class(settings: Settings) -> type[asyncio.Protocol]:
@@ -25,6 +47,7 @@ def connection_class(settings: Settings) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            self._client = Client()
             if len(self.connections) > settings.max_connections:
                 transport.abort()
             else:
@@ -43,9 +66,16 @@ def connection_class(settings: Settings) -> type[asyncio.Protocol]:
         def on_headers_complete(self) -> None:
             self._forget()
             super().on_headers_complete()
+            self.scope["extensions"] = {"client": self._client}
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            if not self.pipeline:  # read on: only who reads is told that the client leaves
+                self.flow.resume_reading()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
+            self._client.leave()
             super().connection_lost(exc)
 
         def _expect_header(self) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from .bodies import EmbeddingRequest, decode, decode_inputs
 from .problems import Problem
-from .work import Ticket, Vectors, embed
+from .work import Vectors, embed
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
@@ -29,15 +29,12 @@ async def embeddings(exchange: Exchange) -> Answer:
     if ids and (body.instruction is not None or body.prompt_name is not None):
         raise Problem(400, "token ids take no instruction: put its tokens before them")
     truncate = settings.truncate if body.truncate is None else body.truncate
+    found = await embed(exchange, model, inputs, prefix, body.dimensions, True, truncate)
+    exchange.count(name, len(inputs), found)
     served = msgspec.json.encode(body.model)
-
-    def work(ticket: Ticket) -> tuple[Vectors, bytes]:
-        found = embed(model, inputs, prefix, body.dimensions, True, truncate, settings, ticket)
-        return found, _answer(found, served, body.encoding_format == "base64")
-
-    found, content = await exchange.work(work)
-    exchange.count_texts(name, len(inputs), found)
-    return exchange.json(content)
+    return exchange.json(
+        await exchange.run(_answer, found, served, body.encoding_format == "base64")
+    )
 
 
 def _prefix(model: Embedder, body: EmbeddingRequest, is_query: bool) -> str:

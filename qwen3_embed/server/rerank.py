@@ -8,7 +8,7 @@ import msgspec
 
 from .bodies import Document, RerankRequest, decode
 from .problems import Problem
-from .work import Ticket, score
+from .work import score
 
 if TYPE_CHECKING:
     from .application import Answer, Exchange
@@ -29,12 +29,9 @@ async def rerank(exchange: Exchange) -> Answer:
             "max_tokens_per_doc is not supported: a pair is cut at the model's own length",
             param="max_tokens_per_doc",
         )
-
-    def work(ticket: Ticket) -> list[float]:
-        return score(model, body.query, documents, body.instruction, False, truncate, ticket)
-
-    scores = await exchange.work(work)
-    exchange.count_pairs(name, len(documents))
+    found = await score(exchange, model, body.query, documents, body.instruction, False, truncate)
+    exchange.count(name, len(documents), found)
+    scores: list[float] = found.rows.tolist()
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: body.top_n]
     results: list[dict[str, Any]] = []
     for i in order:

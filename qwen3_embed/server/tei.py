@@ -10,7 +10,7 @@ from ..version import __version__
 from .bodies import EmbedRequest, TeiRerankRequest, TokenizeRequest, decode, decode_inputs
 from .problems import Problem
 from .rerank import check_documents
-from .work import Ticket, Vectors, bounded_texts, embed, score
+from .work import Vectors, bounded_texts, embed, score
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
@@ -50,16 +50,13 @@ async def embed_texts(exchange: Exchange) -> Answer:
     name, model = _first(exchange)
     prefix = _prefix(model, body.prompt_name)
     truncate = settings.truncate if body.truncate is None else body.truncate
+    found = await embed(exchange, model, inputs, prefix, body.dimensions, body.normalize, truncate)
+    exchange.count(name, len(inputs), found)
+    return exchange.json(await exchange.run(_answer, found))
 
-    def work(ticket: Ticket) -> tuple[Vectors, bytes]:
-        found = embed(
-            model, inputs, prefix, body.dimensions, body.normalize, truncate, settings, ticket
-        )
-        return found, msgspec.json.encode(found.rows.tolist())
 
-    found, content = await exchange.work(work)
-    exchange.count_texts(name, len(inputs), found)
-    return exchange.json(content)
+def _answer(found: Vectors) -> bytes:
+    return msgspec.json.encode(found.rows.tolist())
 
 
 async def rerank_texts(exchange: Exchange) -> Answer:
@@ -68,12 +65,9 @@ async def rerank_texts(exchange: Exchange) -> Answer:
     check_documents(body.texts, exchange.settings.max_inputs, "texts")
     name, model = exchange.registry.reranker(None)
     truncate = exchange.settings.truncate if body.truncate is None else body.truncate
-
-    def work(ticket: Ticket) -> list[float]:
-        return score(model, body.query, body.texts, None, body.raw_scores, truncate, ticket)
-
-    scores = await exchange.work(work)
-    exchange.count_pairs(name, len(body.texts))
+    found = await score(exchange, model, body.query, body.texts, None, body.raw_scores, truncate)
+    exchange.count(name, len(body.texts), found)
+    scores: list[float] = found.rows.tolist()
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     ranked: list[dict[str, Any]] = []
     for i in order:
@@ -93,14 +87,14 @@ async def tokenize(exchange: Exchange) -> Answer:
 
     texts = bounded_texts([str(text) for text in inputs], prefix, model.max_length, False)
 
-    def work(ticket: Ticket) -> bytes:
+    def pieces() -> bytes:
         answer = []
         for text in texts:
-            ticket.check()
+            exchange.check()
             answer.append(_tokens(model, prefix + text, body.add_special_tokens))
         return msgspec.json.encode(answer)
 
-    return exchange.json(await exchange.work(work))
+    return exchange.json(await exchange.run(pieces))
 
 
 def _tokens(model: Embedder, text: str, add_special_tokens: bool) -> list[dict[str, Any]]:

@@ -1,69 +1,39 @@
-"""Models at work for a server: one call into the engine a request, on a thread of its own.
+"""Models at work for a server: from a request's texts to its vectors or scores.
 
-The engine batches what many threads wait for. A request whose client has left is taken back
-at whatever step it is.
+Texts become token ids at once if they are few, so that a short request never leaves the event
+loop; many do so on a thread, so that nobody waits behind them. The engine batches what many
+requests wait for, and a request whose client has left is taken back.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..cache import CacheKeys
-from ..cached_pipeline import fill_rows
+from ..cached_pipeline import CachedRows
 from ..embedder import Embedder
 from ..reranker import Reranker
+from ..tokenizer import TokenBatch
 from .bodies import Texts
 from .problems import Problem
 from .settings import Settings
 
-__all__ = ["Gone", "Registry", "Ticket", "Vectors", "bounded_texts", "embed", "score"]
+if TYPE_CHECKING:
+    from ..model import Model
+    from .application import Exchange
+
+__all__ = ["Registry", "Vectors", "bounded_texts", "embed", "score"]
 
 _CHARACTERS_A_TOKEN = 16  # no model's average text has so many
 _QUERY_SUFFIX = "-query"
 
-
-class Gone(Exception):
-    """The client has left."""
-
-
-class Ticket:
-    """One request's claim on the engine, which can be taken back from another thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._job: Any = None
-        self._cancelled = False
-
-    def run(self, rows: npt.NDArray[np.float32], job: Any) -> npt.NDArray[np.float32]:
-        """Waits for the job, unless the ticket was or is cancelled: then `Gone`."""
-        with self._lock:
-            self._job = job
-            if self._cancelled:
-                job.cancel()
-        try:
-            job.wait()
-        except RuntimeError:
-            self.check()
-            raise
-        return rows
-
-    def cancel(self) -> None:
-        """Ends the work soon."""
-        with self._lock:
-            self._cancelled = True
-            if self._job is not None:
-                self._job.cancel()
-
-    def check(self) -> None:
-        """Raises `Gone` once cancelled."""
-        if self._cancelled:
-            raise Gone
+Bounds = tuple[int, bool, Settings]
+"""max_length, truncate and settings of a request."""
 
 
 class Vectors(NamedTuple):
@@ -72,7 +42,7 @@ class Vectors(NamedTuple):
     Attributes
     ----------
     rows : ndarray
-        (n, dim) float32.
+        (n, dim) float32; of pairs their scores, (n,).
     n_tokens : int
         Of all texts, after the cut.
     n_cut, n_cached : int
@@ -137,15 +107,14 @@ class Registry:
         )
 
 
-def embed(
+async def embed(
+    exchange: Exchange,
     model: Embedder,
     inputs: Texts,
     prefix: str,
     dim: int | None,
     normalize: bool,
     truncate: bool,
-    settings: Settings,
-    ticket: Ticket,
 ) -> Vectors:
     """Vectors of texts or of token ids.
 
@@ -154,64 +123,101 @@ def embed(
     Problem
         400 and 422, before the engine has begun.
     Gone
-        The ticket was cancelled.
+        The client has left.
     """
-    ticket.check()
     if dim is not None and not 1 <= dim <= model.dim:
         raise Problem(400, f"dimensions is {dim}, expected 1..{model.dim}", param="dimensions")
-    if isinstance(inputs[0], list):
-        return _embed_ids(model, inputs, dim, normalize, truncate, settings, ticket)
-    texts = bounded_texts([str(text) for text in inputs], prefix, model.max_length, truncate)
-    n_computed = len(texts)
+    max_length = model.max_length
+    bounds = (max_length, truncate, exchange.settings)
 
-    def compute(places: list[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        nonlocal n_computed
-        n_computed = len(places)
+    async def compute(batch: TokenBatch) -> npt.NDArray[np.float32]:
         try:
-            batch = model.tokenizer.encode([prefix + texts[i] for i in places])
-        except UnicodeError:
-            raise Problem(400, "input is not Unicode: it holds a lone surrogate") from None
-        _check_lengths(batch.lengths, model.max_length, truncate, settings)
-        ticket.check()
-        rows, job = model.submit_tokens(batch.tokens, batch.cu_seqlens, dim, normalize=normalize)
-        return ticket.run(rows, job), batch.lengths
+            rows, job = model.submit_tokens(
+                batch.tokens, batch.cu_seqlens, dim, normalize=normalize
+            )
+        except ValueError as error:  # ids that a client has sent
+            raise Problem(400, f"token ids: {error}", param="input") from None
+        await exchange.finish(job)
+        return rows
 
+    if isinstance(inputs[0], list):
+        batch = await exchange.run(_batch_of_ids, model, inputs, bounds)
+        return _vectors(await compute(batch), batch.lengths, max_length)
+    texts = bounded_texts([str(text) for text in inputs], prefix, max_length, truncate)
     if model.cache is None:
-        rows, lengths = compute(list(range(len(texts))))
-    else:
-        rows = np.empty((len(texts), dim or model.dim), np.float32)
-        keys = CacheKeys(model.fingerprint, dim or model.dim, normalize).of(prefix, texts)
-        n_computed = 0
-        lengths = fill_rows(model.cache, keys, rows, compute)
-        _check_lengths(lengths, model.max_length, truncate, settings)
-    return Vectors(
-        rows,
-        int(np.minimum(lengths, model.max_length).sum()),
-        int(np.count_nonzero(lengths > model.max_length)),
-        len(texts) - n_computed,
-    )
+        batch = await exchange.run(_tokenise, model, [prefix + text for text in texts], bounds)
+        return _vectors(await compute(batch), batch.lengths, max_length)
+    rows = np.empty((len(texts), dim or model.dim), np.float32)
+    found = await exchange.run_apart(_look_up, model, prefix, texts, rows, normalize)
+    if found.places:
+        missing = [prefix + texts[i] for i in found.places]
+        batch = await exchange.run(_tokenise, model, missing, bounds)
+        await exchange.run_apart(found.keep, await compute(batch), batch.lengths)
+    _check_lengths(found.n_tokens, *bounds)
+    return _vectors(rows, found.n_tokens, max_length, len(texts) - len(found.places))
 
 
-def score(
+async def score(
+    exchange: Exchange,
     model: Reranker,
     query: str,
     documents: list[str],
     instruction: str | None,
     logits: bool,
     truncate: bool,
-    ticket: Ticket,
-) -> list[float]:
-    """A score for each document: the probability of yes, or the logit."""
-    ticket.check()
+) -> Vectors:
+    """A score for each document: the probability of yes, or the logit; `rows` is (n,).
+
+    Raises
+    ------
+    Problem, Gone
+        As `embed`.
+    """
     documents = bounded_texts(documents, query, model.max_length, truncate)
-    scores = model.predict(
-        [(query, document) for document in documents],
-        instruction=instruction,
-        activation=None if logits else "sigmoid",
-        on_long="warn" if truncate else "error",
-        show_progress_bar=False,
-    )
-    return [float(each) for each in np.atleast_1d(scores)]
+    bodies = [model.body_of(query, each, instruction=instruction) for each in documents]
+    bounds = (model.max_length, truncate, exchange.settings)
+    batch = await exchange.run(_tokenise, model, bodies, bounds)
+    rows, job = model.submit_tokens(batch.tokens, batch.cu_seqlens, normalize=False)
+    await exchange.finish(job)
+    scores = model.scores_of(rows, activation=None if logits else "sigmoid")
+    return _vectors(scores, batch.lengths, model.max_length)
+
+
+def _vectors(
+    rows: npt.NDArray[np.float32],
+    lengths: npt.NDArray[np.int64],
+    max_length: int,
+    n_cached: int = 0,
+) -> Vectors:
+    longest = int(lengths.max())
+    if longest <= max_length:
+        return Vectors(rows, int(lengths.sum()), 0, n_cached)
+    n_tokens = int(np.minimum(lengths, max_length).sum())
+    return Vectors(rows, n_tokens, int(np.count_nonzero(lengths > max_length)), n_cached)
+
+
+def _tokenise(model: Model, texts: list[str], bounds: Bounds) -> TokenBatch:
+    try:
+        batch = model.tokenizer.encode(texts)
+    except UnicodeError:
+        raise Problem(400, "input is not Unicode: it holds a lone surrogate") from None
+    _check_lengths(batch.lengths, *bounds)
+    return batch
+
+
+def _look_up(
+    model: Embedder,
+    prefix: str,
+    texts: list[str],
+    rows: npt.NDArray[np.float32],
+    normalize: bool,
+) -> CachedRows:
+    assert model.cache is not None
+    try:
+        keys = CacheKeys(model.fingerprint, rows.shape[1], normalize).of(prefix, texts)
+    except UnicodeError:
+        raise Problem(400, "input is not Unicode: it holds a lone surrogate") from None
+    return CachedRows(model.cache, keys, rows)
 
 
 def bounded_texts(texts: list[str], prefix: str, max_length: int, truncate: bool) -> list[str]:
@@ -252,15 +258,7 @@ def _too_long(index: int, found: str, max_length: int) -> Problem:
     )
 
 
-def _embed_ids(
-    model: Embedder,
-    sequences: Sequence[list[int]],
-    dim: int | None,
-    normalize: bool,
-    truncate: bool,
-    settings: Settings,
-    ticket: Ticket,
-) -> Vectors:
+def _batch_of_ids(model: Embedder, sequences: Sequence[list[int]], bounds: Bounds) -> TokenBatch:
     """Token ids of this model's tokenizer, the end token included."""
     end = list(model.tokenizer.end)
     for i, ids in enumerate(sequences):
@@ -274,19 +272,10 @@ def _embed_ids(
                 code="foreign_token_ids",
             )
     lengths = np.array([len(ids) for ids in sequences], np.int64)
-    _check_lengths(lengths, model.max_length, truncate, settings)
+    _check_lengths(lengths, *bounds)
     room = model.max_length - len(end)
     kept = [ids if len(ids) <= model.max_length else ids[:room] + end for ids in sequences]
     cu_seqlens = np.zeros(len(kept) + 1, np.int32)
     np.cumsum([len(ids) for ids in kept], out=cu_seqlens[1:])
     tokens = np.concatenate([np.array(ids, np.int32) for ids in kept])
-    try:
-        rows, job = model.submit_tokens(tokens, cu_seqlens, dim, normalize=normalize)
-    except ValueError as error:
-        raise Problem(400, f"token ids: {error}", param="input") from None
-    return Vectors(
-        ticket.run(rows, job),
-        int(cu_seqlens[-1]),
-        int(np.count_nonzero(lengths > model.max_length)),
-        0,
-    )
+    return TokenBatch(tokens, cu_seqlens, lengths)
