@@ -30,6 +30,15 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     served.stop()
 
 
+@pytest.fixture
+def openai_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenAI's tokenizer without a network: llama-index brings its file along."""
+    llama_index = pytest.importorskip("llama_index.core")
+    pytest.importorskip("tiktoken")
+    folder = Path(llama_index.__file__).parent / "_static" / "tiktoken_cache"
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
+
+
 class TestOpenai:
     @pytest.fixture
     def client(self, server: Served) -> Any:
@@ -133,24 +142,60 @@ class TestLangchain:
         assert np.array_equal(found, model.encode_query("a"))
 
     def test_foreign_token_ids_are_refused(
-        self, server: Served, folder: Path, monkeypatch: pytest.MonkeyPatch
+        self, server: Served, folder: Path, openai_ids: None
     ) -> None:
         """With its defaults it sends ids of OpenAI's tokenizer: no right vector could come back."""
         langchain_openai = pytest.importorskip("langchain_openai")
-        tiktoken = pytest.importorskip("tiktoken")
         openai = pytest.importorskip("openai")
-        encoding = tiktoken.Encoding(
-            "bytes",
-            pat_str=r"[\s\S]",
-            mergeable_ranks={bytes([i]): i for i in range(256)},
-            special_tokens={},
-        )
-        monkeypatch.setattr(tiktoken, "encoding_for_model", lambda name: encoding)
         client = langchain_openai.OpenAIEmbeddings(
             base_url=server.url + "/v1", api_key=KEY, model=folder.name
         )
-        with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
+        with pytest.raises(openai.BadRequestError, match="--token-ids cl100k_base") as caught:
             client.embed_documents(["a text"])
+        assert "check_embedding_ctx_length=False" in str(caught.value)
+        assert caught.value.code == "foreign_token_ids"
+
+    def test_defaults_untouched(self, folder: Path, model: Embedder, openai_ids: None) -> None:
+        langchain_openai = pytest.importorskip("langchain_openai")
+        tiktoken = pytest.importorskip("tiktoken")
+        texts = [*TEXTS, "\U0001f600 \u65e5\u672c\u8a9e <|endoftext|> ok"]
+        served = Served("--model", str(folder), "--token-ids", "cl100k_base")
+        try:
+
+            def client_of(name: str, **arguments: Any) -> Any:
+                return langchain_openai.OpenAIEmbeddings(
+                    base_url=served.url + "/v1", api_key="none", model=name, **arguments
+                )
+
+            found = client_of(folder.name).embed_documents(texts)
+            assert np.array_equal(np.array(found, np.float32), model.encode(texts))
+            found = client_of(folder.name + "-query").embed_query("a")
+            assert np.array_equal(np.array(found, np.float32), model.encode_query("a"))
+            # Cut into runs of five ids, some in the middle of a character, and averaged there.
+            text = "\u9f98\U0001f9a9\u9f96\U0001faa9 and \u9f98\U0001f9a9" * 3
+            found = client_of(folder.name, embedding_ctx_length=5).embed_documents([text])
+            encoding = tiktoken.get_encoding("cl100k_base")
+            ids = encoding.encode(text)
+            runs = [ids[i : i + 5] for i in range(0, len(ids), 5)]
+            parts = [encoding.decode_bytes(run).decode("utf-8", "ignore") for run in runs]
+            assert "".join(parts) != text
+            average = np.average(model.encode(parts), axis=0, weights=[len(run) for run in runs])
+            expected = average / np.linalg.norm(average)
+            # Two ways to add up a few float32: their last bits differ.
+            np.testing.assert_allclose(found[0], expected, atol=1e-6)
+            for wrong in ([[100_300]], [[5, 2**31 - 1]]):
+                status, answer, _ = served.ask(
+                    "/v1/embeddings", {"input": wrong, "model": folder.name}
+                )
+                assert (status, answer["error"]["code"]) == (400, "foreign_token_ids")
+            # A byte that begins no character, in the middle of a text.
+            middle = [64, encoding.encode_single_token(b"\xff"), *encoding.encode("bcde")]
+            status, answer, _ = served.ask(
+                "/v1/embeddings", {"input": [middle], "model": folder.name}
+            )
+            assert (status, answer["error"]["code"]) == (400, "foreign_token_ids")
+        finally:
+            served.stop()
 
 
 class TestHub:

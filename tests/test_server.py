@@ -119,6 +119,15 @@ class TestEmbeddings:
         outside = [[1 << 30, *ids[1]]]
         status, answer, _ = server.ask("/v1/embeddings", {"input": outside, "model": folder.name})
         assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+        for asked in (
+            {"instruction": "Find it"},
+            {"input_type": "query"},
+            {"model": f"{folder.name}-query"},
+        ):
+            body = {"input": ids, "model": folder.name} | asked
+            status, answer, _ = server.ask("/v1/embeddings", body)
+            assert status == 400
+            assert "take no instruction" in answer["error"]["message"]
 
     def test_long_texts(self, server: Served, folder: Path, model: Embedder) -> None:
         text = "word " * 4000

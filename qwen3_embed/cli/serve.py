@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-key", action="store_true", help="let everyone in who reaches --host, without a key"
     )
     parser.add_argument(
+        "--token-ids",
+        choices=("model", "cl100k_base"),
+        default="model",
+        help="what token ids in /v1/embeddings are: the model's own, or OpenAI's, as LangChain's "
+        "OpenAIEmbeddings sends them (default: model)",
+    )
+    parser.add_argument(
         "--truncate", action="store_true", help="cut long texts unless a request says otherwise"
     )
     parser.add_argument("--max-body-mb", type=int, default=16, help="of a request (default: 16)")
@@ -63,6 +70,7 @@ def run(namespace: argparse.Namespace) -> int:
         )
     try:
         from ..server.application import Application
+        from ..server.foreign_ids import ForeignIds
         from ..server.keys import Keys
         from ..server.listening import listen
         from ..server.logs import log_as_json
@@ -80,11 +88,13 @@ def run(namespace: argparse.Namespace) -> int:
         body_s=namespace.client_seconds,
         truncate=namespace.truncate,
     )
+    foreign_ids = None if namespace.token_ids == "model" else ForeignIds(namespace.token_ids)
     keys = Keys(namespace.api_key_file) if namespace.api_key_file else None
     log_as_json(namespace.log_level)
     with contextlib.ExitStack() as opened:
         registry = _open_models(namespace, opened)
-        listen(Application(registry, keys, settings), namespace.host, namespace.port)
+        application = Application(registry, keys, settings, foreign_ids)
+        listen(application, namespace.host, namespace.port)
     return 0
 
 

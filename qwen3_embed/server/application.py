@@ -24,6 +24,7 @@ from ..errors import DeviceError, DeviceMemoryError, InputTooLongError, NonFinit
 from . import openai, rerank, tei
 from .connection import Client
 from .deliveries import Deliveries
+from .foreign_ids import ForeignIds
 from .keys import Keys
 from .metrics import Metrics
 from .openapi import openapi_page
@@ -78,6 +79,7 @@ class Exchange:
         self._client: Client = scope["extensions"]["client"]
         self.registry = application.registry
         self.settings = application.settings
+        self.foreign_ids = application.foreign_ids
         self.started_at = application.started_at
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id", b"")
@@ -175,11 +177,20 @@ class Application:
     keys : Keys or None
         None: no key is asked for.
     settings : Settings
+    foreign_ids : ForeignIds or None
+        What token ids in requests of OpenAI's kind are; None: the model's own.
     """
 
-    def __init__(self, registry: Registry, keys: Keys | None, settings: Settings) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        keys: Keys | None,
+        settings: Settings,
+        foreign_ids: ForeignIds | None = None,
+    ) -> None:
         self.registry = registry
         self.settings = settings
+        self.foreign_ids = foreign_ids
         self.metrics = Metrics()
         self.started_at = int(time.time())
         self._keys = keys

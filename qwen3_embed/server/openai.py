@@ -25,9 +25,12 @@ async def embeddings(exchange: Exchange) -> Answer:
     inputs, _ = decode_inputs(body.input, settings.max_inputs, "input")
     name, model, is_query = exchange.registry.embedder(body.model)
     prefix = _prefix(model, body, is_query)
-    ids = isinstance(inputs[0], list)
-    if ids and (body.instruction is not None or body.prompt_name is not None):
-        raise Problem(400, "token ids take no instruction: put its tokens before them")
+    if isinstance(inputs[0], list):
+        foreign_ids = exchange.foreign_ids
+        if foreign_ids is not None:
+            inputs = await exchange.run(foreign_ids.texts_of, inputs)
+        elif prefix and (is_query or body.instruction or body.input_type or body.prompt_name):
+            raise Problem(400, "token ids take no instruction: put its tokens before them")
     truncate = settings.truncate if body.truncate is None else body.truncate
     found = await embed(exchange, model, inputs, prefix, body.dimensions, True, truncate)
     exchange.count(name, len(inputs), found)

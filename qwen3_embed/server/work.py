@@ -266,7 +266,8 @@ def _batch_of_ids(model: Embedder, sequences: Sequence[list[int]], bounds: Bound
             raise Problem(
                 400,
                 f"input {i}: these token ids don't end with {end}, as all of this model do: they "
-                f"seem to be of another tokenizer. Send texts (in LangChain's OpenAIEmbeddings: "
+                f"seem to be of another tokenizer. Start the server with --token-ids cl100k_base "
+                f"if they are OpenAI's, or send texts (in LangChain's OpenAIEmbeddings: "
                 f"check_embedding_ctx_length=False), or ids from /tokenize",
                 param="input",
                 code="foreign_token_ids",
