@@ -302,10 +302,10 @@ qe_engine_submit(struct qe_engine *e, const struct qe_input *input, struct qe_jo
     return qe_scheduler_submit(e->scheduler, &request, job, err);
 }
 
-long
-qe_engine_pending_tokens(struct qe_engine *e)
+struct qe_counts
+qe_engine_counts(struct qe_engine *e)
 {
-    return qe_scheduler_pending_tokens(e->scheduler);
+    return qe_scheduler_counts(e->scheduler);
 }
 
 int

@@ -59,8 +59,8 @@ int qe_engine_add_adapter(struct qe_engine *engine, const struct qe_tensor *tens
 int qe_engine_submit(struct qe_engine *engine, const struct qe_input *input,
                      struct qe_job **job, struct qe_error *err);
 
-/* Tokens handed in and not yet done: how busy the engine is. */
-long qe_engine_pending_tokens(struct qe_engine *engine);
+/* As qe_scheduler_counts(). */
+struct qe_counts qe_engine_counts(struct qe_engine *engine);
 
 /* As qe_scheduler_done_fd(). */
 int qe_engine_done_fd(struct qe_engine *engine, struct qe_error *err);

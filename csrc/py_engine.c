@@ -332,7 +332,22 @@ engine_pending_tokens(PyObject *object, PyObject *unused)
 
     return check_open(self) < 0
                ? NULL
-               : PyLong_FromLong(qe_engine_pending_tokens(self->engine));
+               : PyLong_FromLong(qe_engine_counts(self->engine).pending_tokens);
+}
+
+static PyObject *
+engine_counts(PyObject *object, PyObject *unused)
+{
+    EngineObject *self = (EngineObject *)object;
+    (void)unused;
+
+    if (check_open(self) < 0) {
+        return NULL;
+    }
+    struct qe_counts counts = qe_engine_counts(self->engine);
+    return Py_BuildValue("{s:l,s:l,s:l,s:d}", "batches", counts.n_batches, "texts",
+                         counts.n_texts, "tokens", counts.n_tokens, "forward_s",
+                         counts.forward_s);
 }
 
 static PyObject *
@@ -442,6 +457,8 @@ static PyMethodDef engine_methods[] = {
      "A descriptor that becomes readable when jobs are done."},
     {"pending_tokens", engine_pending_tokens, METH_NOARGS,
      "Tokens submitted and not yet done."},
+    {"counts", engine_counts, METH_NOARGS,
+     "What it has done so far: batches, texts, tokens, forward_s."},
     {"measure", engine_measure, METH_NOARGS,
      "What the device can do at most: (FLOP/s, bytes/s)."},
     {"add_adapter", py_engine_add_adapter, METH_O,

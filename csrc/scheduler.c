@@ -29,8 +29,8 @@ struct qe_scheduler {
     atomic_int batch_cancel;
     int n_jobs_last; /* jobs in the last batch                          */
     double last_forward_s;
-    long pending_tokens; /* of jobs that are not done                        */
-    int done_fd;         /* -1 until somebody asks for it                    */
+    struct qe_counts counts;
+    int done_fd; /* -1 until somebody asks for it                    */
 };
 
 /* A text waits for company at most this part of the last forward's time. */
@@ -60,7 +60,7 @@ static void
 finish_job(struct qe_job *job)
 {
     job->done = true;
-    job->scheduler->pending_tokens -= job->n_tokens;
+    job->scheduler->counts.pending_tokens -= job->n_tokens;
     pthread_cond_broadcast(&job->changed);
     if (job->scheduler->done_fd >= 0) {
         /* Fails only where nobody has read for 2^64 jobs. */
@@ -155,6 +155,10 @@ work(void *argument)
         pthread_mutex_lock(&s->mutex);
 
         s->last_forward_s = forward_s;
+        s->counts.n_batches++;
+        s->counts.n_texts += s->queue.n_taken;
+        s->counts.n_tokens += batch.n_tokens;
+        s->counts.forward_s += forward_s;
         deliver_batch(s, status, &err);
     }
     pthread_mutex_unlock(&s->mutex);
@@ -256,7 +260,7 @@ qe_scheduler_submit(struct qe_scheduler *s, const struct qe_request *request,
         (*job)->done = true;
     } else if (status == 0) {
         qe_queue_push(&s->queue, *job);
-        s->pending_tokens += (*job)->n_tokens;
+        s->counts.pending_tokens += (*job)->n_tokens;
         pthread_cond_signal(&s->arrived);
     }
     pthread_mutex_unlock(&s->mutex);
@@ -268,13 +272,13 @@ qe_scheduler_submit(struct qe_scheduler *s, const struct qe_request *request,
     return status;
 }
 
-long
-qe_scheduler_pending_tokens(struct qe_scheduler *s)
+struct qe_counts
+qe_scheduler_counts(struct qe_scheduler *s)
 {
     pthread_mutex_lock(&s->mutex);
-    long n_tokens = s->pending_tokens;
+    struct qe_counts counts = s->counts;
     pthread_mutex_unlock(&s->mutex);
-    return n_tokens;
+    return counts;
 }
 
 int
@@ -392,7 +396,7 @@ qe_scheduler_after_fork(struct qe_scheduler *s, struct qe_error *err)
     s->has_worker = false;
     s->queue.first = s->queue.last = NULL;
     s->queue.n_waiting = s->queue.n_taken = s->n_jobs_last = 0;
-    s->pending_tokens = 0;
+    s->counts = (struct qe_counts){0};
     if (s->done_fd >= 0) { /* the parent's too */
         close(s->done_fd);
         s->done_fd = -1;

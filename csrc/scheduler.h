@@ -26,6 +26,15 @@ struct qe_request {
     float *out; /* (n_seqs, n_out) written until the job is done    */
 };
 
+/* What a scheduler has done since it was opened. */
+struct qe_counts {
+    long n_batches;
+    long n_texts;  /* in those batches                                          */
+    long n_tokens; /* computed for them: a prefix that texts share counts once  */
+    double forward_s;
+    long pending_tokens; /* of the jobs that are not done                       */
+};
+
 /* backend is borrowed and must outlive the scheduler. */
 int qe_scheduler_open(struct qe_backend *backend, struct qe_scheduler **scheduler,
                       struct qe_error *err);
@@ -40,8 +49,7 @@ qe_scheduler_submit(struct qe_scheduler *scheduler, const struct qe_request *req
  * Idempotent; submit then fails. The memory stays, for jobs that are still held. */
 void qe_scheduler_stop(struct qe_scheduler *scheduler);
 
-/* Tokens of the jobs that are not done. */
-long qe_scheduler_pending_tokens(struct qe_scheduler *scheduler);
+struct qe_counts qe_scheduler_counts(struct qe_scheduler *scheduler);
 
 /* A descriptor that becomes readable when jobs are done, for event loops: an eventfd,
  * borrowed, made at the first call. Its reader then asks qe_job_done() of each job. */

@@ -69,6 +69,8 @@ class Engine:
         """
     def done_fd(self) -> int:
         """A descriptor that becomes readable when jobs are done: an eventfd, the engine's own."""
+    def counts(self) -> dict[str, float]:
+        """Since it was opened: batches, their texts, the tokens computed for them, forward_s."""
     def pending_tokens(self) -> int:
         """Tokens submitted and not yet done: how busy the engine is."""
     def measure(self) -> tuple[float, float]:

@@ -60,6 +60,15 @@ class Engines:
         """Descriptors, one an engine, that become readable when jobs are done."""
         return tuple(engine.done_fd() for engine in self._engines)
 
+    def counts(self) -> dict[str, float]:
+        """As `Engine.counts`, of all engines together."""
+        counts = [engine.counts() for engine in self._engines]
+        return {name: sum(each[name] for each in counts) for name in counts[0]}
+
+    def pending_tokens(self) -> int:
+        """Tokens submitted and not yet done, of all engines."""
+        return sum(engine.pending_tokens() for engine in self._engines)
+
     def add_adapter(self, tensors: dict[str, npt.NDArray[Any]]) -> int:
         """As `Engine.add_adapter`, on every engine; to be called by one thread at a time."""
         numbers = {engine.add_adapter(tensors) for engine in self._engines}

@@ -364,6 +364,17 @@ class Model:
         )
         return rows, job
 
+    def counts(self) -> dict[str, float]:
+        """What the engines have done since they were opened, for metrics.
+
+        Returns
+        -------
+        dict
+            "batches", their "texts", the "tokens" computed for them (what texts share counts
+            once), "forward_s" in seconds, and "pending_tokens", which wait or are computed now.
+        """
+        return {**self._engines.counts(), "pending_tokens": self._engines.pending_tokens()}
+
     def done_fds(self) -> tuple[int, ...]:
         """Descriptors that become readable when jobs are done, for event loops; one an engine."""
         return self._engines.done_fds()

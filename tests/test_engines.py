@@ -132,9 +132,15 @@ def test_pending_tokens(models: ModelMaker, tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match="cancelled"):
             job.wait()
     assert engine.pending_tokens() == 0
+    counts = engine.counts()
+    assert counts["batches"] >= 8  # 4096 tokens in batches of 512
+    assert counts["texts"] >= 16
+    assert counts["tokens"] <= 256 * counts["texts"]
+    assert 0 < counts["forward_s"] < 60
     engine.close()
-    with pytest.raises(ValueError, match="closed"):
-        engine.pending_tokens()
+    for count in (engine.pending_tokens, engine.counts):
+        with pytest.raises(ValueError, match="closed"):
+            count()
 
 
 @pytest.fixture

@@ -76,6 +76,8 @@ class TestRunning:
         text = page.decode()
         for name in ("requests_total", "request_seconds_bucket", "tokens_total", "queue_requests"):
             assert f"qwen3_embed_{name}" in text
+        for name in ("batches_total", "texts_total", "busy_seconds_total", "pending_tokens"):
+            assert f'qwen3_embed_engine_{name}{{model="{folder.name}"}}' in text
         assert SECRET not in text
         time.sleep(0.2)
         assert SECRET not in json.dumps(server.log)

@@ -191,11 +191,11 @@ class Application:
         self.registry = registry
         self.settings = settings
         self.foreign_ids = foreign_ids
-        self.metrics = Metrics()
+        models: dict[str, Model] = {**registry.embedders, **registry.rerankers}
+        self.metrics = Metrics(models)
         self.started_at = int(time.time())
         self._keys = keys
-        models: list[Model] = [*registry.embedders.values(), *registry.rerankers.values()]
-        self.deliveries = Deliveries(models)
+        self.deliveries = Deliveries(models.values())
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="qwen3_embed server")
         self._ids = count(int.from_bytes(os.urandom(8), "big"))
         self._n_requests = 0

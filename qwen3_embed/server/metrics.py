@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from ..model import Model
 
 __all__ = ["Metrics"]
 
@@ -10,11 +18,42 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
-class Metrics:
-    """Counters of one server, in a registry of its own."""
+_ENGINE = (
+    ("batches", CounterMetricFamily, "batches", "Forward passes."),
+    ("texts", CounterMetricFamily, "texts", "Texts in them."),
+    ("tokens", CounterMetricFamily, "tokens", "Computed: what texts share counts once."),
+    ("busy_seconds", CounterMetricFamily, "forward_s", "Spent in forward passes."),
+    ("pending_tokens", GaugeMetricFamily, "pending_tokens", "Waiting or being computed."),
+)
 
-    def __init__(self) -> None:
+
+class _EngineCounts(Collector):
+    """Asks the engines whenever the page is asked for."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        counts = {name: model.counts() for name, model in self._models.items()}
+        for name, family, key, text in _ENGINE:
+            metric = family(f"qwen3_embed_engine_{name}", text, labels=["model"])
+            for model, found in counts.items():
+                metric.add_metric([model], found[key])
+            yield metric
+
+
+class Metrics:
+    """Counters of one server, in a registry of its own.
+
+    Parameters
+    ----------
+    models : mapping of str to Model
+        The models by the names of their labels.
+    """
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(_EngineCounts(models))
         self.requests = Counter(
             "qwen3_embed_requests",
             "Requests answered.",
