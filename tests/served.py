@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from http.client import HTTPConnection
 from typing import Any
 
@@ -15,8 +16,12 @@ from typing import Any
 class Served:
     """`qwen3-embed serve` on a free port; stopped, with its status checked, by `stop`."""
 
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "qwen3_embed", "serve", "--port", "0", *arguments]
+    def __init__(
+        self,
+        *arguments: str,
+        program: Sequence[str] = (sys.executable, "-m", "qwen3_embed", "serve"),
+    ) -> None:
+        command = [*program, "--port", "0", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.log: list[dict[str, Any]] = []
         self._ready = threading.Event()

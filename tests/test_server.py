@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from conftest import TEXTS
+from conftest import TEXTS, ModelMaker
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("msgspec")
@@ -257,22 +258,53 @@ class TestRefusals:
         finally:
             served.stop()
 
-    def test_many_idle_connections(self, folder: Path) -> None:
-        served = Served("--model", str(folder), "--max-connections", "50")
+    @pytest.mark.parametrize("max_connections", ["1024", "12000"])
+    def test_many_idle_connections(
+        self, folder: Path, model: Embedder, max_connections: str
+    ) -> None:
+        """They take bounded memory, and keep nobody out, whether they fit or not."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY and hard < 13_000:
+            pytest.skip("fewer open files are allowed than this needs")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (13_000, hard))
+        served = Served("--model", str(folder), "--max-connections", max_connections)
         clients = []
         try:
+            served.ask("/embed", {"inputs": "a"})
             before = served.resident_mb()
-            for _ in range(300):
+            for i in range(10_000):
                 clients.append(socket.create_connection(("127.0.0.1", served.port), timeout=30))
-            time.sleep(0.5)
-            assert served.resident_mb() < before + 50
+                if i % 1000 == 999:
+                    status, answer, _ = served.ask("/embed", {"inputs": "a"})
+                    assert status == 200
+                    assert np.array_equal(np.array(answer[0], np.float32), model.encode("a"))
+            assert served.resident_mb() < before + 200
             for client in clients:
                 client.close()
-            time.sleep(0.5)
             assert served.ask("/health")[0] == 200
         finally:
             for client in clients:
                 client.close()
+            served.stop()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    def test_no_place_is_left(self, models: ModelMaker) -> None:
+        """Requests at work are never closed for a newcomer."""
+        served = Served("--model", str(models("small")), "--threads", "1", "--max-connections", "2")
+        try:
+            content = json.dumps({"inputs": [f"{i} " + "word " * 200 for i in range(32)]})
+            working = [served.connect() for _ in range(2)]
+            for connection in working:
+                connection.request("POST", "/embed", content)
+            time.sleep(0.3)
+            with pytest.raises(OSError):  # noqa: PT011
+                served.ask("/health")
+            for connection in working:
+                response = connection.getresponse()
+                assert response.status == 200
+                assert len(json.loads(response.read())) == 32
+            assert served.ask("/health")[0] == 200  # in the place of one that idles now
+        finally:
             served.stop()
 
 

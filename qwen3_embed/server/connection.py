@@ -1,7 +1,8 @@
 """class Connection: uvicorn's HTTP over httptools, with the bounds that uvicorn doesn't have.
 
 uvicorn waits for ever for a first byte and for the end of a header, and reads a header of any
-size. Here both have a bound, and so has the number of connections.
+size. Here both have a bound, and so has the number of connections: one too many takes the place of
+that which has been idle longest, so that idle clients can't keep others out.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Client:
 
 
 def connection_class(settings: Settings) -> type[asyncio.Protocol]:
-    """The protocol class, with its bounds."""
+    """The protocol class, with its bounds; it knows the idle connections of one server."""
+    idle: dict[asyncio.Protocol, asyncio.Transport] = {}  # the one that is idle longest first
 
     class Connection(HttpToolsProtocol):
         _expiry: asyncio.TimerHandle | None = None
@@ -48,10 +50,13 @@ def connection_class(settings: Settings) -> type[asyncio.Protocol]:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._client = Client()
-            if len(self.connections) > settings.max_connections:
-                transport.abort()
-            else:
+            if len(self.connections) <= settings.max_connections:
                 self._expect_header()
+            elif idle:
+                idle.pop(next(iter(idle))).abort()
+                self._expect_header()
+            else:
+                transport.abort()
 
         def data_received(self, data: bytes) -> None:
             if self._expiry is None and (self.cycle is None or self.cycle.response_complete):
@@ -73,6 +78,11 @@ def connection_class(settings: Settings) -> type[asyncio.Protocol]:
             if not self.pipeline:  # read on: only who reads is told that the client leaves
                 self.flow.resume_reading()
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if not self.pipeline and not self.transport.is_closing():
+                idle[self] = self.transport
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
             self._client.leave()
@@ -80,9 +90,11 @@ def connection_class(settings: Settings) -> type[asyncio.Protocol]:
 
         def _expect_header(self) -> None:
             self._header_bytes = 0
+            idle.setdefault(self, self.transport)
             self._expiry = self.loop.call_later(settings.header_s, self.transport.abort)
 
         def _forget(self) -> None:
+            idle.pop(self, None)
             if self._expiry is not None:
                 self._expiry.cancel()
                 self._expiry = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import socket
 from types import FrameType
@@ -15,6 +16,7 @@ from .connection import connection_class
 __all__ = ["listen"]
 
 _BACKLOG = 2048
+_OTHER_FILES = 256  # weights, caches, logs
 _KEEP_ALIVE_S = 75  # longer than proxies keep theirs, so that they close first
 
 logger = logging.getLogger("qwen3_embed.server")
@@ -28,6 +30,7 @@ def listen(application: Application, host: str, port: int) -> None:
     OSError
         The address can't be had.
     """
+    _allow_files(application.settings.max_connections)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=_BACKLOG) as sock:
         found_host, found_port = sock.getsockname()[:2]
@@ -50,6 +53,23 @@ def listen(application: Application, host: str, port: int) -> None:
         logger.warning("serving %s at http://%s:%d", names, address, found_port)
         _Server(config).run([sock])
         logger.warning("drained")
+
+
+def _allow_files(n_connections: int) -> None:
+    """As many open files as connections need, if the system lets this process have them."""
+    needed = n_connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < needed:
+            logger.warning(
+                "%d open files are allowed, %d connections need %d: raise the limit (ulimit -Hn), "
+                "or lower --max-connections",
+                allowed,
+                n_connections,
+                needed,
+            )
 
 
 class _Server(uvicorn.Server):

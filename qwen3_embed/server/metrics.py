@@ -34,7 +34,9 @@ class _EngineCounts(Collector):
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        counts = {name: model.counts() for name, model in self._models.items()}
+        counts = {
+            name: model.counts() for name, model in self._models.items() if not model.info["closed"]
+        }
         for name, family, key, text in _ENGINE:
             metric = family(f"qwen3_embed_engine_{name}", text, labels=["model"])
             for model, found in counts.items():

@@ -24,7 +24,7 @@ class Settings:
     max_held_bytes : int
         Bodies of all of them together: 429 beyond.
     max_connections : int
-        Connections beyond are closed at once.
+        One beyond closes that which has been idle longest, or is closed itself.
     max_header_bytes : int
         Of one request.
     header_s, body_s : float
