@@ -21,7 +21,7 @@ C_FILES = sorted(
 )
 PY_FILES = sorted(
     path
-    for folder in ("qwen3_embed", "tests", "benchmarks", "training", "csrc", "cuda")
+    for folder in ("qwen3_embed", "tests", "benchmarks", "training", "notebooks", "csrc", "cuda")
     for path in (ROOT / folder).rglob("*.py")
 )
 MAX_FILE_LINES = 500

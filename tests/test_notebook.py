@@ -1,0 +1,95 @@
+"""The quickstart runs from end to end, and what is committed is what such a run gives."""
+
+from __future__ import annotations
+
+import base64
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+for _package in ("nbclient", "ipykernel", "matplotlib", "bm25s", "jupyterlab_language_pack_zh_CN"):
+    pytest.importorskip(_package)
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
+PNG = "image/png"
+
+
+def outputs(notebook: Any) -> list[list[Any]]:
+    """For each cell of code what it said, in order."""
+    return [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def printed(cell: list[Any]) -> str:
+    return "".join(output.text for output in cell if output.output_type == "stream")
+
+
+def kinds(cell: list[Any]) -> set[str]:
+    return {
+        kind for o in cell for kind in (o.data if "data" in o else [o.get("name", o.output_type)])
+    }
+
+
+@pytest.fixture(scope="module")
+def committed() -> Any:
+    return nbformat.read(QUICKSTART, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Any:
+    """Run here: a cell that raises is an error of this fixture, with the cell and its traceback."""
+    import execute
+
+    return execute.executed(QUICKSTART, ROOT)
+
+
+def test_it_runs_and_says_what_it_should(fresh: Any) -> None:
+    cells = outputs(fresh)
+    said = "\n".join(printed(cell) for cell in cells)
+    assert "numbers agree" in said
+    assert "textwrap.fill" in said  # a paragraph wrapped, in the words of the standard library
+    assert "Change Font Size" in said  # asked for in Chinese
+    quality = {
+        line.split("  ")[0]: [float(value) for value in re.findall(r": (0\.\d+)", line)]
+        for line in said.splitlines()
+        if re.search(r" 16: 0\.\d+", line)
+    }
+    assert len(quality) == 2
+    for values in quality.values():
+        assert len(values) == 5
+        assert values[0] < values[2] < values[4] + 0.01  # longer vectors aren't worse
+    stages = [float(value) for value in re.findall(r"nDCG@10 (0\.\d+)", said)]
+    assert stages[0] < stages[1] <= stages[2] + 0.01
+
+
+def test_what_is_committed_is_such_a_run(committed: Any, fresh: Any) -> None:
+    """The same kinds of output from each cell; the numbers are the machine's."""
+    for old, new in zip(outputs(committed), outputs(fresh), strict=True):
+        assert kinds(old) == kinds(new), "run `python notebooks/execute.py` and commit the outputs"
+        assert kinds(new) <= {"stdout", PNG, "text/plain"}
+    counts = [cell.execution_count for cell in committed.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+def test_pictures_can_be_read(committed: Any) -> None:
+    """At most as wide as a page's text, so that nothing shrinks them, and not tiny either."""
+    pictures = [
+        base64.b64decode(output.data[PNG])
+        for cell in outputs(committed)
+        for output in cell
+        if PNG in output.get("data", {})
+    ]
+    assert pictures
+    for picture in pictures:
+        width, height = struct.unpack(">II", picture[16:24])
+        assert 500 <= width <= 900
+        assert 300 <= height <= 700
+
+
+def test_it_says_nothing_of_its_machine(committed: Any) -> None:
+    assert not re.findall(r"/(?:home|root|tmp|usr)/|site-packages", nbformat.writes(committed))
+    assert all(set(cell.metadata) == set() for cell in committed.cells)
