@@ -25,6 +25,10 @@ __all__ = ["TokenBatch", "Tokenizer"]
 
 _END_TOKEN = "<|endoftext|>"
 _MAX_FILE_BYTES = 64 << 20
+# So little is tokenised on the spot: other threads would cost more than they save, most of all
+# where the engine has every core.
+_FEW_TEXTS = 64
+_FEW_CHARACTERS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +166,11 @@ class Tokenizer:
         return self._after
 
     def _encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        fast = self._fast
         try:
-            return self._fast.encode_batch_fast(texts, add_special_tokens=False)
+            if len(texts) <= _FEW_TEXTS and sum(map(len, texts)) <= _FEW_CHARACTERS:
+                return [fast.encode(text, add_special_tokens=False) for text in texts]
+            return fast.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError:
             # How `tokenizers` reports a str that isn't Unicode: find it and say so.
             for text in texts:
