@@ -47,6 +47,7 @@ Result = TypeVar("Result")
 
 _THREADS = 4
 _SHORT_BYTES = 4096  # a body of so many is tokenised in a millisecond
+_SHORT_TEXTS = 16  # so many vectors are written out in a few
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _CLIENT_LEFT = 499  # in logs and metrics, as nginx has it; nobody is there to be answered
 
@@ -86,6 +87,7 @@ class Exchange:
         known = _REQUEST_ID.fullmatch(given) is not None
         self.request_id = given.decode() if known else application.next_id()
         self.held_bytes = 0
+        self.n_texts = 0
         self.about: dict[str, Any] = {}
 
     async def body(self) -> bytes:
@@ -114,7 +116,7 @@ class Exchange:
 
     async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """What the function returns: at once for a short request, else on a thread."""
-        if self.held_bytes <= _SHORT_BYTES:
+        if self.held_bytes <= _SHORT_BYTES and self.n_texts <= _SHORT_TEXTS:
             return function(*arguments)
         return await self.run_apart(function, *arguments)
 
@@ -152,11 +154,11 @@ class Exchange:
         """An answer of JSON."""
         return Answer(200, content)
 
-    def count(self, model: str, n_texts: int, found: Vectors) -> None:
+    def count(self, model: str, found: Vectors) -> None:
         """Texts or pairs, for metrics and log."""
-        self.about = {"model": model, "n_texts": n_texts, "n_tokens": found.n_tokens}
+        self.about = {"model": model, "n_texts": self.n_texts, "n_tokens": found.n_tokens}
         metrics = self._application.metrics
-        metrics.texts.labels(model).observe(n_texts)
+        metrics.texts.labels(model).observe(self.n_texts)
         metrics.tokens.labels(model).inc(found.n_tokens)
         if found.n_cut:
             metrics.truncated.labels(model).inc(found.n_cut)

@@ -33,7 +33,7 @@ async def embeddings(exchange: Exchange) -> Answer:
             raise Problem(400, "token ids take no instruction: put its tokens before them")
     truncate = settings.truncate if body.truncate is None else body.truncate
     found = await embed(exchange, model, inputs, prefix, body.dimensions, True, truncate)
-    exchange.count(name, len(inputs), found)
+    exchange.count(name, found)
     served = msgspec.json.encode(body.model)
     return exchange.json(
         await exchange.run(_answer, found, served, body.encoding_format == "base64")

@@ -30,7 +30,7 @@ async def rerank(exchange: Exchange) -> Answer:
             param="max_tokens_per_doc",
         )
     found = await score(exchange, model, body.query, documents, body.instruction, False, truncate)
-    exchange.count(name, len(documents), found)
+    exchange.count(name, found)
     scores: list[float] = found.rows.tolist()
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: body.top_n]
     results: list[dict[str, Any]] = []

@@ -51,7 +51,7 @@ async def embed_texts(exchange: Exchange) -> Answer:
     prefix = _prefix(model, body.prompt_name)
     truncate = settings.truncate if body.truncate is None else body.truncate
     found = await embed(exchange, model, inputs, prefix, body.dimensions, body.normalize, truncate)
-    exchange.count(name, len(inputs), found)
+    exchange.count(name, found)
     return exchange.json(await exchange.run(_answer, found))
 
 
@@ -66,7 +66,7 @@ async def rerank_texts(exchange: Exchange) -> Answer:
     name, model = exchange.registry.reranker(None)
     truncate = exchange.settings.truncate if body.truncate is None else body.truncate
     found = await score(exchange, model, body.query, body.texts, None, body.raw_scores, truncate)
-    exchange.count(name, len(body.texts), found)
+    exchange.count(name, found)
     scores: list[float] = found.rows.tolist()
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     ranked: list[dict[str, Any]] = []
@@ -85,6 +85,7 @@ async def tokenize(exchange: Exchange) -> Answer:
     if isinstance(inputs[0], list):
         raise Problem(400, "inputs is expected to be texts", param="inputs")
 
+    exchange.n_texts = len(inputs)
     texts = bounded_texts([str(text) for text in inputs], prefix, model.max_length, False)
 
     def pieces() -> bytes:

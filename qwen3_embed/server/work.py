@@ -127,6 +127,7 @@ async def embed(
     """
     if dim is not None and not 1 <= dim <= model.dim:
         raise Problem(400, f"dimensions is {dim}, expected 1..{model.dim}", param="dimensions")
+    exchange.n_texts = len(inputs)
     max_length = model.max_length
     bounds = (max_length, truncate, exchange.settings)
 
@@ -173,6 +174,7 @@ async def score(
     Problem, Gone
         As `embed`.
     """
+    exchange.n_texts = len(documents)
     documents = bounded_texts(documents, query, model.max_length, truncate)
     bodies = [model.body_of(query, each, instruction=instruction) for each in documents]
     bounds = (model.max_length, truncate, exchange.settings)
