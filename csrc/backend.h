@@ -13,7 +13,7 @@
 
 #include "error.h"
 
-#define QE_BACKEND_ABI 2
+#define QE_BACKEND_ABI 3
 
 /* What matrix products read: weights and activations alike. */
 enum qe_compute_dtype {
@@ -71,9 +71,11 @@ struct qe_backend {
     const char *kernels; /* instruction set or architecture in use               */
     int n_threads;       /* host threads that compute                            */
     int batch_tokens;    /* budget of one forward pass                           */
+    int few_tokens;      /* a batch of no more takes so short that the thread that
+                            wants it may compute it, deaf to signals meanwhile   */
     bool takes_adapters; /* reads batch->weights at every pass                   */
 
-    /* One call at a time, from one thread. Allocates nothing; has written every row
+    /* One call at a time, from any thread. Allocates nothing; has written every row
      * when it returns 0. A row that is not finite is written as NaN. Returns
      * QE_ECANCELLED when *batch->cancel was seen; rows are then undefined. */
     int (*forward)(struct qe_backend *, const struct qe_batch *, struct qe_error *);

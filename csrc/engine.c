@@ -287,6 +287,7 @@ qe_engine_submit(struct qe_engine *e, const struct qe_input *input, struct qe_jo
         .n_seqs = input->n_seqs,
         .kind = input->kind,
         .weights = find_weights(e, input->adapter),
+        .waits = input->waits,
         .n_out = input->n_out,
         .out = input->out,
     };

@@ -43,6 +43,7 @@ struct qe_input {
     int n_seqs;
     enum qe_kind kind;
     int adapter; /* 0: the model's own weights; else of qe_engine_add_adapter() */
+    bool waits;  /* the caller's next step is qe_job_wait()                     */
     int n_out;
     float *out; /* (n_seqs, n_out) kept alive by the caller until the job
                    is done */

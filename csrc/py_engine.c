@@ -284,11 +284,11 @@ engine_submit(PyObject *object, PyObject *args)
     EngineObject *self = (EngineObject *)object;
     PyObject *tokens_object, *offsets_object, *out, *job = NULL;
     Py_ssize_t first_row;
-    int normalize, adapter = 0;
+    int normalize, adapter = 0, waits = 0;
     Py_buffer tokens, offsets;
 
-    if (!PyArg_ParseTuple(args, "OOOnp|i", &tokens_object, &offsets_object, &out,
-                          &first_row, &normalize, &adapter) ||
+    if (!PyArg_ParseTuple(args, "OOOnp|ip", &tokens_object, &offsets_object, &out,
+                          &first_row, &normalize, &adapter, &waits) ||
         check_open(self) < 0) {
         return NULL;
     }
@@ -314,6 +314,7 @@ engine_submit(PyObject *object, PyObject *args)
             .n_seqs = (int)n_seqs,
             .kind = normalize ? QE_UNIT : QE_RAW,
             .adapter = adapter,
+            .waits = waits,
             .n_out = dim > INT_MAX ? INT_MAX : (int)dim,
             .out = (float *)PyArray_DATA((PyArrayObject *)out) + first_row * dim,
         };

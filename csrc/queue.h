@@ -24,6 +24,7 @@ struct qe_job {
     int n_taken;     /* sequences given to a batch so far                             */
     int n_finished;  /* of those, how many have come back                             */
     long last_count; /* n_counts when it was last in a batch, or came                */
+    bool left_to_waiter; /* its thread comes back at once, and computes it then      */
     bool cancelled;
     bool done;
     struct qe_error err; /* status 0 while all is well                               */

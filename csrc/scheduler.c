@@ -1,8 +1,8 @@
 /* scheduler.c: the queue, the worker, and who is told what.
  *
- * One mutex guards the queue and every job's state. The worker holds it except during
- * forward(). A job belongs to whoever submitted it; the queue only points at it, until
- * it is done. */
+ * One mutex guards the queue and every job's state. Whoever computes, the worker or a
+ * caller, holds it except during forward(). A job belongs to whoever submitted it; the
+ * queue only points at it, until it is done. */
 #define _GNU_SOURCE /* pthread_condattr_setclock, pthread_setname_np */
 
 #include "scheduler.h"
@@ -24,6 +24,7 @@ struct qe_scheduler {
     pthread_cond_t arrived;
     pthread_t worker;
     bool has_worker;
+    bool running; /* a batch is in forward()                        */
     bool stopping;
     struct qe_queue queue;
     atomic_int batch_cancel;
@@ -124,6 +125,34 @@ linger(struct qe_scheduler *s)
     }
 }
 
+/* Computes one batch of what waits. The mutex is let go of meanwhile; nothing else is
+ * running before, nor after. */
+static void
+run_batch(struct qe_scheduler *s)
+{
+    struct qe_batch batch = {.cancel = &s->batch_cancel};
+    struct qe_error err = {0};
+
+    qe_queue_make_batch(&s->queue, &batch);
+    s->n_jobs_last = qe_queue_count_jobs(&s->queue);
+    atomic_store(&s->batch_cancel, 0);
+
+    s->running = true;
+    pthread_mutex_unlock(&s->mutex);
+    double start_s = now_s();
+    int status = s->backend->forward(s->backend, &batch, &err);
+    double forward_s = now_s() - start_s;
+    pthread_mutex_lock(&s->mutex);
+    s->running = false;
+
+    s->last_forward_s = forward_s;
+    s->counts.n_batches++;
+    s->counts.n_texts += s->queue.n_taken;
+    s->counts.n_tokens += batch.n_tokens;
+    s->counts.forward_s += forward_s;
+    deliver_batch(s, status, &err);
+}
+
 static void *
 work(void *argument)
 {
@@ -132,37 +161,33 @@ work(void *argument)
     pthread_setname_np(pthread_self(), "qe forward"); /* for top -H and the like */
     pthread_mutex_lock(&s->mutex);
     for (;;) {
-        while (s->queue.n_waiting == 0 && !s->stopping) {
+        while ((s->queue.n_waiting == 0 || s->running) && !s->stopping) {
             pthread_cond_wait(&s->arrived, &s->mutex);
         }
         if (s->stopping) {
             break;
         }
         linger(s);
-        if (s->queue.n_waiting == 0) {
-            continue;
+        if (s->queue.n_waiting > 0 && !s->running) {
+            run_batch(s);
         }
-        struct qe_batch batch = {.cancel = &s->batch_cancel};
-        struct qe_error err = {0};
-        qe_queue_make_batch(&s->queue, &batch);
-        s->n_jobs_last = qe_queue_count_jobs(&s->queue);
-        atomic_store(&s->batch_cancel, 0);
-
-        pthread_mutex_unlock(&s->mutex);
-        double start_s = now_s();
-        int status = s->backend->forward(s->backend, &batch, &err);
-        double forward_s = now_s() - start_s;
-        pthread_mutex_lock(&s->mutex);
-
-        s->last_forward_s = forward_s;
-        s->counts.n_batches++;
-        s->counts.n_texts += s->queue.n_taken;
-        s->counts.n_tokens += batch.n_tokens;
-        s->counts.forward_s += forward_s;
-        deliver_batch(s, status, &err);
     }
     pthread_mutex_unlock(&s->mutex);
     return NULL;
+}
+
+/* Computes a job that was left to the thread that now waits for it. */
+static void
+run_left(struct qe_scheduler *s, struct qe_job *job)
+{
+    job->left_to_waiter = false;
+    if (job->done || s->running || s->stopping || s->queue.n_waiting != 1) {
+        return; /* the worker was told of the others, and takes this one too */
+    }
+    run_batch(s);
+    if (s->queue.n_waiting > 0 || s->stopping) {
+        pthread_cond_broadcast(&s->arrived);
+    }
 }
 
 static int
@@ -259,9 +284,14 @@ qe_scheduler_submit(struct qe_scheduler *s, const struct qe_request *request,
     if (status == 0 && (*job)->n_seqs == 0) {
         (*job)->done = true;
     } else if (status == 0) {
+        (*job)->left_to_waiter = request->waits && !s->running && s->n_jobs_last == 1 &&
+                                 s->queue.n_waiting == 0 &&
+                                 (*job)->n_tokens <= s->backend->few_tokens;
         qe_queue_push(&s->queue, *job);
         s->counts.pending_tokens += (*job)->n_tokens;
-        pthread_cond_signal(&s->arrived);
+        if (!(*job)->left_to_waiter) {
+            pthread_cond_signal(&s->arrived);
+        }
     }
     pthread_mutex_unlock(&s->mutex);
     if (status < 0) {
@@ -308,6 +338,9 @@ qe_job_wait(struct qe_job *job, int timeout_ms, struct qe_error *err)
                        "this call began before fork(); call again in the child");
     }
     pthread_mutex_lock(&s->mutex);
+    if (job->left_to_waiter) {
+        run_left(s, job);
+    }
     while (!job->done &&
            pthread_cond_timedwait(&job->changed, &s->mutex, &until) != ETIMEDOUT) {
     }
@@ -385,6 +418,11 @@ qe_scheduler_stop(struct qe_scheduler *s)
     if (join) {
         pthread_join(s->worker, NULL);
     }
+    pthread_mutex_lock(&s->mutex);
+    while (s->running) { /* a caller's own */
+        pthread_cond_wait(&s->arrived, &s->mutex);
+    }
+    pthread_mutex_unlock(&s->mutex);
 }
 
 int
@@ -393,7 +431,7 @@ qe_scheduler_after_fork(struct qe_scheduler *s, struct qe_error *err)
     (void)err;
     pthread_mutex_init(&s->mutex, NULL);
     init_cond(&s->arrived);
-    s->has_worker = false;
+    s->has_worker = s->running = false;
     s->queue.first = s->queue.last = NULL;
     s->queue.n_waiting = s->queue.n_taken = s->n_jobs_last = 0;
     s->counts = (struct qe_counts){0};

@@ -1,6 +1,8 @@
 /* scheduler.h: turns waiting callers' texts into forward passes.
  *
- * One worker thread, started by the first job. It never touches Python. Jobs wait in
+ * One worker thread, started by the first job. It never touches Python. A short job of
+ * a caller who waits at once is computed by that caller, if nothing else is under way:
+ * waking the worker, and being woken, would take a good part of its time. Jobs wait in
  * order of arrival; when several wait, each gets its share of the next batch, so that a
  * query does not stand behind a corpus. Texts that begin alike are computed over one
  * shared prefix. A text's result never depends on its company. */
@@ -22,6 +24,7 @@ struct qe_request {
     int n_seqs;
     enum qe_kind kind;
     const struct qe_weights *weights; /* borrowed until the scheduler is closed   */
+    bool waits; /* the caller's next step is qe_job_wait()          */
     int n_out;  /* floats in a row                                  */
     float *out; /* (n_seqs, n_out) written until the job is done    */
 };

@@ -14,6 +14,9 @@
 /* Tokens from which a batch takes long enough to be worth cancelling. */
 #define LARGE_BATCH 2048
 
+/* Some 10 ms with the 8B model on the oldest GPUs. */
+#define FEW_TOKENS 128
+
 struct cuda_backend {
     struct qe_backend base; /* first */
     struct device gpu;      /* owned */
@@ -334,12 +337,14 @@ static int
 forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_error *err)
 {
     struct device *gpu = &reinterpret_cast<struct cuda_backend *>(backend)->gpu;
+    int before;
 
     if (batch->n_tokens > gpu->ws.max_rows || batch->n_seqs > gpu->max_seqs) {
         return qe_fail(err, QE_EVALUE,
                        "batch: %d tokens in %d sequences, expected at most %d in %d",
                        batch->n_tokens, batch->n_seqs, gpu->ws.max_rows, gpu->max_seqs);
     }
+    CUDA_TRY(err, cudaGetDevice(&before));
     CUDA_TRY(err, cudaSetDevice(gpu->index));
     places_fill(&gpu->places, batch, RING_FLOATS);
     int status = prepare_plans(gpu, err);
@@ -355,6 +360,9 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
     }
     cudaError_t drained = cudaStreamSynchronize(gpu->stream);
     run(&pass, drained);
+    if (before != gpu->index && gpu->index == 0) {
+        cudaSetDevice(before); /* a caller's own thread, with another device in use */
+    }
     if (pass.status != cudaSuccess) {
         return cuda_fail(err, pass.status, "forward");
     }
@@ -439,6 +447,9 @@ backend_cuda_open(const struct qe_cuda_options *options, const struct qe_model *
                   .kernels = cuda->gpu.kernels,
                   .n_threads = 1,
                   .batch_tokens = cuda->gpu.batch_tokens,
+                  /* Only where a thread that never chose a device has this one: putting
+                     another back would make a context there. */
+                  .few_tokens = cuda->gpu.index == 0 ? FEW_TOKENS : 0,
                   .takes_adapters = false,
                   .forward = forward,
                   .alloc_rows = alloc_rows,

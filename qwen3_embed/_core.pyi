@@ -57,6 +57,7 @@ class Engine:
         first_row: int,
         normalize: bool,
         adapter: int = 0,
+        waits: bool = False,
         /,
     ) -> Job:
         """Queues len(cu_seqlens) - 1 sequences; row i goes to out[first_row + i].
@@ -64,7 +65,8 @@ class Engine:
         tokens and cu_seqlens are C-contiguous int32 buffers; both are copied and checked
         (ids in [0, vocab_size), lengths in [1, max_length]) before this returns.
         out is C-contiguous float32 (n, dim) with dim <= hidden_size.
-        `adapter` is 0, the model itself, or a number that add_adapter returned.
+        `adapter` is 0, the model itself, or a number that add_adapter returned. `waits` says that
+        Job.wait() is the caller's next step, where a short job may then be computed.
         NonFiniteError.index and the message of a refused sequence count from first_row.
         """
     def done_fd(self) -> int:

@@ -72,7 +72,7 @@ class CachedPipeline:
             lengths = _Lengths(len(places))
             pipeline = self._open_pipeline(lengths)
             try:
-                pipeline.feed([texts[i] for i in places], fresh)
+                pipeline.feed([texts[i] for i in places], fresh, waits=True)
                 pipeline.finish()
             except NonFiniteError as error:
                 raise moved(error, first_index + places[error.index]) from error

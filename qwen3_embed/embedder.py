@@ -298,7 +298,7 @@ class Embedder(Model):
         >>> model.encode_tokens(ids, np.array([0, 2], np.int32)).shape     # doctest: +SKIP
         (1, 1024)
         """
-        rows, job = self.submit_tokens(tokens, cu_seqlens, dim, normalize=normalize)
+        rows, job = self.submit_tokens(tokens, cu_seqlens, dim, normalize=normalize, waits=True)
         try:
             job.wait()
         except BaseException:
@@ -380,7 +380,7 @@ class Embedder(Model):
         with progress(request.show_progress_bar, len(items)) as on_done:
             pipeline = self._pipeline(prefix, request, report, on_done, self._weights)
             try:
-                pipeline.feed(items, rows)
+                pipeline.feed(items, rows, waits=True)
                 pipeline.finish()
             finally:
                 pipeline.cancel()

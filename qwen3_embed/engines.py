@@ -49,12 +49,13 @@ class Engines:
         first_row: int,
         normalize: bool,
         adapter: int = 0,
+        waits: bool = False,
     ) -> Job:
         """As `Engine.submit`, to the engine with the least left to do."""
         engine = self._engines[0]
         if len(self._engines) > 1:
             engine = min(self._engines, key=lambda engine: engine.pending_tokens())
-        return engine.submit(tokens, cu_seqlens, out, first_row, normalize, adapter)
+        return engine.submit(tokens, cu_seqlens, out, first_row, normalize, adapter, waits)
 
     def done_fds(self) -> tuple[int, ...]:
         """Descriptors, one an engine, that become readable when jobs are done."""

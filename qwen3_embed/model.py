@@ -333,6 +333,7 @@ class Model:
         dim: int | None = None,
         *,
         normalize: bool = True,
+        waits: bool = False,
     ) -> tuple[npt.NDArray[np.float32], Job]:
         """Vectors of token ids without the wait, for servers: `job.wait()`, or `job.cancel()`.
 
@@ -340,6 +341,9 @@ class Model:
         ----------
         tokens, cu_seqlens, dim, normalize
             As in `Embedder.encode_tokens`.
+        waits : bool, default False
+            The caller's next step is `job.wait()`: a short job may then be computed there, by
+            the caller's own thread.
 
         Returns
         -------
@@ -360,7 +364,7 @@ class Model:
         request = Request.of({"dim": dim, "normalize": normalize}, self.dim, stacklevel=3)
         rows = self._engines.rows(len(buffers[1]) - 1, request.dim)
         job = self._engines.submit(
-            buffers[0], buffers[1], rows, 0, request.normalize, self._weights.number
+            buffers[0], buffers[1], rows, 0, request.normalize, self._weights.number, waits
         )
         return rows, job
 

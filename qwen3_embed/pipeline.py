@@ -146,18 +146,31 @@ class Pipeline:
         self._on_done = on_done
         self._jobs: deque[_Chunk] = deque()
 
-    def feed(self, texts: list[str], rows: npt.NDArray[np.float32], first_index: int = 0) -> int:
+    def feed(
+        self,
+        texts: list[str],
+        rows: npt.NDArray[np.float32],
+        first_index: int = 0,
+        *,
+        waits: bool = False,
+    ) -> int:
         """Tokenises and submits all texts; text i goes to rows[i].
 
         Returns the number of jobs when the last is submitted; `finish` waits for the rows.
-        `first_index` is the number of texts[0] in messages.
+        `first_index` is the number of texts[0] in messages; `waits` says that `finish` is next.
         """
         n_jobs = 0
         for start, stop in chunk_bounds(texts, self._batch_tokens, self._prefix):
             batch = self._tokenise(texts[start:stop], first_index + start)
             self.finish(self._max_jobs - 1)
             job = self._engines.submit(
-                batch.tokens, batch.cu_seqlens, rows, start, self._normalize, self._adapter
+                batch.tokens,
+                batch.cu_seqlens,
+                rows,
+                start,
+                self._normalize,
+                self._adapter,
+                waits and stop == len(texts),
             )
             self._jobs.append(_Chunk(job, stop - start, first_index))
             n_jobs += 1

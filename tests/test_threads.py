@@ -22,7 +22,7 @@ from conftest import ModelMaker
 from engines import cpu_only, embed, engine_config, open_engine, random_texts
 from sources import engine_sources, kernel_sources
 
-from qwen3_embed import Embedder
+from qwen3_embed import Embedder, _core
 
 TESTS = Path(__file__).parent
 C_ENGINE = [
@@ -50,6 +50,45 @@ def test_threads_in_c(models: ModelMaker, sanitize: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "ok: 8 threads" in done.stdout
+
+
+def test_a_short_job_is_left_to_the_thread_that_waits(models: ModelMaker) -> None:
+    """Nothing computes it before that thread does, unless another job comes."""
+    engine = open_engine(models("tiny64"))
+    ids, cu_seqlens = np.arange(5, dtype=np.int32), np.array([0, 5], np.int32)
+    expected = embed(engine, [ids], 16)  # the first batch is the worker's
+
+    def submit(waits: bool) -> tuple[_core.Job, np.ndarray]:
+        rows = engine.rows(1, 16)
+        return engine.submit(ids, cu_seqlens, rows, 0, True, 0, waits), rows
+
+    def done_soon(job: _core.Job, within_s: float) -> bool:
+        end = time.monotonic() + within_s
+        while not job.done() and time.monotonic() < end:
+            time.sleep(0.001)
+        return job.done()
+
+    left, rows = submit(waits=True)
+    assert not done_soon(left, 0.05)
+    left.wait()
+    np.testing.assert_array_equal(rows, expected)
+
+    left, rows = submit(waits=True)
+    other, other_rows = submit(waits=False)
+    assert done_soon(left, 10)
+    assert done_soon(other, 10)
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_array_equal(other_rows, expected)
+
+    embed(engine, [ids], 16)  # alone in its batch again
+    left, _ = submit(waits=True)
+    left.cancel()
+    assert left.done()
+    submit(waits=True)  # dropped at once: nobody waits for it
+    left, _ = submit(waits=True)
+    engine.close()
+    with pytest.raises(ValueError, match="closed"):
+        left.wait()
 
 
 def run_threads(n: int, work: Callable[[int], None]) -> None:

@@ -19,6 +19,9 @@
 #define DEFAULT_BATCH_TOKENS 2048
 #define MAX_TASK_ROWS 16
 
+/* 0.1 s of one core with the plain C kernels. */
+#define FEW_FLOP 4e8
+
 struct cpu_backend {
     struct qe_backend base;       /* first */
     const struct qe_model *model; /* borrowed */
@@ -399,6 +402,16 @@ close_backend(struct qe_backend *backend)
     free(cpu);
 }
 
+static int
+few_tokens(const struct qe_config *c)
+{
+    double width = (double)c->head_dim * (c->n_heads + c->n_kv_heads);
+    double token_flop =
+        4.0 * c->n_layers * c->hidden_size * (width + 1.5 * c->intermediate_size);
+
+    return (int)(FEW_FLOP / token_flop);
+}
+
 int
 qe_backend_cpu_open(const struct qe_model *model, const char *isa_name, int n_threads,
                     int batch_tokens, struct qe_backend **backend, struct qe_error *err)
@@ -417,6 +430,7 @@ qe_backend_cpu_open(const struct qe_model *model, const char *isa_name, int n_th
         .name = "cpu",
         .n_threads = n_threads > 0 ? n_threads : qe_usable_cores(),
         .batch_tokens = batch_tokens > 0 ? batch_tokens : DEFAULT_BATCH_TOKENS,
+        .few_tokens = few_tokens(&model->config),
         .takes_adapters = true,
         .forward = forward,
         .alloc_rows = alloc_rows,

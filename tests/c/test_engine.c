@@ -50,6 +50,7 @@ submit(const int *texts, int n, float *out)
                              .cu_seqlens = offsets,
                              .n_seqs = n,
                              .kind = QE_UNIT,
+                             .waits = n == 1,
                              .n_out = DIM,
                              .out = out};
     pthread_mutex_lock(&shared.submit);
