@@ -12,7 +12,15 @@ import numpy.typing as npt
 import torch
 import transformers
 
+from qwen3_embed.templates import (
+    DEFAULT_INSTRUCTION,
+    RERANKER_PREFIX,
+    RERANKER_SUFFIX,
+    reranker_body,
+)
+
 BATCH_SIZES = (32, 64, 128, 256)
+CROSS_BATCH_SIZES = (25, 50, 100)
 FLOAT8_MAX = 448.0
 
 
@@ -114,3 +122,35 @@ class SentenceTransformers:
             self.model.encode(query)
             times.append(time.perf_counter() - begin)
         return float(np.median(times[5:])) * 1e3
+
+
+class CrossEncoderRival:
+    """A reranker's folder as sentence-transformers' CrossEncoder runs it, in bf16.
+
+    The two texts of a pair are one prompt, cut where the tokenizer would: before the space that
+    precedes the document. So the CrossEncoder reads the ids that ours makes.
+    """
+
+    def __init__(self, folder: Path, device: str) -> None:
+        from sentence_transformers import CrossEncoder
+
+        transformers.logging.disable_progress_bar()
+        options: dict[str, Any] = {"dtype": torch.bfloat16}
+        options = {"model_kwargs": options, "activation_fn": torch.nn.Identity()}
+        self.model = CrossEncoder(str(folder), device=device, **options)
+
+    @staticmethod
+    def _prompt(query: str, document: str) -> tuple[str, str]:
+        before = RERANKER_PREFIX + reranker_body(DEFAULT_INSTRUCTION, query, "")
+        return before.removesuffix(" "), f" {document}{RERANKER_SUFFIX}"
+
+    def tokens(self, query: str, document: str) -> list[int]:
+        """The ids of a pair."""
+        ids: list[int] = self.model.preprocess([self._prompt(query, document)])["input_ids"][0]
+        return torch.as_tensor(ids).tolist()
+
+    def scores(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> npt.NDArray[np.float32]:
+        """(n,) logits of yes minus those of no."""
+        prompts = [self._prompt(*pair) for pair in pairs]
+        logits = self.model.predict(prompts, batch_size=batch_size, show_progress_bar=False)
+        return np.asarray(logits, np.float32)
