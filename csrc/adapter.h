@@ -1,7 +1,8 @@
 /* adapter.h: weights that stand in for some of a model's own.
  *
  * An adapter is a whole table of weights of which most point where the model's do, so a
- * forward pass takes either and never asks which. Merging is Python's: here the
+ * forward pass takes either and never asks which. (Of an unloaded model that is
+ * nowhere: a device with copies is given what differs.) Merging is Python's: here the
  * merged tensors are checked and put in their places. */
 #ifndef QE_ADAPTER_H
 #define QE_ADAPTER_H

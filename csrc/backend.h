@@ -44,9 +44,8 @@ struct qe_batch {
     int n_seqs;
     int n_tokens;   /* sum of seqs[].n_tokens                           */
     int max_seqlen; /* longest sequence, its prefix included            */
-    /* What it multiplies by: the table of the model that the backend was opened on or,
-     * where the backend takes_adapters, one derived from it. All of a batch share it.
-     */
+    /* What it multiplies by: the table of the model that the backend was opened on, or
+     * an adapter's. All of a batch share it. */
     const struct qe_weights *weights;
     const atomic_int *cancel; /* not 0 once every caller in the batch has gone    */
 };
@@ -73,12 +72,18 @@ struct qe_backend {
     int batch_tokens;    /* budget of one forward pass                           */
     int few_tokens;      /* a batch of no more takes so short that the thread that
                             wants it may compute it, deaf to signals meanwhile   */
-    bool takes_adapters; /* reads batch->weights at every pass                   */
 
     /* One call at a time, from any thread. Allocates nothing; has written every row
      * when it returns 0. A row that is not finite is written as NaN. Returns
      * QE_ECANCELLED when *batch->cancel was seen; rows are then undefined. */
     int (*forward)(struct qe_backend *, const struct qe_batch *, struct qe_error *);
+
+    /* Copies an adapter's tensors, those that its table does not leave NULL, before the
+     * first batch with that table; a pass may be under way. NULL in a backend that
+     * multiplies by weights where they lie; another has copies of all once this, or
+     * its opening, is done, and a table is no more than a name to it. */
+    int (*add_adapter)(struct qe_backend *, const struct qe_weights *,
+                       struct qe_error *);
 
     int (*alloc_rows)(struct qe_backend *, size_t n_floats, struct qe_rows *,
                       struct qe_error *);

@@ -113,11 +113,12 @@ qe_engine_open(const struct qe_config *config, const char *const *paths, int n_p
         .batch_tokens = e->backend->batch_tokens,
         .mapped_bytes = e->model.mapped_bytes,
         .owned_bytes = e->model.owned_bytes,
+        .borrows = e->backend->add_adapter == NULL,
     };
     snprintf(e->info.device, sizeof e->info.device, "%s", e->backend->name);
     snprintf(e->info.kernels, sizeof e->info.kernels, "%s", e->backend->kernels);
-    if (strcmp(options->device, "cpu") != 0) {
-        qe_model_close(&e->model); /* the device has its own copy */
+    if (!e->info.borrows) {
+        qe_model_unload(&e->model);
     }
     *engine = e;
     return 0;
@@ -171,19 +172,22 @@ qe_engine_add_adapter(struct qe_engine *e, const struct qe_tensor *tensors,
     if (e->backend == NULL) {
         return qe_fail(err, QE_ECLOSED, "closed");
     }
-    if (!e->backend->takes_adapters) {
-        return qe_fail(err, QE_EDEVICE,
-                       "adapters are not built for %s: use device='cpu', or merge the "
-                       "adapter into the model first (qwen3-embed merge)",
-                       e->backend->name);
+    int status = notice_fork(e, err);
+    if (status < 0) {
+        return status;
     }
     struct adapter_node *node = calloc(1, sizeof *node);
     if (node == NULL) {
         return qe_fail(err, QE_ENOMEM, "adapter: no memory");
     }
-    if (qe_adapter_open(&e->model, tensors, n_tensors, &node->adapter, err) < 0) {
+    status = qe_adapter_open(&e->model, tensors, n_tensors, &node->adapter, err);
+    if (status == 0 && !e->info.borrows) {
+        status = e->backend->add_adapter(e->backend, &node->adapter.weights, err);
+    }
+    if (status < 0) {
+        qe_adapter_close(&node->adapter);
         free(node);
-        return err->status;
+        return status;
     }
     for (; *last != NULL; last = &(*last)->next) {
         number++;

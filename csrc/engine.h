@@ -23,6 +23,7 @@ struct qe_engine_info {
     char device[32], kernels[32];
     int n_threads, batch_tokens;
     size_t mapped_bytes, owned_bytes; /* of weights, adapters among the owned     */
+    bool borrows; /* multiplies by weights where they lie, adapters' too          */
 };
 
 /* Reads the environment variable QWEN3_EMBED_ISA: the instruction set to use. */
@@ -49,9 +50,9 @@ struct qe_input {
                    is done */
 };
 
-/* Adds an adapter, which stays until the engine is stopped, and so must what it
- * borrows: see qe_adapter_open(). Returns its number, 1 or more, or a failure. One
- * caller at a time, and none in submit. */
+/* Adds an adapter, which stays until the engine is stopped, and so must, if the engine
+ * borrows, its matrices: see qe_adapter_open(). Returns its number, 1 or more, or a
+ * failure. One caller at a time, and none in submit. */
 int qe_engine_add_adapter(struct qe_engine *engine, const struct qe_tensor *tensors,
                           int n_tensors, struct qe_error *err);
 

@@ -443,15 +443,30 @@ qe_model_prefetch(struct qe_model *model)
 }
 
 void
-qe_model_close(struct qe_model *model)
+qe_model_unload(struct qe_model *model)
 {
+    const struct qe_model shape = {.config = model->config,
+                                   .weights.layers = model->weights.layers};
+
     qe_prefetch_close(model->prefetch);
     for (int i = 0; i < model->n_files; i++) {
         qe_safetensors_close(&model->files[i]);
     }
     free(model->files);
-    free(model->weights.layers);
     free(model->vectors);
     free(model->rounded);
+    *model = shape;
+    model->config.rope_inv_freq = NULL;
+    if (model->weights.layers != NULL) {
+        memset(model->weights.layers, 0,
+               (size_t)model->config.n_layers * sizeof *model->weights.layers);
+    }
+}
+
+void
+qe_model_close(struct qe_model *model)
+{
+    qe_model_unload(model);
+    free(model->weights.layers);
     *model = (struct qe_model){0};
 }

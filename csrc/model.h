@@ -72,6 +72,10 @@ int qe_model_open(const struct qe_config *config, const char *const *paths, int 
  * that computes on them where they lie. At most once. */
 void qe_model_prefetch(struct qe_model *model);
 
+/* Lets go of the weights, for an engine whose device has copies: the shape stays, and
+ * a table that leads nowhere. */
+void qe_model_unload(struct qe_model *model);
+
 /* Accepts a zeroed or half-opened model. */
 void qe_model_close(struct qe_model *model);
 

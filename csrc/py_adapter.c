@@ -1,6 +1,7 @@
 /* py_adapter.c: Engine.add_adapter(): merged tensors from NumPy arrays.
  *
- * The engine multiplies by the arrays where they lie, so the Engine object keeps them.
+ * Where the engine multiplies by the arrays where they lie, the Engine object keeps
+ * them.
  */
 #include "py_core.h"
 
@@ -82,9 +83,11 @@ py_engine_add_adapter(PyObject *object, PyObject *dict)
         goto done;
     }
     int number = qe_engine_add_adapter(self->engine, tensors, n, &err);
-    if (number < 0) {
+    if (number < 0 || !qe_engine_info(self->engine)->borrows) {
         Py_ssize_t n_kept = PyList_Size(self->kept);
         PyList_SetSlice(self->kept, n_kept - 1, n_kept, NULL);
+    }
+    if (number < 0) {
         py_raise(py_state_of(object), &err, 0);
         goto done;
     }

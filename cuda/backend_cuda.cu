@@ -25,8 +25,9 @@ struct cuda_backend {
 /* One forward pass in progress. */
 struct pass {
     struct device *gpu;
-    const struct place_arrays *at; /* on the device */
-    cudaError_t status;            /* of the first launch that failed */
+    const struct device_weights *weights; /* the batch's */
+    const struct place_arrays *at;        /* on the device */
+    cudaError_t status;                   /* of the first launch that failed */
     int n_rows;               /* rows of h: tokens, and in a pruned last layer, once
                                  its keys are made, last tokens only */
     const atomic_int *cancel; /* NULL where it is not looked at */
@@ -50,35 +51,33 @@ run(struct pass *p, cudaError_t status)
 }
 
 static void
-rms_norm(struct pass *p, const float *weight, int layer)
+rms_norm(struct pass *p, const float *weight)
 {
     const struct device *gpu = p->gpu;
 
-    run(p, launch_rms_norm(gpu->ws.x, gpu->ws.h, in_layer(weight, &gpu->weights, layer),
-                           p->n_rows, gpu->shape.C, gpu->shape.n_columns,
-                           gpu->config.rms_norm_eps, gpu->stream));
+    run(p,
+        launch_rms_norm(gpu->ws.x, gpu->ws.h, weight, p->n_rows, gpu->shape.C,
+                        gpu->shape.n_columns, gpu->config.rms_norm_eps, gpu->stream));
 }
 
 static void
 linear(struct pass *p, enum linear which, void *y, const bf16 *x, const bf16 *weight,
-       int layer, int n_rows)
+       int n_rows)
 {
-    run(p, gemm_run(p->gpu->gemm, which, y, x,
-                    in_layer(weight, &p->gpu->weights, layer), n_rows, p->gpu->stream));
+    run(p, gemm_run(p->gpu->gemm, which, y, x, weight, n_rows, p->gpu->stream));
 }
 
 static void
-qk_norm_rope(struct pass *p, const int32_t *positions, int layer, int first_head,
-             int n_heads)
+qk_norm_rope(struct pass *p, const int32_t *positions, const struct device_layer *layer,
+             int first_head, int n_heads)
 {
     const struct device *gpu = p->gpu;
     const struct device_shape *s = &gpu->shape;
-    const struct device_weights *w = &gpu->weights;
 
-    run(p, launch_qk_norm_rope(
-               gpu->ws.qkv, positions, gpu->ws.cos_sin, in_layer(w->q_norm, w, layer),
-               in_layer(w->k_norm, w, layer), p->n_rows, s->NH, s->NKV, s->HS,
-               first_head, n_heads, gpu->config.rms_norm_eps, gpu->stream));
+    run(p,
+        launch_qk_norm_rope(gpu->ws.qkv, positions, gpu->ws.cos_sin, layer->q_norm,
+                            layer->k_norm, p->n_rows, s->NH, s->NKV, s->HS, first_head,
+                            n_heads, gpu->config.rms_norm_eps, gpu->stream));
 }
 
 static void
@@ -138,7 +137,7 @@ pool(struct pass *p, int first, int end)
     const struct device *gpu = p->gpu;
 
     run(p, launch_pool(gpu->ws.ring, gpu->ws.h, p->at->pool_rows + first,
-                       gpu->weights.norm, end - first, gpu->shape.C,
+                       p->weights->norm, end - first, gpu->shape.C,
                        gpu->shape.n_columns, gpu->config.rms_norm_eps, gpu->stream));
 }
 
@@ -227,25 +226,25 @@ static void
 queue_layer(struct pass *p, int l)
 {
     const struct device *gpu = p->gpu;
-    const struct device_weights *w = &gpu->weights;
+    const struct device_layer *layer = &p->weights->layers[l];
     const struct device_shape *s = &gpu->shape;
     const bool pruned = gpu->places.pruned && l == s->L - 1;
 
     /* keys, values, queries */
-    rms_norm(p, w->input_layernorm, l);
+    rms_norm(p, layer->input_layernorm);
     if (pruned) {
         linear(p, LINEAR_KV, gpu->ws.qkv + s->q_width, gpu->ws.x,
-               w->qkv_proj + (size_t)s->q_width * s->C, l, p->n_rows);
-        qk_norm_rope(p, p->at->positions, l, s->NH, s->NKV);
+               layer->qkv_proj + (size_t)s->q_width * s->C, p->n_rows);
+        qk_norm_rope(p, p->at->positions, layer, s->NH, s->NKV);
         keep_last_rows(p);
         if (p->n_rows == 0) {
             return;
         }
-        linear(p, LINEAR_Q, gpu->ws.qkv, gpu->ws.x, w->qkv_proj, l, p->n_rows);
-        qk_norm_rope(p, p->at->last_positions, l, 0, s->NH);
+        linear(p, LINEAR_Q, gpu->ws.qkv, gpu->ws.x, layer->qkv_proj, p->n_rows);
+        qk_norm_rope(p, p->at->last_positions, layer, 0, s->NH);
     } else {
-        linear(p, LINEAR_QKV, gpu->ws.qkv, gpu->ws.x, w->qkv_proj, l, p->n_rows);
-        qk_norm_rope(p, p->at->positions, l, 0, s->NH + s->NKV);
+        linear(p, LINEAR_QKV, gpu->ws.qkv, gpu->ws.x, layer->qkv_proj, p->n_rows);
+        qk_norm_rope(p, p->at->positions, layer, 0, s->NH + s->NKV);
     }
 
     /* attention */
@@ -257,17 +256,17 @@ queue_layer(struct pass *p, int l)
         attention(p, p->at->tall_blocks, gpu->places.n_tall, true);
         attention(p, p->at->blocks, gpu->places.n_short, false);
     }
-    linear(p, LINEAR_O, gpu->ws.h, gpu->ws.qkv, w->o_proj, l, p->n_rows);
+    linear(p, LINEAR_O, gpu->ws.h, gpu->ws.qkv, layer->o_proj, p->n_rows);
 
     /* MLP */
-    rms_norm(p, w->post_attention_layernorm, l);
+    rms_norm(p, layer->post_attention_layernorm);
     for (int row = 0; row < p->n_rows; row += gpu->ws.mlp_rows) {
         int left = p->n_rows - row;
         int n = left < gpu->ws.mlp_rows ? left : gpu->ws.mlp_rows;
         linear(p, LINEAR_GATE_UP, gpu->ws.gate_up, gpu->ws.x + (size_t)row * s->C,
-               w->gate_up_proj, l, n);
+               layer->gate_up_proj, n);
         linear(p, LINEAR_DOWN, gpu->ws.h + (size_t)row * s->C, gpu->ws.gate_up,
-               w->down_proj, l, n);
+               layer->down_proj, n);
     }
 }
 
@@ -277,7 +276,7 @@ queue_layers(struct pass *p)
     const struct device *gpu = p->gpu;
 
     run(p, places_copy(&p->gpu->places, gpu->stream));
-    run(p, launch_embed(gpu->ws.h, p->at->tokens, gpu->weights.embed_tokens, p->n_rows,
+    run(p, launch_embed(gpu->ws.h, p->at->tokens, p->weights->embed_tokens, p->n_rows,
                         gpu->shape.C, gpu->stream));
     for (int l = 0; l < gpu->shape.L && !cancelled(p); l++) {
         wait_for_layers(p, l);
@@ -301,8 +300,8 @@ run_small(struct pass *p, const struct qe_batch *batch)
 {
     struct device *gpu = p->gpu;
     const struct places *places = &gpu->places;
-    const struct graph_key key = {places->n_rows, places->n_last, places->n_tall,
-                                  places->n_short, places->n_last_tall};
+    const struct graph_key key = {p->weights,     places->n_rows,  places->n_last,
+                                  places->n_tall, places->n_short, places->n_last_tall};
     struct graph *graph = graphs_use(&gpu->graphs, &key);
 
     if (graph->n_uses == 2) {
@@ -344,6 +343,10 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
                        "batch: %d tokens in %d sequences, expected at most %d in %d",
                        batch->n_tokens, batch->n_seqs, gpu->ws.max_rows, gpu->max_seqs);
     }
+    const struct device_weights *weights = device_weights_of(gpu, batch->weights);
+    if (weights == NULL) {
+        return qe_fail(err, QE_EVALUE, "batch: weights that are not on %s", gpu->name);
+    }
     CUDA_TRY(err, cudaGetDevice(&before));
     CUDA_TRY(err, cudaSetDevice(gpu->index));
     places_fill(&gpu->places, batch, RING_FLOATS);
@@ -351,8 +354,8 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
     if (status < 0) {
         return status;
     }
-    struct pass pass = {gpu, &gpu->places.device, cudaSuccess, gpu->places.n_rows,
-                        NULL};
+    struct pass pass = {
+        gpu, weights, &gpu->places.device, cudaSuccess, gpu->places.n_rows, NULL};
     if (places_small(&gpu->places)) {
         run_small(&pass, batch);
     } else {
@@ -397,6 +400,16 @@ alloc_rows(struct qe_backend *backend, size_t n_floats, struct qe_rows *rows,
     rows->n_bytes = n_bytes;
     rows->release = release_rows;
     return 0;
+}
+
+/* ---- adapters, fork, peak ---- */
+
+static int
+add_adapter(struct qe_backend *backend, const struct qe_weights *adapter,
+            struct qe_error *err)
+{
+    return device_add_adapter(&reinterpret_cast<struct cuda_backend *>(backend)->gpu,
+                              adapter, err);
 }
 
 static int
@@ -450,8 +463,8 @@ backend_cuda_open(const struct qe_cuda_options *options, const struct qe_model *
                   /* Only where a thread that never chose a device has this one: putting
                      another back would make a context there. */
                   .few_tokens = cuda->gpu.index == 0 ? FEW_TOKENS : 0,
-                  .takes_adapters = false,
                   .forward = forward,
+                  .add_adapter = add_adapter,
                   .alloc_rows = alloc_rows,
                   .after_fork = after_fork,
                   .measure = measure,

@@ -11,6 +11,7 @@
 #define MAX_HIDDEN_SIZE 8192
 /* Memory that contexts, modules and cuBLAS take besides what is asked for. */
 #define SPARE_BYTES ((size_t)256 << 20)
+#define ADAPTER_SPARE_BYTES ((size_t)64 << 20) /* staging, and later graphs */
 
 int
 count_devices(struct qe_error *err)
@@ -86,7 +87,8 @@ choose_device(struct device *gpu, struct qe_error *err)
 static int
 check_memory(const struct device *gpu, size_t activation_bytes, struct qe_error *err)
 {
-    const size_t need = gpu->weights.n_bytes + activation_bytes + SPARE_BYTES;
+    const size_t weight_bytes = device_weights_bytes(&gpu->shape);
+    const size_t need = weight_bytes + activation_bytes + SPARE_BYTES;
     size_t free_bytes, total_bytes;
 
     CUDA_TRY(err, cudaMemGetInfo(&free_bytes, &total_bytes));
@@ -97,7 +99,7 @@ check_memory(const struct device *gpu, size_t activation_bytes, struct qe_error 
         err, QE_EDEVICEMEM,
         "device %s: %.2f GB needed (weights %.2f, batches of %d tokens %.2f), "
         "%.2f of %.2f GB free; lower batch_tokens or max_length, or free some",
-        gpu->name, need * 1e-9, gpu->weights.n_bytes * 1e-9, gpu->ws.max_rows,
+        gpu->name, need * 1e-9, weight_bytes * 1e-9, gpu->ws.max_rows,
         activation_bytes * 1e-9, free_bytes * 1e-9, total_bytes * 1e-9);
 }
 
@@ -110,7 +112,6 @@ allocate(struct device *gpu, const char *cache_folder, struct qe_error *err)
 
     workspace_linears(s, linears);
     workspace_plan(s, gpu->batch_tokens, max_length, &gpu->ws);
-    device_weights_place(s, NULL, &gpu->weights);
     int status = check_memory(gpu,
                               gpu->ws.n_bytes + gemm_device_bytes(linears) +
                                   places_device_bytes(gpu->ws.max_rows, gpu->max_seqs),
@@ -122,9 +123,10 @@ allocate(struct device *gpu, const char *cache_folder, struct qe_error *err)
     for (cudaEvent_t &event : gpu->layer_done) {
         CUDA_TRY(err, cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     }
-    CUDA_TRY(err, cudaMalloc(&gpu->weights.memory, gpu->weights.n_bytes));
-    device_weights_place(s, gpu->weights.memory, &gpu->weights);
-    status = workspace_open(s, max_length, &gpu->ws, err);
+    status = device_weights_open(s, &gpu->weights, err);
+    if (status == 0) {
+        status = workspace_open(s, max_length, &gpu->ws, err);
+    }
     if (status < 0) {
         return status;
     }
@@ -196,12 +198,61 @@ device_open(struct device *gpu, const struct qe_cuda_options *options,
     gpu->index = options->device;
     gpu->batch_tokens = options->batch_tokens;
     gpu->dtype = options->dtype;
+    gpu->own = &model->weights;
     gpu->config = model->config;
     gpu->config.rope_inv_freq = NULL; /* the model's */
     gpu->shape = device_shape_of(&model->config);
     int status = open_parts(gpu, options, model, err);
     restore_device(gpu, before);
     return status;
+}
+
+/* An adapter is added while the engine has all else that it needs. */
+static int
+check_adapter_memory(const struct device *gpu, const struct qe_weights *adapter,
+                     struct qe_error *err)
+{
+    const size_t need =
+        adapter_bytes(adapter, &gpu->weights, &gpu->shape) + ADAPTER_SPARE_BYTES;
+    size_t free_bytes, total_bytes;
+
+    CUDA_TRY(err, cudaMemGetInfo(&free_bytes, &total_bytes));
+    if (need <= free_bytes) {
+        return 0;
+    }
+    return qe_fail(err, QE_EDEVICEMEM,
+                   "device %s: %.2f GB needed for the adapter, %.2f of %.2f GB free; "
+                   "free some, or merge the adapter into the model (qwen3-embed merge)",
+                   gpu->name, need * 1e-9, free_bytes * 1e-9, total_bytes * 1e-9);
+}
+
+static int
+add_adapter(struct device *gpu, const struct qe_weights *adapter, struct qe_error *err)
+{
+    CUDA_TRY(err, cudaSetDevice(gpu->index));
+    int status = check_adapter_memory(gpu, adapter, err);
+    if (status < 0) {
+        return status;
+    }
+    return adapters_add(&gpu->adapters, adapter, &gpu->weights, &gpu->shape,
+                        &gpu->config, gpu->index, err);
+}
+
+int
+device_add_adapter(struct device *gpu, const struct qe_weights *adapter,
+                   struct qe_error *err)
+{
+    const int before = current_device();
+    int status = add_adapter(gpu, adapter, err);
+
+    restore_device(gpu, before);
+    return status;
+}
+
+const struct device_weights *
+device_weights_of(const struct device *gpu, const struct qe_weights *table)
+{
+    return table == gpu->own ? &gpu->weights : adapters_find(&gpu->adapters, table);
 }
 
 void
@@ -216,7 +267,8 @@ device_close(struct device *gpu)
     gemm_close(gpu->gemm);
     places_close(&gpu->places);
     workspace_close(&gpu->ws);
-    cudaFree(gpu->weights.memory);
+    adapters_close(&gpu->adapters);
+    device_weights_close(&gpu->weights);
     for (cudaEvent_t event : gpu->layer_done) {
         if (event != NULL) {
             cudaEventDestroy(event);

@@ -2,6 +2,7 @@
 #ifndef QE_DEVICE_H
 #define QE_DEVICE_H
 
+#include "adapters.h"
 #include "attention.h"
 #include "gemm.h"
 #include "graphs.h"
@@ -22,7 +23,9 @@ struct device {
     char kernels[32]; /* "sm_90"                        */
     struct qe_config config;
     struct device_shape shape;
-    struct device_weights weights; /* owned memory      */
+    const struct qe_weights *own; /* the model's table, as batches bring it; not read */
+    struct device_weights weights; /* owned; the model's own */
+    struct adapters adapters;      /* owned             */
     struct workspace ws;           /* owned             */
     struct attention attention;
     struct places places; /* owned             */
@@ -38,6 +41,16 @@ int count_devices(struct qe_error *err);
 /* Fills a zeroed device: the model's weights are on it when this returns 0. */
 int device_open(struct device *gpu, const struct qe_cuda_options *options,
                 const struct qe_model *model, struct qe_error *err);
+
+/* Copies the tensors that the adapter's table does not leave NULL, beside whatever
+ * runs. One caller at a time. */
+int device_add_adapter(struct device *gpu, const struct qe_weights *adapter,
+                       struct qe_error *err);
+
+/* The weights of a batch that brings this table; NULL: it is neither the model's nor an
+ * adapter's. */
+const struct device_weights *
+device_weights_of(const struct device *gpu, const struct qe_weights *table);
 
 /* Accepts a half-opened device. */
 void device_close(struct device *gpu);

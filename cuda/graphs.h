@@ -8,6 +8,7 @@
 
 /* Batches that queue the same kernels over the same addresses. */
 struct graph_key {
+    const void *weights; /* whatever stands for what products read */
     int n_rows, n_last, n_tall, n_short, n_last_tall;
 };
 

@@ -71,42 +71,78 @@ place(T **pointer, unsigned char *base, size_t *used, size_t n_elements)
     *used += (n_elements * sizeof(T) + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
 }
 
-void
-device_weights_place(const struct device_shape *s, unsigned char *base,
-                     struct device_weights *w)
+/* Lays weights out from w->memory on, and layers where there is a table for them. With
+ * NULL only counts. */
+static void
+lay_out(const struct device_shape *s, struct device_weights *w)
 {
     const size_t C = s->C, I = s->I;
+    unsigned char *base = w->memory;
     size_t used = 0;
 
-    w->memory = base;
     place(&w->embed_tokens, base, &used, s->V * C);
     place(&w->norm, base, &used, C);
     place(&w->inv_freq, base, &used, s->HS / 2);
-    size_t before_layers = used;
-    place(&w->qkv_proj, base, &used, s->qkv_width * C);
-    place(&w->o_proj, base, &used, C * s->q_width);
-    place(&w->gate_up_proj, base, &used, 2 * I * C);
-    place(&w->down_proj, base, &used, C * I);
-    place(&w->input_layernorm, base, &used, C);
-    place(&w->post_attention_layernorm, base, &used, C);
-    place(&w->q_norm, base, &used, s->HS);
-    place(&w->k_norm, base, &used, s->HS);
-    w->layer_bytes = used - before_layers;
-    w->n_bytes = before_layers + w->layer_bytes * s->L;
+    for (int l = 0; l < s->L; l++) {
+        struct device_layer layer;
+        place(&layer.qkv_proj, base, &used, s->qkv_width * C);
+        place(&layer.o_proj, base, &used, C * s->q_width);
+        place(&layer.gate_up_proj, base, &used, 2 * I * C);
+        place(&layer.down_proj, base, &used, C * I);
+        place(&layer.input_layernorm, base, &used, C);
+        place(&layer.post_attention_layernorm, base, &used, C);
+        place(&layer.q_norm, base, &used, s->HS);
+        place(&layer.k_norm, base, &used, s->HS);
+        if (w->layers != NULL) {
+            w->layers[l] = layer;
+        }
+    }
+    w->n_bytes = used;
+}
+
+size_t
+device_weights_bytes(const struct device_shape *shape)
+{
+    struct device_weights weights = {};
+
+    lay_out(shape, &weights);
+    return weights.n_bytes;
+}
+
+int
+device_weights_open(const struct device_shape *shape, struct device_weights *w,
+                    struct qe_error *err)
+{
+    const size_t table_bytes = shape->L * sizeof *w->layers;
+
+    w->layers = static_cast<struct device_layer *>(malloc(table_bytes));
+    if (w->layers == NULL) {
+        return qe_fail(err, QE_ENOMEM, "weights: no memory for %zu bytes", table_bytes);
+    }
+    CUDA_TRY(err, cudaMalloc(&w->memory, device_weights_bytes(shape)));
+    lay_out(shape, w);
+    return 0;
+}
+
+void
+device_weights_close(struct device_weights *weights)
+{
+    cudaFree(weights->memory);
+    free(weights->layers);
+    *weights = {};
 }
 
 /* ---- pieces ---- */
 
-/* A tensor (n_rows, n_columns) to rows to_columns elements apart. */
+/* A tensor (n_rows, n_columns), if there is one, to rows to_columns elements apart. */
 template <typename T>
 static void
-add_tensor(struct upload *u, const T *to, const void *from, size_t n_rows,
-           size_t n_columns, size_t to_columns)
+add_tensor(struct upload *u, T *to, const void *from, size_t n_rows, size_t n_columns,
+           size_t to_columns)
 {
     struct piece rest = {
-        const_cast<unsigned char *>(reinterpret_cast<const unsigned char *>(to)),
-        static_cast<const unsigned char *>(from), n_columns * sizeof(T),
-        to_columns * sizeof(T), n_rows};
+        reinterpret_cast<unsigned char *>(to), static_cast<const unsigned char *>(from),
+        n_columns * sizeof(T), to_columns * sizeof(T), from == NULL ? 0 : n_rows};
     size_t n_fitting = SLOT_BYTES / rest.row_bytes;
 
     while (rest.n_rows > 0) {
@@ -135,25 +171,22 @@ add_tensors(struct upload *u, const struct device_shape *s,
     add_tensor(u, w->norm, model->weights.norm, 1, c, C);
     add_tensor(u, w->inv_freq, model->config.rope_inv_freq, 1, s->HS / 2, s->HS / 2);
     for (int l = 0; l < s->L; l++) {
-        const struct qe_layer *layer = &model->weights.layers[l];
-        const bf16 *q = in_layer(w->qkv_proj, w, l);
-        const bf16 *gate = in_layer(w->gate_up_proj, w, l);
+        const struct qe_layer *from = &model->weights.layers[l];
+        const struct device_layer *to = &w->layers[l];
+        bf16 *k_proj = to->qkv_proj + s->q_width * C;
 
-        add_tensor(u, q, layer->q_proj, s->q_width, c, C);
-        add_tensor(u, q + s->q_width * C, layer->k_proj, s->kv_width, c, C);
-        add_tensor(u, q + (s->q_width + s->kv_width) * C, layer->v_proj, s->kv_width, c,
-                   C);
-        add_tensor(u, in_layer(w->o_proj, w, l), layer->o_proj, c, s->q_width,
-                   s->q_width);
-        add_tensor(u, gate, layer->gate_proj, i, c, C);
-        add_tensor(u, gate + s->I * C, layer->up_proj, i, c, C);
-        add_tensor(u, in_layer(w->down_proj, w, l), layer->down_proj, c, i, s->I);
-        add_tensor(u, in_layer(w->input_layernorm, w, l), layer->input_layernorm, 1, c,
-                   C);
-        add_tensor(u, in_layer(w->post_attention_layernorm, w, l),
-                   layer->post_attention_layernorm, 1, c, C);
-        add_tensor(u, in_layer(w->q_norm, w, l), layer->q_norm, 1, s->HS, s->HS);
-        add_tensor(u, in_layer(w->k_norm, w, l), layer->k_norm, 1, s->HS, s->HS);
+        add_tensor(u, to->qkv_proj, from->q_proj, s->q_width, c, C);
+        add_tensor(u, k_proj, from->k_proj, s->kv_width, c, C);
+        add_tensor(u, k_proj + s->kv_width * C, from->v_proj, s->kv_width, c, C);
+        add_tensor(u, to->o_proj, from->o_proj, c, s->q_width, s->q_width);
+        add_tensor(u, to->gate_up_proj, from->gate_proj, i, c, C);
+        add_tensor(u, to->gate_up_proj + s->I * C, from->up_proj, i, c, C);
+        add_tensor(u, to->down_proj, from->down_proj, c, i, s->I);
+        add_tensor(u, to->input_layernorm, from->input_layernorm, 1, c, C);
+        add_tensor(u, to->post_attention_layernorm, from->post_attention_layernorm, 1,
+                   c, C);
+        add_tensor(u, to->q_norm, from->q_norm, 1, s->HS, s->HS);
+        add_tensor(u, to->k_norm, from->k_norm, 1, s->HS, s->HS);
     }
 }
 
@@ -298,7 +331,8 @@ run_workers(struct upload *u, int n_threads, struct qe_error *err)
 
 int
 device_weights_upload(const struct qe_model *model, const struct device_shape *shape,
-                      int device, struct device_weights *weights, struct qe_error *err)
+                      int device, const struct device_weights *weights,
+                      struct qe_error *err)
 {
     struct upload u = {};
     long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -307,8 +341,8 @@ device_weights_upload(const struct qe_model *model, const struct device_shape *s
     u.model = model;
     u.device = device;
     add_tensors(&u, shape, weights);
-    u.pieces = static_cast<struct piece *>(malloc(u.n_pieces * sizeof *u.pieces));
-    u.files = static_cast<int *>(malloc(model->n_files * sizeof *u.files));
+    u.pieces = static_cast<struct piece *>(malloc((u.n_pieces + 1) * sizeof *u.pieces));
+    u.files = static_cast<int *>(malloc((model->n_files + 1) * sizeof *u.files));
     if (u.pieces == NULL || u.files == NULL) {
         status =
             qe_fail(err, QE_ENOMEM, "weights: no memory for %zu pieces", u.n_pieces);

@@ -76,32 +76,34 @@ struct linear_trial
 workspace_trial(const struct workspace *ws, const struct device_shape *s,
                 const struct device_weights *w, enum linear which)
 {
+    const struct device_layer *first = &w->layers[0];
+    const bf16 *second = w->layers[s->L > 1].qkv_proj;
     struct linear_trial trial = {.x = ws->x,
                                  .y = ws->qkv,
-                                 .weights = w->qkv_proj,
-                                 .layer_stride = w->layer_bytes / sizeof(bf16),
+                                 .weights = first->qkv_proj,
+                                 .layer_stride = (size_t)(second - first->qkv_proj),
                                  .n_layers = s->L,
                                  .max_rows = ws->max_rows};
 
     switch (which) {
     case LINEAR_KV:
         trial.y = ws->qkv + s->q_width;
-        trial.weights = w->qkv_proj + (size_t)s->q_width * s->C;
+        trial.weights = first->qkv_proj + (size_t)s->q_width * s->C;
         break;
     case LINEAR_O:
         trial.x = ws->qkv;
         trial.y = ws->h;
-        trial.weights = w->o_proj;
+        trial.weights = first->o_proj;
         break;
     case LINEAR_GATE_UP:
         trial.y = ws->gate_up;
-        trial.weights = w->gate_up_proj;
+        trial.weights = first->gate_up_proj;
         trial.max_rows = ws->mlp_rows;
         break;
     case LINEAR_DOWN:
         trial.x = ws->gate_up;
         trial.y = ws->h;
-        trial.weights = w->down_proj;
+        trial.weights = first->down_proj;
         trial.max_rows = ws->mlp_rows;
         break;
     default:

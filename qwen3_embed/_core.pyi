@@ -81,8 +81,8 @@ class Engine:
     def add_adapter(self, tensors: dict[str, npt.NDArray[Any]], /) -> int:
         """Adds weights that stand in for some of the model's, by name without "model.".
 
-        Matrices are bf16 as uint16, kept and used where they lie; vectors float32. DeviceError
-        where the device takes none.
+        Matrices are bf16 as uint16, vectors float32. The CPU multiplies by the matrices where
+        they lie and keeps them; a GPU gets copies, or DeviceMemoryError says what is missing.
         """
     def close(self) -> None:
         """Finishes the running batch, fails queued jobs with ValueError("closed"). Idempotent."""

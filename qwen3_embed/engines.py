@@ -27,6 +27,7 @@ class Engines:
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = tuple(engines)
+        self._adapters = [(0,) * len(self._engines)]  # each one's numbers in the engines
 
     def __len__(self) -> int:
         return len(self._engines)
@@ -52,10 +53,12 @@ class Engines:
         waits: bool = False,
     ) -> Job:
         """As `Engine.submit`, to the engine with the least left to do."""
-        engine = self._engines[0]
+        i = 0
         if len(self._engines) > 1:
-            engine = min(self._engines, key=lambda engine: engine.pending_tokens())
-        return engine.submit(tokens, cu_seqlens, out, first_row, normalize, adapter, waits)
+            pending = [engine.pending_tokens() for engine in self._engines]
+            i = pending.index(min(pending))
+        number = self._adapters[adapter][i]
+        return self._engines[i].submit(tokens, cu_seqlens, out, first_row, normalize, number, waits)
 
     def done_fds(self) -> tuple[int, ...]:
         """Descriptors, one an engine, that become readable when jobs are done."""
@@ -71,10 +74,13 @@ class Engines:
         return sum(engine.pending_tokens() for engine in self._engines)
 
     def add_adapter(self, tensors: dict[str, npt.NDArray[Any]]) -> int:
-        """As `Engine.add_adapter`, on every engine; to be called by one thread at a time."""
-        numbers = {engine.add_adapter(tensors) for engine in self._engines}
-        assert len(numbers) == 1  # every engine has been given the same adapters before
-        return numbers.pop()
+        """As `Engine.add_adapter`, on every engine; to be called by one thread at a time.
+
+        If one fails, what the engines before it have taken is unused until they are closed.
+        """
+        numbers = tuple(engine.add_adapter(tensors) for engine in self._engines)
+        self._adapters.append(numbers)
+        return len(self._adapters) - 1
 
     def measure(self) -> tuple[float, float]:
         """(FLOP/s, bytes/s) that the devices reach at most, all together."""

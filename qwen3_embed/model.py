@@ -284,8 +284,8 @@ class Model:
             The name is taken, or the model is closed.
         ModelNotFoundError, ModelFileError
             Not there, damaged, of another method or for another base: never silently ignored.
-        DeviceError
-            The device takes no adapters.
+        DeviceMemoryError
+            The device has no room for what the adapter changes.
 
         Examples
         --------

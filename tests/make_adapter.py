@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy.typing as npt
 from make_model import write_json
 from reference import read_weights
 
-from qwen3_embed.tensors import write_tensors
+from qwen3_embed.adapters import Adapter
+from qwen3_embed.files import HubOptions, find_model
+from qwen3_embed.tensors import TensorFiles, as_bf16, write_tensors
 
 PREFIX = "base_model.model."
 Tensors = dict[str, npt.NDArray[np.float32]]
@@ -73,6 +76,18 @@ def make_adapter(
     """An adapter folder for the model in the folder `base`."""
     config = adapter_config(**changes)
     return write_adapter(folder, config, random_tensors(base, config, inner, seed))
+
+
+def merge_into_copy(base: Path, adapter: Path, folder: Path) -> Path:
+    """A copy of the base in `folder` that holds the adapter's tensors instead of its own."""
+    shutil.copytree(base, folder)
+    changed = Adapter(adapter, "a", find_model(base, HubOptions())).tensors()
+    tensors = list(TensorFiles([base / "model.safetensors"]))
+    values = [changed.get(t.name, t.stored()) for t in tensors]
+    values = [as_bf16(v) if v.dtype == np.float32 else v for v in values]
+    layout = {t.name: (t.dtype, t.shape) for t in tensors}
+    write_tensors(folder / "model.safetensors", layout, values)
+    return folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +13,21 @@ import numpy as np
 import pytest
 from conftest import ModelMaker
 from engines import open_engine
-from make_adapter import PREFIX, adapter_config, make_adapter, random_tensors, write_adapter
+from make_adapter import (
+    PREFIX,
+    adapter_config,
+    make_adapter,
+    merge_into_copy,
+    random_tensors,
+    write_adapter,
+)
 from reference import read_weights, round_bf16
 from rerankers import make_reranker
 
 from qwen3_embed import Embedder, ModelFileError, Reranker
 from qwen3_embed.adapters import Adapter
 from qwen3_embed.files import HubOptions, find_model
-from qwen3_embed.tensors import TensorFiles, as_bf16, as_floats, write_tensors
+from qwen3_embed.tensors import TensorFiles, as_floats
 
 TEXTS = ["The capital of China is Beijing.", "", "重力", "x = [i**2 for i in range(9)]", "🦊 " * 30]
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -134,13 +140,7 @@ class TestMerging:
 
 
 def check_against_a_merged_folder(base: Path, adapter: Path, folder: Path) -> None:
-    shutil.copytree(base, folder)
-    changed = Adapter(adapter, "a", find_model(base, HubOptions())).tensors()
-    tensors = list(TensorFiles([base / "model.safetensors"]))
-    values = [changed.get(t.name, t.stored()) for t in tensors]
-    values = [as_bf16(v) if v.dtype == np.float32 else v for v in values]
-    layout = {t.name: (t.dtype, t.shape) for t in tensors}
-    write_tensors(folder / "model.safetensors", layout, values)
+    merge_into_copy(base, adapter, folder)
     with Embedder(base, adapter=adapter) as model, Embedder(folder) as merged:
         assert np.array_equal(model.encode(TEXTS), merged.encode(TEXTS))
         model.set_adapter(None)

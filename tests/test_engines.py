@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import ModelMaker
 from engines import cpu_only, open_engine
+from make_adapter import make_adapter
 
 from qwen3_embed import DeviceError, DeviceMemoryError, Embedder, engines
 from qwen3_embed import model as model_module
@@ -99,6 +100,30 @@ def test_one_fails(pair: Any) -> None:
         assert engine.pending_tokens() == 0
     watched[1].fails_at = -1
     assert model.encode(TEXTS[:9]).shape == (9, 128)
+
+
+def test_an_adapter_that_one_engine_has_no_room_for(
+    models: ModelMaker, pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call fails, and the next adapter is the same one on all."""
+    model, watched = pair
+    folder = models("tiny64")
+    first = make_adapter(tmp_path / "first", folder)
+    second = make_adapter(tmp_path / "second", folder, seed=2)
+
+    def no_room(tensors: Any) -> int:
+        raise DeviceMemoryError("device cuda:1: 9.00 GB needed for the adapter")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watched[1], "add_adapter", no_room, raising=False)
+        with pytest.raises(DeviceMemoryError, match="needed for the adapter"):
+            model.add_adapter("first", first)
+    assert not model.adapters
+    model.add_adapter("second", second)
+    model.set_adapter("second")
+    with Embedder(folder, adapter=second) as single:
+        np.testing.assert_array_equal(model.encode(TEXTS), single.encode(TEXTS))
+    assert all(engine.jobs for engine in watched)
 
 
 def test_all_or_none_are_opened(models: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:

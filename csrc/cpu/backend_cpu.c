@@ -431,7 +431,6 @@ qe_backend_cpu_open(const struct qe_model *model, const char *isa_name, int n_th
         .n_threads = n_threads > 0 ? n_threads : qe_usable_cores(),
         .batch_tokens = batch_tokens > 0 ? batch_tokens : DEFAULT_BATCH_TOKENS,
         .few_tokens = few_tokens(&model->config),
-        .takes_adapters = true,
         .forward = forward,
         .alloc_rows = alloc_rows,
         .after_fork = after_fork,

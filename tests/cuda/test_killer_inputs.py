@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import ModelMaker
 from engines import embed, random_texts, relative_errors, rms
+from make_adapter import make_adapter
 from make_model import make_model
 from reference import Floats, Reference
 from reference_cuda import CudaReference, needs_gpu, open_cuda
@@ -110,9 +111,10 @@ def test_nan_weights(tmp_path: Path) -> None:
             assert failure.value.index == 0
 
 
-def test_memory_taken_by_another_process(models: ModelMaker) -> None:
+def test_memory_taken_by_another_process(models: ModelMaker, tmp_path: Path) -> None:
     """Too little left: both figures. Open already: it goes on, since it asks for no more."""
     folder = models("tiny64")
+    adapter = make_adapter(tmp_path / "a", folder)
     with Embedder(folder, device="cuda") as model:
         expected = model.encode(BEGINNINGS)
         holder = subprocess.Popen(
@@ -125,9 +127,12 @@ def test_memory_taken_by_another_process(models: ModelMaker) -> None:
             assert holder.stdout.readline() == b"held\n"
             with pytest.raises(DeviceMemoryError, match=r"GB needed.*GB free"):
                 Embedder(folder, device="cuda")
+            with pytest.raises(DeviceMemoryError, match=r"GB needed for the adapter.*GB free"):
+                model.add_adapter("a", adapter)
             np.testing.assert_array_equal(model.encode(BEGINNINGS), expected)
         finally:
             holder.communicate()
+        model.add_adapter("a", adapter)
         with Embedder(folder, device="cuda") as other:
             np.testing.assert_array_equal(other.encode(BEGINNINGS), expected)
 
