@@ -97,7 +97,9 @@ def run_models(programs: Programs, folder: Path) -> None:
     for path in models:
         programs.run(opener, *sizes, path)
     programs.run(opener, *sizes, models[0], models[0])
-    tester = programs.build("test_model", ["tests/c/test_model.c", model_args, *LOADER])
+    tester = programs.build(
+        "test_model", ["tests/c/test_model.c", model_args, "csrc/adapter.c", *LOADER]
+    )
     programs.run(tester, *sizes, models[0])
     tester = programs.build("test_safetensors", ["tests/c/test_safetensors.c", *LOADER])
     programs.run(tester, folder)

@@ -185,7 +185,7 @@ def test_no_tensors_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sanitize", [ASAN, ""])
 def test_config_and_fork(tmp_path: Path, sanitize: str) -> None:
     path = write_file(tmp_path / "m.safetensors", random_weights("F16"))
-    sources = ["tests/c/test_model.c", "tests/c/model_args.c", *LOADER]
+    sources = ["tests/c/test_model.c", "tests/c/model_args.c", "csrc/adapter.c", *LOADER]
     done = run(build("test_model", sources, sanitize=sanitize), [path])
     assert done.stdout == b"ok\n", done.stdout + done.stderr
 

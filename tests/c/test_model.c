@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "adapter.h"
 #include "model_args.h"
 #include "prefetch.h"
 
@@ -137,6 +138,46 @@ test_fork(const struct qe_config *config, const char *const *paths, int n_paths)
     qe_model_close(&model);
 }
 
+/* What an engine keeps of a model whose weights are on a GPU: a shape, and a table that
+ * leads nowhere, so that an adapter's leads to its own tensors alone. */
+static void
+test_unload(const struct qe_config *config, const char *const *paths, int n_paths)
+{
+    const size_t n = (size_t)config->n_heads * config->head_dim * config->hidden_size;
+    const size_t n_bytes = n * sizeof(uint16_t);
+    unsigned char *values = calloc(1, n_bytes);
+    struct qe_tensor tensor = {.name = "layers.1.self_attn.q_proj.weight",
+                               .dtype = QE_BF16,
+                               .n_dims = 2,
+                               .shape = {n / config->hidden_size, config->hidden_size},
+                               .data = values,
+                               .n_bytes = n_bytes};
+    struct qe_model model;
+    struct qe_adapter adapter;
+    struct qe_error err;
+
+    require(values != NULL, "memory for the test");
+    require(qe_model_open(config, paths, n_paths, &model, &err) == 0, "opens");
+    qe_model_unload(&model);
+    require(model.config.n_layers == config->n_layers, "the shape stays");
+    require(model.config.rope_inv_freq == NULL && model.files == NULL, "the rest goes");
+    require(model.weights.embed_tokens == NULL && model.weights.norm == NULL &&
+                model.weights.layers[1].q_proj == NULL,
+            "the table leads nowhere");
+    require(qe_adapter_open(&model, &tensor, 1, &adapter, &err) == 0, "an adapter");
+    for (int layer = 0; layer < config->n_layers; layer++) {
+        require(adapter.weights.layers[layer].q_proj == (layer == 1 ? values : NULL) &&
+                    adapter.weights.layers[layer].k_proj == NULL,
+                "its own tensor alone");
+    }
+    qe_adapter_close(&adapter);
+    qe_model_unload(&model);
+    qe_model_close(&model);
+    qe_model_unload(&model);
+    qe_model_close(&model);
+    free(values);
+}
+
 static int
 all_resident(unsigned char *memory, size_t n_pages, size_t page_bytes)
 {
@@ -202,6 +243,8 @@ main(int argc, char **argv)
     test_floats(&config);
     test_fork(&config, (const char *const *)argv + 1 + N_MODEL_ARGS,
               argc - 1 - N_MODEL_ARGS);
+    test_unload(&config, (const char *const *)argv + 1 + N_MODEL_ARGS,
+                argc - 1 - N_MODEL_ARGS);
     test_prefetch();
     puts("ok");
     return 0;

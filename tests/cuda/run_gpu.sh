@@ -32,7 +32,8 @@ for part in "$@"; do
         # The one that takes all of the GPU's memory runs alone.
         python3 -m pytest -q -p no:cacheprovider --tb short -n 8 tests/cuda tests/test_engine.py \
             tests/test_api.py tests/test_embedder.py tests/test_threads.py tests/test_pipeline.py \
-            tests/test_inputs.py tests/test_quantizer.py tests/test_cli.py \
+            tests/test_inputs.py tests/test_quantizer.py tests/test_cli.py tests/test_adapters.py \
+            tests/test_reranker.py \
             -k "not memory_taken_by_another_process" >"$OUT/tests.txt" 2>&1
         tail -15 "$OUT/tests.txt"
         python3 -m pytest -q -p no:cacheprovider --tb short tests/cuda/test_killer_inputs.py \
