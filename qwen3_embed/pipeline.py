@@ -36,20 +36,24 @@ def chunk_bounds(
     """Cuts texts into runs [start, stop) of about `_CHUNK_BATCHES` forward passes each.
 
     No run has more than 1 MB of text, prefixes included, unless it is a single text. The first
-    is short, so that the engine starts soon.
+    is short, so that the engine starts soon; but half a forward pass that is left goes with the
+    run before it: on its own it would cost almost a whole one.
     """
     around_bytes = len(prefix) * 3 + _BYTES_PER_TOKEN  # the prefix and the end token
     full_bytes = min(_MAX_CHUNK_BYTES, _CHUNK_BATCHES * batch_tokens * _BYTES_PER_TOKEN)
-    limit_bytes = full_bytes // _CHUNK_BATCHES
-    start, size_bytes = 0, 0
-    for i, text in enumerate(texts):
-        # A character outside ASCII counts as three bytes, as most have.
-        own_bytes = len(text) * (1 if text.isascii() else 3) + around_bytes
-        if size_bytes + own_bytes > limit_bytes and i > start:
+    limit_bytes = pass_bytes = full_bytes // _CHUNK_BATCHES
+    # A character outside ASCII counts as three bytes, as most have.
+    sizes = [len(text) * (1 if text.isascii() else 3) + around_bytes for text in texts]
+    start, size_bytes, left_bytes = 0, 0, sum(sizes)
+    for i, own_bytes in enumerate(sizes):
+        whole_bytes = size_bytes + left_bytes
+        is_rest = left_bytes <= pass_bytes // 2 and whole_bytes <= _MAX_CHUNK_BYTES
+        if size_bytes + own_bytes > limit_bytes and i > start and not is_rest:
             yield start, i
             start, size_bytes = i, 0
             limit_bytes = full_bytes
         size_bytes += own_bytes
+        left_bytes -= own_bytes
     if start < len(texts):
         yield start, len(texts)
 
