@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from reference import Floats, Reference, rope_frequencies
+from reference import CudaReference, Floats, Reference, rope_frequencies
 
 from qwen3_embed import _core
 from qwen3_embed.device import CUDA_PATHS
@@ -19,6 +19,7 @@ from qwen3_embed.device import CUDA_PATHS
 # Where the tests' engines compute: QE_TEST_DEVICE=cuda runs the same files on a GPU.
 DEVICE = os.environ.get("QE_TEST_DEVICE", "cpu")
 OPENED_ON = "cpu" if DEVICE == "cpu" else "cuda:0"  # by device="auto"
+Rounding = Reference if DEVICE == "cpu" else CudaReference  # with round_to="bf16": as DEVICE does
 cpu_only = pytest.mark.skipif(DEVICE != "cpu", reason="of the CPU engine")
 
 TOLERANCE = 1.5  # of D: test_ops.py derives it

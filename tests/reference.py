@@ -216,3 +216,16 @@ class Reference:
         row = self.raw_row(tokens)[:dim]
         unit: Floats = row / np.sqrt(np.sum(row * row, dtype=np.float32))
         return unit
+
+
+class CudaReference(Reference):
+    """Rounds to bf16 also what the products q, k, gate and up leave in memory, as CUDA does."""
+
+    def q_norm(self, q: Floats, weight: Floats) -> Floats:
+        return super().q_norm(self.rounded(q), weight)
+
+    def k_norm(self, k: Floats, weight: Floats) -> Floats:
+        return super().k_norm(self.rounded(k), weight)
+
+    def swiglu(self, gate: Floats, up: Floats) -> Floats:
+        return super().swiglu(self.rounded(gate), self.rounded(up))

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ModelMaker
+from engines import DEVICE, Rounding
 from make_model import write_json
-from reference import Reference, read_weights
+from reference import read_weights
 from rerankers import NO, YES, convert_to_classifier, make_reranker
 
 from qwen3_embed import (
@@ -150,7 +151,7 @@ def reference_logits(folder: Path, ranker: Reranker, round_to: str | None) -> An
     weights = read_weights(folder)
     table = weights.get("lm_head.weight", weights["embed_tokens.weight"])
     head = table[YES].astype(np.float64) - table[NO]
-    oracle = Reference(folder, round_to)
+    oracle = Rounding(folder, round_to)
     texts = tokens_of(ranker, [body(*pair) for pair in PAIRS])
     return np.array([oracle.raw_row(np.array(text, np.int32)) @ head for text in texts])
 
@@ -168,7 +169,8 @@ class TestScores:
         distance = np.sqrt(np.mean((rounded - exact) ** 2))
         assert np.ptp(exact) > 20 * distance
         assert np.sqrt(np.mean((found - exact) ** 2)) <= 1.5 * distance
-        assert np.sqrt(np.mean((found - rounded) ** 2)) <= 1.5 * distance
+        if DEVICE == "cpu":  # on a GPU other orders round differently: each as far from exact
+            assert np.sqrt(np.mean((found - rounded) ** 2)) <= 1.5 * distance
 
     def test_own_head_is_not_the_embedding(self, tmp_path: Path) -> None:
         made = make_reranker(tmp_path / "m", lm_head=True)

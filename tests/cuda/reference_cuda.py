@@ -1,4 +1,4 @@
-"""The oracle with the roundings of the CUDA engine, and that engine opened for tests."""
+"""The CUDA engine opened for tests, and the rows that it should give."""
 
 from __future__ import annotations
 
@@ -8,26 +8,13 @@ from typing import Any
 
 import pytest
 from engines import DEVICE, engine_config, random_texts, relative_errors, rms
-from reference import Floats, Reference
+from reference import CudaReference, Floats, Reference
 
 from qwen3_embed import _core
 from qwen3_embed.device import CUDA_PATHS
 from qwen3_embed.user_cache import cache_folder
 
 needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="QE_TEST_DEVICE=cuda runs it, on a GPU")
-
-
-class CudaReference(Reference):
-    """Rounds to bf16 also what the products q, k, gate and up leave in memory."""
-
-    def q_norm(self, q: Floats, weight: Floats) -> Floats:
-        return super().q_norm(self.rounded(q), weight)
-
-    def k_norm(self, k: Floats, weight: Floats) -> Floats:
-        return super().k_norm(self.rounded(k), weight)
-
-    def swiglu(self, gate: Floats, up: Floats) -> Floats:
-        return super().swiglu(self.rounded(gate), self.rounded(up))
 
 
 def open_cuda(folder: Path, **options: Any) -> _core.Engine:
