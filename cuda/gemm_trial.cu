@@ -281,6 +281,11 @@ plan_by_trial(struct gemm *gemm, enum linear linear, int bucket,
         struct plan plan = {PLAN_STREAM, 0, {}};
         status = try_plan(c, &plan, &best, &best_ms, err);
     }
+    if (m >= GEMM_SM90_MIN_ROWS && gemm->sm90.usable && status == 0 &&
+        gemm->shapes[linear].output == PRODUCT_SWIGLU) {
+        struct plan plan = {PLAN_SM90, 0, {}};
+        status = try_plan(c, &plan, &best, &best_ms, err);
+    }
     for (int i = 0; i < N_GEMM_ROWS_VARIANTS && status == 0; i++) {
         struct plan plan = {PLAN_ROWS, i, {}};
         bool fits = m <= CHECKED_ROWS && gemm_rows_block(i) <= (m < 16 ? 16 : m);

@@ -13,7 +13,7 @@
 
 #include "plans.h"
 
-#define FORMAT "qwen3_embed plans 2" /* changes with the canonical sum, too */
+#define FORMAT "qwen3_embed plans 3" /* changes with the canonical sum, too */
 #define MAX_LINE 512
 #define MAX_LINES 65536
 
@@ -59,7 +59,7 @@ read_entry(const char *line, struct linear_shape *s, int *bucket, struct plan *p
     }
     s->output = static_cast<enum product_output>(output);
     plan->kind = static_cast<enum plan_kind>(kind);
-    return kind > PLAN_NONE && kind <= PLAN_STREAM && *bucket >= 0 &&
+    return kind > PLAN_NONE && kind <= PLAN_SM90 && *bucket >= 0 &&
            *bucket < N_BUCKETS && plan->variant >= 0 &&
            plan->variant < N_GEMM_ROWS_VARIANTS;
 }

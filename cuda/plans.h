@@ -6,8 +6,9 @@
 #include <cublasLt.h>
 
 #include "gemm.h"
+#include "gemm_sm90.h"
 
-enum plan_kind { PLAN_NONE, PLAN_ROWS, PLAN_CUBLAS, PLAN_STREAM };
+enum plan_kind { PLAN_NONE, PLAN_ROWS, PLAN_CUBLAS, PLAN_STREAM, PLAN_SM90 };
 
 struct plan {
     enum plan_kind kind;
@@ -27,6 +28,7 @@ struct gemm {
     struct linear_shape shapes[N_LINEARS];
     struct plan plans[N_LINEARS][N_BUCKETS];
     cublasLtHandle_t handle;
+    struct gemm_sm90 sm90;
     void *workspace; /* (WORKSPACE_BYTES) device                          */
     void *canonical; /* (2 CHECKED_ROWS, largest n) device                */
     int *differs;    /* (1) mapped host memory                            */
