@@ -8,7 +8,7 @@
 set -u
 cd "$(dirname "$0")/../.."
 OUT=${OUT:-/tmp}
-export QE_ATTENTION_LIBRARY=$PWD/build/attention.so
+export QE_ATTENTION_LIBRARY=$PWD/build/attention.so QE_GEMM_LIBRARY=$PWD/build/gemm.so
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 QE_TEST_DEVICE=cuda
 begin=$(date +%s)
 say() { echo "== [$(($(date +%s) - begin)) s] $*"; }
@@ -26,6 +26,9 @@ for part in "$@"; do
         nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -Icuda -Icsrc -shared \
             -Xcompiler -fPIC -o "$QE_ATTENTION_LIBRARY" tests/cuda/attention_entry.cu \
             cuda/attention.cu cuda/attention_sm90.cu
+        nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -Icuda -Icsrc -shared \
+            -Xcompiler -fPIC -o "$QE_GEMM_LIBRARY" tests/cuda/gemm_entry.cu \
+            cuda/gemm_sm90.cu cuda/gemm_rows.cu cuda/swiglu.cu
         python3 -m qwen3_embed info
         ;;
     tests)
