@@ -36,7 +36,9 @@ def call(name: str, *arguments: torch.Tensor | int) -> int:
 
 
 @pytest.mark.parametrize("m", [1, 64, 127, 128, 129, 256, 257, 1000, 2113])
-@pytest.mark.parametrize("n, k", [(256, 64), (256, 128), (768, 192), (6144, 1024), (19456, 2560)])
+@pytest.mark.parametrize(
+    ("n", "k"), [(256, 64), (256, 128), (768, 192), (6144, 1024), (19456, 2560)]
+)
 def test_bits_are_canonical(m: int, n: int, k: int) -> None:
     source = torch.Generator("cuda").manual_seed(m)
     ldx, ldy = k + 64, n + 128
@@ -57,7 +59,7 @@ def test_bits_are_canonical(m: int, n: int, k: int) -> None:
     assert error < 2.0**-7  # gate, up and what is made of them are rounded, by 2^-9 each
 
 
-@pytest.mark.parametrize("n, k", [(384, 64), (256, 96)])
+@pytest.mark.parametrize(("n", "k"), [(384, 64), (256, 96)])
 def test_other_shapes_are_refused(n: int, k: int) -> None:
     x, w, y = (torch.zeros((512, 512), device="cuda").bfloat16() for _ in range(3))
     assert call("run_sm90", y, x, w, 512, n, k, 512, 512) == NOT_SUPPORTED
