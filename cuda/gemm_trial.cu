@@ -13,6 +13,9 @@
 #define CANONICAL_VARIANT (N_GEMM_ROWS_VARIANTS - 1)
 #define TRIAL_MS 0.4f /* of repeated launches, for one plan */
 #define MAX_LAUNCHES 24
+/* What a kernel that copies its weights before its predecessor ends saves in a pass, and
+ * not here, where the predecessor is itself and keeps the memory busy. */
+#define OVERLAP_MS 0.002f
 #define THREADS 256
 
 /* One product of one size on trial. */
@@ -244,6 +247,9 @@ try_plan(struct candidate c, const struct plan *plan, struct plan *best, float *
     }
     c.m = most;
     int status = time_plan(&c, plan, &ms, err);
+    if (plan->kind == PLAN_STREAM) {
+        ms -= OVERLAP_MS;
+    }
     if (status == 0 && ms < *best_ms) {
         *best = *plan;
         *best_ms = ms;
