@@ -13,8 +13,8 @@
 #define CANONICAL_VARIANT (N_GEMM_ROWS_VARIANTS - 1)
 #define TRIAL_MS 0.4f /* of repeated launches, for one plan */
 #define MAX_LAUNCHES 24
-/* What a kernel that copies its weights before its predecessor ends saves in a pass, and
- * not here, where the predecessor is itself and keeps the memory busy. */
+/* What a kernel that copies its weights before its predecessor ends saves in a pass,
+ * and not here, where the predecessor is itself and keeps the memory busy. */
 #define OVERLAP_MS 0.002f
 #define THREADS 256
 

@@ -49,8 +49,15 @@ class CachedPipeline:
         self._on_done = on_done
         self._open_pipeline = open_pipeline
 
-    def feed(self, texts: list[str], rows: npt.NDArray[np.float32], first_index: int = 0) -> int:
-        """Writes row i for text i, all before it returns: 0 jobs are left."""
+    def feed(
+        self,
+        texts: list[str],
+        rows: npt.NDArray[np.float32],
+        first_index: int = 0,
+        *,
+        waits: bool = True,
+    ) -> int:
+        """Writes row i for text i, all before it returns, `waits` or not: 0 jobs are left."""
         for start in range(0, len(texts), _LOOK_UP_TEXTS):
             self._feed_part(
                 texts[start : start + _LOOK_UP_TEXTS],
