@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from gpu_rivals import SentenceTransformers, Transformers, gpu_words
 from mixed_texts import mixed_texts
-from record import model_folder, parser_of, record, seconds
+from record import ROOT, model_folder, parser_of, record, seconds
 
 from qwen3_embed import Embedder
 
@@ -33,6 +33,7 @@ Ids = Sequence[np.ndarray]
 # tokens of a text, texts in a call of ours, texts in a batch of the rival's
 LENGTHS = ((512, 264, 33), (128, 1056, 132), (8192, 16, 2), (32768, 4, 1))
 SAME_BATCH_US = 20.0  # a longer gap is one between batches
+MORE_IS_BETTER = ("100 nDCG@10",)
 QUERY = "the quick brown fox jumps over the lazy dog and runs into the forest"
 
 
@@ -64,7 +65,7 @@ def row(what: str, unit: str, ours: float, rival_name: str = "", rival: float = 
     """ratio: ours over the rival's, or the reverse where less is better."""
     ratio = 0.0
     if rival:
-        ratio = ours / rival if unit.endswith("/s") else rival / ours
+        ratio = ours / rival if unit.endswith("/s") or unit in MORE_IS_BETTER else rival / ours
     figures = {"ours": ours, "rival": rival, "ratio": ratio}
     rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
     made = {"what": what, "unit": unit, "rival_name": rival_name, **rounded}
@@ -201,7 +202,12 @@ class Benchmark:
         exact = Transformers(self.folder, "float32").encode_each(ids)
         rivals = {"Transformers bf16": Transformers(self.folder, "bfloat16")}
         if self.model.dtype == "float8":
-            rivals = {"_scaled_mm by rows": Transformers(self.folder, "bfloat16").to_float8()}
+            rivals |= {
+                f"_scaled_mm by rows, {name} accumulation": Transformers(
+                    self.folder, "bfloat16"
+                ).to_float8(fast=name == "fast")
+                for name in ("fast", "fp32")
+            }
         return [
             row("mean 1 - cos to fp32", "1 - cos", distance(ours, exact), name,
                 distance(rival.encode_each(ids), exact))
@@ -233,6 +239,25 @@ class Benchmark:
             row("GPU idle, under the profiler", "share", gaps.sum() / whole),
             row("GPU idle between batches, under the profiler", "share", between.sum() / whole),
         ]
+
+    def retrieval(self) -> list[Row]:
+        """The embedded model on its held-out tasks in float8, against our own bfloat16."""
+        sys.path.insert(0, str(ROOT / "training" / "mini"))
+        from evaluate import embedder_encoder, measure, read_tasks
+
+        scores: dict[str, dict[str, float]] = {"float8": {}, "bfloat16": {}}
+        tasks = read_tasks(self.arguments.tasks)
+        for dtype, values in scores.items():
+            encode = embedder_encoder(self.folder, device="cuda", dtype=dtype)
+            for task in tasks:
+                queries, documents = encode(task.queries, True), encode(task.documents, False)
+                values[task.name] = measure(task, queries, documents, queries.shape[1])
+            values["mean"] = float(np.mean(list(values.values())))
+        return [
+            row(f"held-out tasks: {name}", "100 nDCG@10", scores["float8"][name], "own bfloat16",
+                value)
+            for name, value in scores["bfloat16"].items()
+        ]  # fmt: skip
 
     def gpus(self) -> list[Row]:
         """One call over all GPUs, against one of them."""
@@ -278,7 +303,7 @@ def distance(rows: np.ndarray, exact: np.ndarray) -> float:
 
 
 SECTIONS = ("load", "query", "lengths", "prefixes", "mixed", "parity")
-ASKED_FOR = ("idle", "float8", "gpus")
+ASKED_FOR = ("idle", "float8", "retrieval", "gpus")
 
 
 def main() -> None:
@@ -293,6 +318,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--texts", type=int, default=100_000, help="of the mixed corpus")
     parser.add_argument("--rival-texts", type=int, default=2000, help="of it, for the rival")
+    parser.add_argument("--tasks", type=Path, help="of retrieval: the folder of training/mini")
     arguments = parser.parse_args()
     benchmark = Benchmark(arguments)
     about = {"model": Path(benchmark.folder).name, "dtype": arguments.dtype}

@@ -4,9 +4,11 @@
  *     nvcc -std=c++20 -Icsrc -Icuda benchmarks/gpu_gemm.cu cuda/{gemm,gemm_rows,
  *         gemm_stream,gemm_sm90,swiglu,plan_cache,cuda_error}.cu csrc/error.c
  *         -lcublasLt
- *     gpu_gemm HIDDEN INTERMEDIATE LAYERS HEADS KV_HEADS HEAD_DIM [MAX_ROWS] */
+ *     gpu_gemm HIDDEN INTERMEDIATE LAYERS HEADS KV_HEADS HEAD_DIM [MAX_ROWS [float8]]
+ */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "../cuda/gemm_trial.cu"
 
@@ -14,20 +16,29 @@ struct line {
     const char *name;
     enum linear linear;
     struct linear_shape shape;
-    size_t weight_elements;
 };
 
-static void *
-device_buffer(size_t n_bytes)
+template <typename T>
+static T *
+device_buffer(size_t n)
 {
-    void *p;
-    if (cudaMalloc(&p, n_bytes) != cudaSuccess) {
-        fprintf(stderr, "no memory for %zu bytes\n", n_bytes);
+    T *p;
+    if (cudaMalloc(&p, n * sizeof(T)) != cudaSuccess ||
+        launch_fill(p, n, NULL) != cudaSuccess) {
+        fprintf(stderr, "no memory for %zu bytes\n", n * sizeof(T));
         exit(1);
     }
-    fill_kernel<<<(unsigned)((n_bytes / 2 + THREADS - 1) / THREADS), THREADS>>>(
-        static_cast<bf16 *>(p), n_bytes / 2);
     return p;
+}
+
+/* n elements, with as many factors as a row of one element would take. */
+static struct operand
+device_operand(enum qe_compute_dtype dtype, size_t n)
+{
+    if (dtype == QE_FLOAT8) {
+        return {device_buffer<__nv_fp8_e4m3>(n), device_buffer<float>(n / 4)};
+    }
+    return {device_buffer<bf16>(n), NULL};
 }
 
 /* One product at one row count: every plan's time and whether its bits are right. */
@@ -51,7 +62,8 @@ measure(const struct candidate *c, const struct line *line)
         best = fminf(best, ms);
         best_equal = equal ? fminf(best_equal, ms) : best_equal;
     }
-    for (int i = 0; i < N_GEMM_ROWS_VARIANTS && c->m <= 512; i++) {
+    const bool is_bf16 = line->shape.dtype == QE_BFLOAT16;
+    for (int i = 0; i < N_GEMM_ROWS_VARIANTS && c->m <= 512 && is_bf16; i++) {
         struct plan plan = {PLAN_ROWS, i, {}};
         if (gemm_rows_block(i) > (c->m < 16 ? 16 : c->m) ||
             time_plan(c, &plan, &ms, &err) < 0) {
@@ -63,7 +75,7 @@ measure(const struct candidate *c, const struct line *line)
     struct plan stream = {PLAN_STREAM, 0, {}};
     float stream_ms = INFINITY;
     bool stream_equal = false;
-    if (c->m <= GEMM_STREAM_MAX_ROWS &&
+    if (c->m <= GEMM_STREAM_MAX_ROWS && is_bf16 &&
         (check_plan(c, &stream, &stream_equal, &err) < 0 ||
          time_plan(c, &stream, &stream_ms, &err) < 0)) {
         fprintf(stderr, "%s\n", err.message);
@@ -91,26 +103,24 @@ measure(const struct candidate *c, const struct line *line)
 int
 main(int argc, char **argv)
 {
-    if (argc != 7 && argc != 8) {
-        fprintf(stderr, "six or seven numbers\n");
+    if (argc < 7 || argc > 9 || (argc == 9 && strcmp(argv[8], "float8") != 0)) {
+        fprintf(stderr, "six or seven numbers, and then float8 or nothing\n");
         return 2;
     }
+    const enum qe_compute_dtype dtype = argc == 9 ? QE_FLOAT8 : QE_BFLOAT16;
     const int C = atoi(argv[1]), I = atoi(argv[2]), L = atoi(argv[3]);
     const int q = atoi(argv[4]) * atoi(argv[6]), kv = atoi(argv[5]) * atoi(argv[6]);
     const size_t qkv = q + 2 * kv, max_rows = MAX_TRIAL_ROWS;
     const int rows[] = {16, 32, 64, 128, 256, 512, 2112, 4224, 8448, 16896};
-    const int most = argc == 8 ? atoi(argv[7]) : (int)max_rows;
+    const int most = argc > 7 ? atoi(argv[7]) : (int)max_rows;
     const struct line lines[] = {
-        {"qkv", LINEAR_QKV, {(int)qkv, C, (size_t)C, qkv, PRODUCT_STORE}, qkv * C},
-        {"o", LINEAR_O, {C, q, qkv, (size_t)C, PRODUCT_ADD}, (size_t)q * C},
+        {"qkv", LINEAR_QKV, {dtype, (int)qkv, C, (size_t)C, qkv, PRODUCT_STORE}},
+        {"o", LINEAR_O, {dtype, C, q, qkv, (size_t)C, PRODUCT_ADD}},
         {"gate_up",
          LINEAR_GATE_UP,
-         {2 * I, C, (size_t)C, 2 * (size_t)I, PRODUCT_SWIGLU},
-         2 * (size_t)I * C},
-        {"down",
-         LINEAR_DOWN,
-         {C, I, 2 * (size_t)I, (size_t)C, PRODUCT_ADD},
-         (size_t)I * C},
+         {dtype, 2 * I, C, (size_t)C, 2 * (size_t)I,
+          dtype == QE_FLOAT8 ? PRODUCT_STORE : PRODUCT_SWIGLU}},
+        {"down", LINEAR_DOWN, {dtype, C, I, 2 * (size_t)I, (size_t)C, PRODUCT_ADD}},
     };
     struct linear_shape shapes[N_LINEARS] = {};
     struct gemm *gemm;
@@ -124,9 +134,9 @@ main(int argc, char **argv)
         return 1;
     }
     size_t widest = 2 * (size_t)I > qkv ? 2 * (size_t)I : qkv;
-    bf16 *x = static_cast<bf16 *>(device_buffer(max_rows * widest * sizeof(bf16)));
-    void *y = device_buffer(max_rows * widest * sizeof(float));
-    bf16 *w = static_cast<bf16 *>(device_buffer(L * 2 * (size_t)I * C * sizeof(bf16)));
+    const struct operand x = device_operand(dtype, max_rows * widest);
+    const struct operand w = device_operand(dtype, L * 2 * (size_t)I * C);
+    void *y = device_buffer<float>(max_rows * widest);
     printf("op,N,K,M,out,plans,equal,best_us,best_equal_us,rows_us,rows_variant,"
            "stream_us,stream_equal,TF,stream_TB_per_s,sm90_us,sm90_equal\n");
     for (int m : rows) {
@@ -134,8 +144,9 @@ main(int argc, char **argv)
             if (m > most) {
                 break;
             }
-            struct linear_trial trial = {
-                x, y, w, line.weight_elements, L, (int)max_rows};
+            const size_t layer_bytes = (size_t)line.shape.n * line.shape.k *
+                                       (dtype == QE_FLOAT8 ? 1 : sizeof(bf16));
+            struct linear_trial trial = {x, y, w, layer_bytes, L, (int)max_rows};
             struct candidate c = {gemm, line.linear, &trial, m, NULL};
             measure(&c, &line);
         }

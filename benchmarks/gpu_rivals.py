@@ -64,26 +64,30 @@ class Transformers:
         for layer in self.model.layers:
             layer.compile()
 
-    def to_float8(self) -> Self:
+    def to_float8(self, fast: bool) -> Self:
         """Puts e4m3 products, scaled by row and by channel, in the place of the layers' own."""
         for layer in self.model.layers:
             for parent in (layer.self_attn, layer.mlp):
                 for name, module in list(parent.named_children()):
                     if isinstance(module, torch.nn.Linear):
-                        setattr(parent, name, Float8Linear(module))
+                        setattr(parent, name, Float8Linear(module, fast))
         return self
 
 
 class Float8Linear(torch.nn.Module):
-    """A product of e4m3 matrices by torch._scaled_mm, both quantised row by row."""
+    """A product of e4m3 matrices by torch._scaled_mm, both quantised row by row.
 
-    def __init__(self, linear: torch.nn.Linear) -> None:
+    fast: the tensor cores add up by themselves, with fewer bits than fp32's.
+    """
+
+    def __init__(self, linear: torch.nn.Linear, fast: bool) -> None:
         super().__init__()
+        self.options = {"out_dtype": torch.bfloat16, "use_fast_accum": fast}
         self.weight, self.scale = quantise_rows(linear.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows, scale = quantise_rows(x.reshape(-1, x.shape[-1]))
-        y = torch._scaled_mm(rows, self.weight.t(), scale, self.scale.t(), out_dtype=torch.bfloat16)
+        y = torch._scaled_mm(rows, self.weight.t(), scale, self.scale.t(), **self.options)
         return y.reshape(*x.shape[:-1], -1)
 
 

@@ -36,6 +36,19 @@ move_tensor(struct moving *m, bool changed, T **tensor, size_t n_elements)
     m->used += (n_bytes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
 }
 
+static void
+move_matrix(struct moving *m, bool changed, enum qe_compute_dtype dtype,
+            struct operand *matrix, size_t n, size_t k)
+{
+    unsigned char *values = static_cast<unsigned char *>(matrix->values);
+
+    move_tensor(m, changed, &values, n * k * element_bytes(dtype));
+    matrix->values = values;
+    if (dtype == QE_FLOAT8) {
+        move_tensor(m, changed, &matrix->scales, n);
+    }
+}
+
 /* Moves what is changed of one layer. */
 static void
 move_layer(struct moving *m, const struct device_shape *s,
@@ -43,14 +56,14 @@ move_layer(struct moving *m, const struct device_shape *s,
 {
     const size_t C = s->C, I = s->I;
 
-    move_tensor(m,
+    move_matrix(m,
                 changed->q_proj != NULL || changed->k_proj != NULL ||
                     changed->v_proj != NULL,
-                &layer->qkv_proj, s->qkv_width * C);
-    move_tensor(m, changed->o_proj != NULL, &layer->o_proj, C * s->q_width);
-    move_tensor(m, changed->gate_proj != NULL || changed->up_proj != NULL,
-                &layer->gate_up_proj, 2 * I * C);
-    move_tensor(m, changed->down_proj != NULL, &layer->down_proj, C * I);
+                s->dtype, &layer->qkv_proj, s->qkv_width, C);
+    move_matrix(m, changed->o_proj != NULL, s->dtype, &layer->o_proj, C, s->q_width);
+    move_matrix(m, changed->gate_proj != NULL || changed->up_proj != NULL, s->dtype,
+                &layer->gate_up_proj, 2 * I, C);
+    move_matrix(m, changed->down_proj != NULL, s->dtype, &layer->down_proj, C, I);
     move_tensor(m, changed->input_layernorm != NULL, &layer->input_layernorm, C);
     move_tensor(m, changed->post_attention_layernorm != NULL,
                 &layer->post_attention_layernorm, C);

@@ -61,8 +61,8 @@ rms_norm(struct pass *p, const float *weight)
 }
 
 static void
-linear(struct pass *p, enum linear which, void *y, const bf16 *x, const bf16 *weight,
-       int n_rows)
+linear(struct pass *p, enum linear which, void *y, struct operand x,
+       struct operand weight, int n_rows)
 {
     run(p, gemm_run(p->gpu->gemm, which, y, x, weight, n_rows, p->gpu->stream));
 }
@@ -89,34 +89,64 @@ attention(struct pass *p, const struct attention_block *blocks, int n_blocks, bo
     }
 }
 
-/* Moves the kept rows of a buffer, which lie in order, to its front, by way of gate_up,
- * which is free. What one part writes, no later part reads. */
+/* After the last layer's keys are made, only the last token of each text that has a row
+ * to write matters. The kept rows of h, which lie in order, move to its front, by way
+ * of gate_up, which is free. What one part writes, no later part reads. */
 static void
-compact_rows(struct pass *p, void *buffer, size_t row_bytes)
+keep_last_rows(struct pass *p)
 {
     const struct device *gpu = p->gpu;
+    const size_t row_bytes = gpu->shape.C * sizeof *gpu->ws.h;
     const size_t free_bytes =
         (size_t)gpu->ws.mlp_rows * 2 * gpu->shape.I * sizeof *gpu->ws.gate_up;
     const int n_kept = gpu->places.n_last, n_at_once = (int)(free_bytes / row_bytes);
 
     for (int row = 0; row < n_kept; row += n_at_once) {
         int n = n_kept - row < n_at_once ? n_kept - row : n_at_once;
-        run(p, launch_gather_rows(gpu->ws.gate_up, buffer, p->at->last_rows + row, n,
+        run(p, launch_gather_rows(gpu->ws.gate_up, gpu->ws.h, p->at->last_rows + row, n,
                                   row_bytes, gpu->stream));
-        run(p, cudaMemcpyAsync(static_cast<unsigned char *>(buffer) + row * row_bytes,
-                               gpu->ws.gate_up, n * row_bytes, cudaMemcpyDeviceToDevice,
-                               gpu->stream));
+        run(p, cudaMemcpyAsync(gpu->ws.h + (size_t)row * gpu->shape.C, gpu->ws.gate_up,
+                               n * row_bytes, cudaMemcpyDeviceToDevice, gpu->stream));
     }
+    p->n_rows = n_kept;
 }
 
-/* After the last layer's keys are made, only the last token of each text that has a row
- * to write matters. */
+/* The product of attention's output, which lies where the queries were. */
 static void
-keep_last_rows(struct pass *p)
+project_output(struct pass *p, struct operand o_proj)
 {
-    compact_rows(p, p->gpu->ws.h, p->gpu->shape.C * sizeof(float));
-    compact_rows(p, p->gpu->ws.x, p->gpu->shape.C * sizeof(bf16));
-    p->n_rows = p->gpu->places.n_last;
+    const struct device *gpu = p->gpu;
+    const struct device_shape *s = &gpu->shape;
+    struct operand x = {gpu->ws.qkv, NULL};
+
+    if (s->dtype == QE_FLOAT8) {
+        x = gpu->ws.x;
+        run(p, launch_quantize(x, gpu->ws.qkv, p->n_rows, s->q_width, s->qkv_width,
+                               gpu->stream));
+    }
+    linear(p, LINEAR_O, gpu->ws.h, x, o_proj, p->n_rows);
+}
+
+/* In parts, since gate and up are wide. */
+static void
+mlp(struct pass *p, const struct device_layer *layer)
+{
+    const struct device *gpu = p->gpu;
+    const struct device_shape *s = &gpu->shape;
+
+    for (int row = 0; row < p->n_rows; row += gpu->ws.mlp_rows) {
+        int left = p->n_rows - row;
+        int n = left < gpu->ws.mlp_rows ? left : gpu->ws.mlp_rows;
+        struct operand x = rows_from(gpu->ws.x, row, s->C);
+
+        linear(p, LINEAR_GATE_UP, gpu->ws.gate_up, x, layer->gate_up_proj, n);
+        if (s->dtype == QE_FLOAT8) {
+            run(p,
+                launch_swiglu_float8(gpu->ws.gate_up, x.scales, n, s->I, gpu->stream));
+        }
+        linear(p, LINEAR_DOWN, gpu->ws.h + (size_t)row * s->C,
+               {gpu->ws.gate_up, x.scales}, layer->down_proj, n);
+    }
 }
 
 /* The first row past a piece of the vectors that the ring holds at once. */
@@ -234,40 +264,27 @@ queue_layer(struct pass *p, int l)
     rms_norm(p, layer->input_layernorm);
     if (pruned) {
         linear(p, LINEAR_KV, gpu->ws.qkv + s->q_width, gpu->ws.x,
-               layer->qkv_proj + (size_t)s->q_width * s->C, p->n_rows);
+               rows_from(layer->qkv_proj, s->q_width, s->C), p->n_rows);
         qk_norm_rope(p, p->at->positions, layer, s->NH, s->NKV);
         keep_last_rows(p);
         if (p->n_rows == 0) {
             return;
         }
+        rms_norm(p, layer->input_layernorm);
         linear(p, LINEAR_Q, gpu->ws.qkv, gpu->ws.x, layer->qkv_proj, p->n_rows);
         qk_norm_rope(p, p->at->last_positions, layer, 0, s->NH);
-    } else {
-        linear(p, LINEAR_QKV, gpu->ws.qkv, gpu->ws.x, layer->qkv_proj, p->n_rows);
-        qk_norm_rope(p, p->at->positions, layer, 0, s->NH + s->NKV);
-    }
-
-    /* attention */
-    if (pruned) {
         const int n_tall = gpu->places.n_last_tall;
         attention(p, p->at->last_blocks, n_tall, true);
         attention(p, p->at->last_blocks + n_tall, p->n_rows - n_tall, false);
     } else {
+        linear(p, LINEAR_QKV, gpu->ws.qkv, gpu->ws.x, layer->qkv_proj, p->n_rows);
+        qk_norm_rope(p, p->at->positions, layer, 0, s->NH + s->NKV);
         attention(p, p->at->tall_blocks, gpu->places.n_tall, true);
         attention(p, p->at->blocks, gpu->places.n_short, false);
     }
-    linear(p, LINEAR_O, gpu->ws.h, gpu->ws.qkv, layer->o_proj, p->n_rows);
-
-    /* MLP */
+    project_output(p, layer->o_proj);
     rms_norm(p, layer->post_attention_layernorm);
-    for (int row = 0; row < p->n_rows; row += gpu->ws.mlp_rows) {
-        int left = p->n_rows - row;
-        int n = left < gpu->ws.mlp_rows ? left : gpu->ws.mlp_rows;
-        linear(p, LINEAR_GATE_UP, gpu->ws.gate_up, gpu->ws.x + (size_t)row * s->C,
-               layer->gate_up_proj, n);
-        linear(p, LINEAR_DOWN, gpu->ws.h + (size_t)row * s->C, gpu->ws.gate_up,
-               layer->down_proj, n);
-    }
+    mlp(p, layer);
 }
 
 static void

@@ -52,7 +52,7 @@ narrow(const float (&x)[8])
 }
 
 static __device__ __forceinline__ void
-load_float8(float (&y)[8], const float *p)
+load_8_floats(float (&y)[8], const float *p)
 {
     float4 a = reinterpret_cast<const float4 *>(p)[0];
     float4 b = reinterpret_cast<const float4 *>(p)[1];
@@ -61,7 +61,7 @@ load_float8(float (&y)[8], const float *p)
 }
 
 static __device__ __forceinline__ void
-store_float8(float *p, const float (&x)[8])
+store_8_floats(float *p, const float (&x)[8])
 {
     reinterpret_cast<float4 *>(p)[0] = make_float4(x[0], x[1], x[2], x[3]);
     reinterpret_cast<float4 *>(p)[1] = make_float4(x[4], x[5], x[6], x[7]);

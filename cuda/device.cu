@@ -68,10 +68,13 @@ choose_device(struct device *gpu, struct qe_error *err)
             "%d; expected head_dim 64, 96, 128 or 256, at most 64 heads and %d",
             s->HS, s->NH / s->NKV, s->n_columns, MAX_HIDDEN_SIZE);
     }
-    if (gpu->dtype != QE_BFLOAT16) {
-        return qe_fail(err, QE_EDEVICE,
-                       "dtype float8: not on device cuda:%d yet; use 'bfloat16'",
-                       gpu->index);
+    if (s->dtype == QE_FLOAT8 && (properties.major != 9 || s->I > SWIGLU_FLOAT8_MAX)) {
+        return qe_fail(
+            err, QE_EDEVICE,
+            "device cuda:%d: dtype float8 needs compute capability 9.x and an "
+            "intermediate_size of at most %d, found %d.%d and %d; use "
+            "'bfloat16'",
+            gpu->index, SWIGLU_FLOAT8_MAX, properties.major, properties.minor, s->I);
     }
     snprintf(gpu->name, sizeof gpu->name, "cuda:%d", gpu->index);
     snprintf(gpu->kernels, sizeof gpu->kernels, "sm_%d%d", properties.major,
@@ -197,11 +200,10 @@ device_open(struct device *gpu, const struct qe_cuda_options *options,
 
     gpu->index = options->device;
     gpu->batch_tokens = options->batch_tokens;
-    gpu->dtype = options->dtype;
     gpu->own = &model->weights;
     gpu->config = model->config;
     gpu->config.rope_inv_freq = NULL; /* the model's */
-    gpu->shape = device_shape_of(&model->config);
+    gpu->shape = device_shape_of(&model->config, options->dtype);
     int status = open_parts(gpu, options, model, err);
     restore_device(gpu, before);
     return status;

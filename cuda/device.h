@@ -18,7 +18,6 @@ struct device {
     int index;        /* as the driver counts           */
     int batch_tokens; /* budget of one pass             */
     int max_seqs;     /* in one pass                    */
-    enum qe_compute_dtype dtype;
     char name[32];    /* "cuda:0"                       */
     char kernels[32]; /* "sm_90"                        */
     struct qe_config config;

@@ -14,7 +14,7 @@ embed_kernel(float *h, const int32_t *tokens, const bf16 *embed_tokens, int C)
     for (int c = threadIdx.x * 8; c < C; c += blockDim.x * 8) {
         float y[8];
         widen(y, load_16_bytes(from + c));
-        store_float8(h + row * C + c, y);
+        store_8_floats(h + row * C + c, y);
     }
 }
 

@@ -21,18 +21,19 @@ enum linear {
 };
 
 struct linear_shape {
-    int n, k;        /* k a multiple of 8, n of 16 */
-    size_t ldx, ldy; /* elements                   */
+    enum qe_compute_dtype dtype; /* of X and W */
+    int n, k;                    /* k a multiple of 8, n of 16 */
+    size_t ldx, ldy;             /* elements                   */
     enum product_output output;
 };
 
 /* What a product may be tried on: buffers whose content is free, and weights to go
  * through, so that no cache holds them. */
 struct linear_trial {
-    bf16 *x;             /* (max_rows, ldx) */
-    void *y;             /* (max_rows, ldy) */
-    const bf16 *weights; /* of layer 0      */
-    size_t layer_stride; /* elements to the next layer's */
+    struct operand x;       /* (max_rows, ldx)     */
+    void *y;                /* (max_rows, ldy)     */
+    struct operand weights; /* of layer 0          */
+    size_t layer_bytes;     /* to the next layer's */
     int n_layers, max_rows;
 };
 
@@ -54,8 +55,8 @@ int gemm_prepare(struct gemm *gemm, enum linear linear, int m,
 void gemm_save(struct gemm *gemm);
 
 /* Needs a plan. */
-cudaError_t gemm_run(struct gemm *gemm, enum linear linear, void *y, const bf16 *x,
-                     const bf16 *w, int m, cudaStream_t stream);
+cudaError_t gemm_run(struct gemm *gemm, enum linear linear, void *y, struct operand x,
+                     struct operand w, int m, cudaStream_t stream);
 
 /* Accepts NULL and a half-opened one. */
 void gemm_close(struct gemm *gemm);

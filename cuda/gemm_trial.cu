@@ -3,14 +3,13 @@
  *
  * The bits are compared at the bucket's largest row count and at a ragged one, in the
  * first and the last rows, where tiles are cut. */
+#include <cuda_fp8.h>
 #include <math.h>
 
 #include "common.cuh"
 #include "cuda_error.h"
 #include "plans.h"
 
-#define MAX_ALGOS 12
-#define CANONICAL_VARIANT (N_GEMM_ROWS_VARIANTS - 1)
 #define TRIAL_MS 0.4f /* of repeated launches, for one plan */
 #define MAX_LAUNCHES 24
 /* What a kernel that copies its weights before its predecessor ends saves in a pass,
@@ -29,14 +28,12 @@ struct candidate {
 
 /* ---- kernels ---- */
 
-/* Sets *differs if y, rows ldy apart, is not canonical, rows n apart, in its first
- * n_columns. NaN equals NaN. */
+/* Sets *differs if y is not canonical in its first n_columns. NaN equals NaN. */
 template <typename T>
 static __global__ void
-compare_kernel(int *differs, const T *y, const T *canonical, int n_columns, size_t ldy,
-               size_t n)
+compare_kernel(int *differs, const T *y, const T *canonical, int n_columns, size_t ldy)
 {
-    const T *row = y + blockIdx.x * ldy, *expected = canonical + blockIdx.x * n;
+    const T *row = y + blockIdx.x * ldy, *expected = canonical + blockIdx.x * ldy;
     int different = 0;
 
     for (int i = threadIdx.x; i < n_columns; i += THREADS) {
@@ -50,8 +47,9 @@ compare_kernel(int *differs, const T *y, const T *canonical, int n_columns, size
 }
 
 /* About unit normal: the sum of four uniform numbers from a hash of the index. */
+template <typename T>
 static __global__ void
-fill_kernel(bf16 *x, size_t n)
+fill_kernel(T *x, size_t n)
 {
     size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     uint64_t z = i * 0x9e3779b97f4a7c15u;
@@ -61,7 +59,7 @@ fill_kernel(bf16 *x, size_t n)
     z ^= z >> 31;
     float sum = (z & 0xffff) + (z >> 16 & 0xffff) + (z >> 32 & 0xffff) + (z >> 48);
     if (i < n) {
-        x[i] = __float2bfloat16_rn((sum / 65536.0f - 2.0f) * 1.7320508f);
+        x[i] = static_cast<T>((sum / 65536.0f - 2.0f) * 1.7320508f);
     }
 }
 
@@ -73,22 +71,41 @@ element_bytes(const struct linear_shape *shape)
     return shape->output == PRODUCT_ADD ? sizeof(float) : sizeof(bf16);
 }
 
-static const bf16 *
-weights_of(const struct linear_trial *trial, int launch)
+template <typename T>
+static cudaError_t
+launch_fill(T *x, size_t n, cudaStream_t stream)
 {
-    return trial->weights + launch % trial->n_layers * trial->layer_stride;
+    fill_kernel<<<(unsigned)((n + THREADS - 1) / THREADS), THREADS, 0, stream>>>(x, n);
+    return cudaGetLastError();
+}
+
+static cudaError_t
+launch_fill_rows(const struct linear_trial *trial, size_t ldx, cudaStream_t stream)
+{
+    const size_t n = trial->max_rows * ldx;
+
+    if (trial->x.scales == NULL) {
+        return launch_fill(static_cast<bf16 *>(trial->x.values), n, stream);
+    }
+    cudaError_t status =
+        launch_fill(static_cast<__nv_fp8_e4m3 *>(trial->x.values), n, stream);
+    return status == cudaSuccess ? launch_fill(trial->x.scales, trial->max_rows, stream)
+                                 : status;
 }
 
 static cudaError_t
 launch_plan(const struct candidate *c, const struct plan *plan, int launch)
 {
-    return run_plan(c->gemm, c->linear, plan, c->trial->y, c->trial->x,
-                    weights_of(c->trial, launch), c->m, c->stream);
+    const struct linear_trial *t = c->trial;
+
+    return run_plan(c->gemm, c->linear, plan, t->y, t->x,
+                    moved(t->weights, launch % t->n_layers * t->layer_bytes), c->m,
+                    c->stream);
 }
 
-/* canonical <- rows [first, first + n_rows) of the product, and the same rows of y
- * begin anew: from 0 where they are added to, so that every bit of the sum shows, else
- * NaN. */
+/* canonical (n_rows, ldy) <- rows [first, first + n_rows) of the product, and the same
+ * rows of y begin anew: from 0 where they are added to, so that every bit of the sum
+ * shows, else NaN. */
 static cudaError_t
 launch_canonical(const struct candidate *c, unsigned char *canonical, int first,
                  int n_rows)
@@ -96,24 +113,20 @@ launch_canonical(const struct candidate *c, unsigned char *canonical, int first,
     const struct linear_shape *s = &c->gemm->shapes[c->linear];
     const size_t width = s->n * element_bytes(s), pitch = s->ldy * element_bytes(s);
     const int byte = s->output == PRODUCT_ADD ? 0 : 0xff;
+    const struct plan plan = canonical_plan(c->gemm, c->linear);
     cudaError_t status =
         cudaMemset2DAsync(static_cast<unsigned char *>(c->trial->y) + first * pitch,
                           pitch, byte, width, n_rows, c->stream);
 
     if (status == cudaSuccess) {
-        status = cudaMemsetAsync(canonical, byte, width * n_rows, c->stream);
+        status = cudaMemsetAsync(canonical, byte, pitch * n_rows, c->stream);
     }
     if (status != cudaSuccess) {
         return status;
     }
-    status = launch_gemm_rows(canonical, c->trial->x + first * s->ldx,
-                              c->trial->weights, n_rows, s->n, s->k, s->ldx, s->n,
-                              s->output == PRODUCT_ADD, CANONICAL_VARIANT, c->stream);
-    if (status == cudaSuccess && s->output == PRODUCT_SWIGLU) {
-        status = launch_swiglu(reinterpret_cast<bf16 *>(canonical), n_rows, s->n / 2,
-                               c->stream);
-    }
-    return status;
+    return run_plan(c->gemm, c->linear, &plan, canonical,
+                    rows_from(c->trial->x, first, s->ldx), c->trial->weights, n_rows,
+                    c->stream);
 }
 
 static cudaError_t
@@ -127,12 +140,12 @@ launch_compare(const struct candidate *c, const unsigned char *canonical, int fi
     if (s->output == PRODUCT_ADD) {
         compare_kernel<<<n_rows, THREADS, 0, c->stream>>>(
             c->gemm->differs, reinterpret_cast<const float *>(y),
-            reinterpret_cast<const float *>(canonical), s->n, s->ldy, s->n);
+            reinterpret_cast<const float *>(canonical), s->n, s->ldy);
     } else {
         compare_kernel<<<n_rows, THREADS, 0, c->stream>>>(
             c->gemm->differs, reinterpret_cast<const bf16 *>(y),
             reinterpret_cast<const bf16 *>(canonical),
-            s->output == PRODUCT_SWIGLU ? s->n / 2 : s->n, s->ldy, s->n);
+            s->output == PRODUCT_SWIGLU ? s->n / 2 : s->n, s->ldy);
     }
     return cudaGetLastError();
 }
@@ -144,11 +157,12 @@ check_plan(const struct candidate *c, const struct plan *plan, bool *equal,
 {
     const struct linear_shape *s = &c->gemm->shapes[c->linear];
     unsigned char *first = static_cast<unsigned char *>(c->gemm->canonical);
-    unsigned char *last = first + CHECKED_ROWS * s->n * element_bytes(s);
+    unsigned char *last = first + CHECKED_ROWS * s->ldy * element_bytes(s);
     const int n = c->m < CHECKED_ROWS ? c->m : CHECKED_ROWS;
+    const int last_row = (c->m - n + 3) / 4 * 4; /* its factor at 16 bytes */
 
     CUDA_TRY(err, launch_canonical(c, first, 0, n));
-    CUDA_TRY(err, launch_canonical(c, last, c->m - n, n));
+    CUDA_TRY(err, launch_canonical(c, last, last_row, c->m - last_row));
     cudaError_t launched = launch_plan(c, plan, 0);
     if (launched == cudaErrorNotSupported) {
         *equal = false;
@@ -157,7 +171,7 @@ check_plan(const struct candidate *c, const struct plan *plan, bool *equal,
     CUDA_TRY(err, launched);
     *c->gemm->differs = 0; /* nothing under way writes it */
     CUDA_TRY(err, launch_compare(c, first, 0, n));
-    CUDA_TRY(err, launch_compare(c, last, c->m - n, n));
+    CUDA_TRY(err, launch_compare(c, last, last_row, c->m - last_row));
     CUDA_TRY(err, cudaStreamSynchronize(c->stream));
     *equal = *c->gemm->differs == 0;
     return 0;
@@ -184,46 +198,6 @@ time_plan(const struct candidate *c, const struct plan *plan, float *ms,
         n_launches = n_launches < MAX_LAUNCHES ? n_launches : MAX_LAUNCHES;
     }
     return 0;
-}
-
-/* Algorithms that add up k in one piece, most promising first. */
-static int
-find_algos(struct gemm *gemm, enum linear linear, int m,
-           cublasLtMatmulHeuristicResult_t found[MAX_ALGOS])
-{
-    const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE;
-    const uint64_t workspace_bytes = WORKSPACE_BYTES;
-    const uint32_t alignment = 16; /* of every buffer and row, at least */
-    const cublasLtMatmulPreferenceAttributes_t alignments[] = {
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-    };
-    cublasLtMatmulPreferenceOpaque_t preference;
-    struct cublas_problem p;
-    int n_found = 0;
-
-    if (cublas_problem_init(&p, &gemm->shapes[linear], m) != CUBLAS_STATUS_SUCCESS ||
-        cublasLtMatmulPreferenceInit(&preference) != CUBLAS_STATUS_SUCCESS) {
-        return 0;
-    }
-    cublasLtMatmulPreferenceSetAttribute(&preference,
-                                         CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                         &workspace_bytes, sizeof workspace_bytes);
-    cublasLtMatmulPreferenceSetAttribute(&preference,
-                                         CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                                         &reductions, sizeof reductions);
-    for (cublasLtMatmulPreferenceAttributes_t attribute : alignments) {
-        cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &alignment,
-                                             sizeof alignment);
-    }
-    if (cublasLtMatmulAlgoGetHeuristic(gemm->handle, &p.product, &p.w, &p.x, &p.y, &p.y,
-                                       &preference, MAX_ALGOS, found,
-                                       &n_found) != CUBLAS_STATUS_SUCCESS) {
-        return 0;
-    }
-    return n_found;
 }
 
 /* Takes the plan if it is faster than the best so far and right at both row counts. */
@@ -257,50 +231,67 @@ try_plan(struct candidate c, const struct plan *plan, struct plan *best, float *
     return status;
 }
 
+/* Those of gemm_stream.cu, gemm_sm90.cu and gemm_rows.cu, all of bf16. */
+static int
+try_own_plans(struct candidate c, struct plan *best, float *best_ms,
+              struct qe_error *err)
+{
+    int status = 0;
+
+    if (c.m <= GEMM_STREAM_MAX_ROWS &&
+        c.gemm->shapes[c.linear].k % GEMM_STREAM_BLOCK_K == 0) {
+        struct plan plan = {PLAN_STREAM, 0, {}};
+        status = try_plan(c, &plan, best, best_ms, err);
+    }
+    if (c.m >= GEMM_SM90_MIN_ROWS && c.gemm->sm90.usable && status == 0 &&
+        c.gemm->shapes[c.linear].output == PRODUCT_SWIGLU) {
+        struct plan plan = {PLAN_SM90, 0, {}};
+        status = try_plan(c, &plan, best, best_ms, err);
+    }
+    for (int i = 0; i < N_GEMM_ROWS_VARIANTS && status == 0; i++) {
+        struct plan plan = {PLAN_ROWS, i, {}};
+        if (c.m <= CHECKED_ROWS && gemm_rows_block(i) <= (c.m < 16 ? 16 : c.m)) {
+            status = try_plan(c, &plan, best, best_ms, err);
+        }
+    }
+    return status;
+}
+
 int
 plan_by_trial(struct gemm *gemm, enum linear linear, int bucket,
               const struct linear_trial *trial, cudaStream_t stream,
               struct qe_error *err)
 {
     cublasLtMatmulHeuristicResult_t found[MAX_ALGOS];
-    const size_t n_x = gemm->shapes[linear].ldx * trial->max_rows;
+    const struct linear_shape *s = &gemm->shapes[linear];
     const int m =
         bucket_rows(bucket) < trial->max_rows ? bucket_rows(bucket) : trial->max_rows;
     const struct candidate c = {gemm, linear, trial, m, stream};
+    const struct plan canonical = canonical_plan(gemm, linear);
     struct plan best = {};
     float best_ms = INFINITY;
     int status = 0;
 
-    fill_kernel<<<(unsigned)((n_x + THREADS - 1) / THREADS), THREADS, 0, stream>>>(
-        trial->x, n_x);
-    CUDA_TRY(err, cudaGetLastError());
+    if (canonical.kind == PLAN_NONE) {
+        return qe_fail(err, QE_EDEVICE,
+                       "dtype float8: cuBLASLt %zu has no product of %d by %d; use "
+                       "'bfloat16'",
+                       cublasLtGetVersion(), s->n, s->k);
+    }
+    CUDA_TRY(err, launch_fill_rows(trial, s->ldx, stream));
     int n_found = find_algos(gemm, linear, m, found);
     for (int i = 0; i < n_found && status == 0; i++) {
-        struct plan plan = {PLAN_CUBLAS, 0, found[i].algo};
+        const struct plan plan = {PLAN_CUBLAS, 0, found[i].algo};
         if (found[i].state == CUBLAS_STATUS_SUCCESS &&
             found[i].workspaceSize <= WORKSPACE_BYTES) {
             status = try_plan(c, &plan, &best, &best_ms, err);
         }
     }
-    if (m <= GEMM_STREAM_MAX_ROWS &&
-        gemm->shapes[linear].k % GEMM_STREAM_BLOCK_K == 0 && status == 0) {
-        struct plan plan = {PLAN_STREAM, 0, {}};
-        status = try_plan(c, &plan, &best, &best_ms, err);
-    }
-    if (m >= GEMM_SM90_MIN_ROWS && gemm->sm90.usable && status == 0 &&
-        gemm->shapes[linear].output == PRODUCT_SWIGLU) {
-        struct plan plan = {PLAN_SM90, 0, {}};
-        status = try_plan(c, &plan, &best, &best_ms, err);
-    }
-    for (int i = 0; i < N_GEMM_ROWS_VARIANTS && status == 0; i++) {
-        struct plan plan = {PLAN_ROWS, i, {}};
-        bool fits = m <= CHECKED_ROWS && gemm_rows_block(i) <= (m < 16 ? 16 : m);
-        if (fits || (i == CANONICAL_VARIANT && best.kind == PLAN_NONE)) {
-            status = try_plan(c, &plan, &best, &best_ms, err);
-        }
+    if (s->dtype == QE_BFLOAT16 && status == 0) {
+        status = try_own_plans(c, &best, &best_ms, err);
     }
     if (status == 0) {
-        gemm->plans[linear][bucket] = best;
+        gemm->plans[linear][bucket] = best.kind == PLAN_NONE ? canonical : best;
     }
     return status;
 }

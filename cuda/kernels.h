@@ -14,6 +14,30 @@
 
 typedef __nv_bfloat16 bf16;
 
+/* Rows that a product reads: bf16, or e4m3 and the factor of each row. */
+struct operand {
+    void *values;  /* (rows, .)                  */
+    float *scales; /* (rows); NULL: they are bf16 */
+};
+
+/* Rows of k elements, from one on. */
+static inline struct operand
+rows_from(struct operand x, size_t row, size_t k)
+{
+    if (x.scales == NULL) {
+        return {static_cast<bf16 *>(x.values) + row * k, NULL};
+    }
+    return {static_cast<unsigned char *>(x.values) + row * k, x.scales + row};
+}
+
+/* The same rows n_bytes on, a multiple of 4: those of another layer. */
+static inline struct operand
+moved(struct operand x, size_t n_bytes)
+{
+    return {static_cast<unsigned char *>(x.values) + n_bytes,
+            x.scales == NULL ? NULL : x.scales + n_bytes / sizeof(float)};
+}
+
 /* ---- embed.cu ---- */
 
 /* h (T, C) <- rows tokens (T) of embed_tokens (V, C). */
@@ -28,8 +52,15 @@ cudaError_t launch_gather_rows(void *y, const void *x, const int32_t *rows, int 
 /* ---- rms_norm.cu ---- */
 
 /* x (T, C) <- h (T, C) / rms(h) * weight (C); the mean is over n_columns <= C. */
-cudaError_t launch_rms_norm(bf16 *x, const float *h, const float *weight, int T, int C,
-                            int n_columns, float eps, cudaStream_t stream);
+cudaError_t
+launch_rms_norm(struct operand x, const float *h, const float *weight, int T, int C,
+                int n_columns, float eps, cudaStream_t stream);
+
+/* ---- quantize.cu ---- */
+
+/* y (T, n) in e4m3 <- x (T, n) rows ldx elements apart; n a multiple of 8. */
+cudaError_t launch_quantize(struct operand y, const bf16 *x, int T, int n, size_t ldx,
+                            cudaStream_t stream);
 
 /* ---- qk_norm_rope.cu ---- */
 
@@ -64,6 +95,13 @@ struct alignas(16) attention_block {
 
 /* silu(gate) * up takes the place of gate in gate_up (T, 2, I). */
 cudaError_t launch_swiglu(bf16 *gate_up, int T, int I, cudaStream_t stream);
+
+/* The same in e4m3: I bytes from the beginning of each row, and scales (T). I at most
+ * SWIGLU_FLOAT8_MAX. */
+cudaError_t
+launch_swiglu_float8(bf16 *gate_up, float *scales, int T, int I, cudaStream_t stream);
+
+#define SWIGLU_FLOAT8_MAX 32768
 
 /* ---- pool.cu ---- */
 

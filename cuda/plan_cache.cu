@@ -37,10 +37,10 @@ write_entry(char line[MAX_LINE], const struct linear_shape *s, int bucket,
     const uint64_t *a = plan->algo.data;
 
     snprintf(line, MAX_LINE,
-             "%d %d %zu %zu %d %d %d %d %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64
+             "%d %d %d %zu %zu %d %d %d %d %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64
              " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64,
-             s->n, s->k, s->ldx, s->ldy, s->output, bucket, plan->kind, plan->variant,
-             a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
+             s->dtype, s->n, s->k, s->ldx, s->ldy, s->output, bucket, plan->kind,
+             plan->variant, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
 }
 
 /* False for what write_entry would not write. */
@@ -48,15 +48,17 @@ static bool
 read_entry(const char *line, struct linear_shape *s, int *bucket, struct plan *plan)
 {
     uint64_t *a = plan->algo.data;
-    int output, kind;
+    int dtype, output, kind;
 
     if (sscanf(line,
-               "%d %d %zu %zu %d %d %d %d %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64
-               " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64,
-               &s->n, &s->k, &s->ldx, &s->ldy, &output, bucket, &kind, &plan->variant,
-               &a[0], &a[1], &a[2], &a[3], &a[4], &a[5], &a[6], &a[7]) != 16) {
+               "%d %d %d %zu %zu %d %d %d %d %" SCNx64 " %" SCNx64 " %" SCNx64
+               " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64,
+               &dtype, &s->n, &s->k, &s->ldx, &s->ldy, &output, bucket, &kind,
+               &plan->variant, &a[0], &a[1], &a[2], &a[3], &a[4], &a[5], &a[6],
+               &a[7]) != 17) {
         return false;
     }
+    s->dtype = static_cast<enum qe_compute_dtype>(dtype);
     s->output = static_cast<enum product_output>(output);
     plan->kind = static_cast<enum plan_kind>(kind);
     return kind > PLAN_NONE && kind <= PLAN_SM90 && *bucket >= 0 &&
@@ -67,23 +69,26 @@ read_entry(const char *line, struct linear_shape *s, int *bucket, struct plan *p
 static bool
 same_shape(const struct linear_shape *a, const struct linear_shape *b)
 {
-    return a->n == b->n && a->k == b->k && a->ldx == b->ldx && a->ldy == b->ldy &&
-           a->output == b->output;
+    return a->dtype == b->dtype && a->n == b->n && a->k == b->k && a->ldx == b->ldx &&
+           a->ldy == b->ldy && a->output == b->output;
 }
 
 /* A cuBLASLt algorithm is checked against the product that it is for. */
 static bool
 is_usable(struct gemm *gemm, enum linear linear, int bucket, const struct plan *plan)
 {
+    const float *const scales = static_cast<float *>(gemm->workspace); /* any will do */
     struct cublas_problem p;
     cublasLtMatmulHeuristicResult_t result;
 
-    return plan->kind != PLAN_CUBLAS ||
-           (cublas_problem_init(&p, &gemm->shapes[linear], bucket_rows(bucket)) ==
-                CUBLAS_STATUS_SUCCESS &&
-            cublasLtMatmulAlgoCheck(gemm->handle, &p.product, &p.w, &p.x, &p.y, &p.y,
-                                    &plan->algo, &result) == CUBLAS_STATUS_SUCCESS &&
-            result.workspaceSize <= WORKSPACE_BYTES);
+    if (plan->kind != PLAN_CUBLAS) {
+        return gemm->shapes[linear].dtype == QE_BFLOAT16;
+    }
+    return cublas_problem_init(&p, &gemm->shapes[linear], bucket_rows(bucket), scales,
+                               scales) == CUBLAS_STATUS_SUCCESS &&
+           cublasLtMatmulAlgoCheck(gemm->handle, &p.product, &p.w, &p.x, &p.y, &p.y,
+                                   &plan->algo, &result) == CUBLAS_STATUS_SUCCESS &&
+           result.workspaceSize <= WORKSPACE_BYTES;
 }
 
 /* The entry behind the checksum, or NULL. Cuts the line's end off. */

@@ -21,13 +21,16 @@
 /* n_rows rows of row_bytes, packed in host memory, to_bytes apart on the device. */
 struct piece {
     unsigned char *to;
+    float *scales; /* (n_rows) if the rows, of bf16, become e4m3; else NULL */
     const unsigned char *from;
-    size_t row_bytes, to_bytes;
+    size_t row_bytes;
+    size_t to_bytes; /* while they are bf16 */
     size_t n_rows;
 };
 
 struct upload {
     const struct qe_model *model;
+    enum qe_compute_dtype dtype;
     int device;
     int *files; /* (model->n_files) descriptors, -1 where not open */
     struct piece *pieces;
@@ -45,10 +48,11 @@ struct worker {
 /* ---- layout ---- */
 
 struct device_shape
-device_shape_of(const struct qe_config *c)
+device_shape_of(const struct qe_config *c, enum qe_compute_dtype dtype)
 {
     struct device_shape s = {};
 
+    s.dtype = dtype;
     s.L = c->n_layers;
     s.C = (c->hidden_size + QE_PAD - 1) / QE_PAD * QE_PAD;
     s.I = (c->intermediate_size + QE_PAD - 1) / QE_PAD * QE_PAD;
@@ -71,6 +75,20 @@ place(T **pointer, unsigned char *base, size_t *used, size_t n_elements)
     *used += (n_elements * sizeof(T) + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
 }
 
+static void
+place_matrix(struct operand *matrix, unsigned char *base, size_t *used,
+             enum qe_compute_dtype dtype, size_t n, size_t k)
+{
+    unsigned char *values = NULL;
+
+    place(&values, base, used, n * k * element_bytes(dtype));
+    matrix->values = values;
+    matrix->scales = NULL;
+    if (dtype == QE_FLOAT8) {
+        place(&matrix->scales, base, used, n);
+    }
+}
+
 /* Lays weights out from w->memory on, and layers where there is a table for them. With
  * NULL only counts. */
 static void
@@ -85,10 +103,10 @@ lay_out(const struct device_shape *s, struct device_weights *w)
     place(&w->inv_freq, base, &used, s->HS / 2);
     for (int l = 0; l < s->L; l++) {
         struct device_layer layer;
-        place(&layer.qkv_proj, base, &used, s->qkv_width * C);
-        place(&layer.o_proj, base, &used, C * s->q_width);
-        place(&layer.gate_up_proj, base, &used, 2 * I * C);
-        place(&layer.down_proj, base, &used, C * I);
+        place_matrix(&layer.qkv_proj, base, &used, s->dtype, s->qkv_width, C);
+        place_matrix(&layer.o_proj, base, &used, s->dtype, C, s->q_width);
+        place_matrix(&layer.gate_up_proj, base, &used, s->dtype, 2 * I, C);
+        place_matrix(&layer.down_proj, base, &used, s->dtype, C, I);
         place(&layer.input_layernorm, base, &used, C);
         place(&layer.post_attention_layernorm, base, &used, C);
         place(&layer.q_norm, base, &used, s->HS);
@@ -134,17 +152,13 @@ device_weights_close(struct device_weights *weights)
 
 /* ---- pieces ---- */
 
-/* A tensor (n_rows, n_columns), if there is one, to rows to_columns elements apart. */
-template <typename T>
+/* Cuts what one piece describes, if there is anything, into pieces that fit a slot. */
 static void
-add_tensor(struct upload *u, T *to, const void *from, size_t n_rows, size_t n_columns,
-           size_t to_columns)
+add_pieces(struct upload *u, struct piece rest)
 {
-    struct piece rest = {
-        reinterpret_cast<unsigned char *>(to), static_cast<const unsigned char *>(from),
-        n_columns * sizeof(T), to_columns * sizeof(T), from == NULL ? 0 : n_rows};
-    size_t n_fitting = SLOT_BYTES / rest.row_bytes;
+    const size_t n_fitting = SLOT_BYTES / rest.to_bytes;
 
+    rest.n_rows = rest.from == NULL ? 0 : rest.n_rows;
     while (rest.n_rows > 0) {
         struct piece piece = rest;
         piece.n_rows = rest.n_rows < n_fitting ? rest.n_rows : n_fitting;
@@ -152,10 +166,32 @@ add_tensor(struct upload *u, T *to, const void *from, size_t n_rows, size_t n_co
             u->pieces[u->n_pieces] = piece;
         }
         u->n_pieces++;
-        rest.to += piece.n_rows * piece.to_bytes;
+        rest.to +=
+            piece.n_rows * (rest.scales == NULL ? rest.to_bytes : rest.to_bytes / 2);
+        rest.scales += rest.scales == NULL ? 0 : piece.n_rows;
         rest.from += piece.n_rows * piece.row_bytes;
         rest.n_rows -= piece.n_rows;
     }
+}
+
+/* A tensor (n_rows, n_columns), if there is one, to rows to_columns elements apart. */
+template <typename T>
+static void
+add_tensor(struct upload *u, T *to, const void *from, size_t n_rows, size_t n_columns,
+           size_t to_columns)
+{
+    add_pieces(u, {reinterpret_cast<unsigned char *>(to), NULL,
+                   static_cast<const unsigned char *>(from), n_columns * sizeof(T),
+                   to_columns * sizeof(T), n_rows});
+}
+
+static void
+add_matrix(struct upload *u, struct operand to, const void *from, size_t n_rows,
+           size_t n_columns, size_t to_columns)
+{
+    add_pieces(u, {static_cast<unsigned char *>(to.values), to.scales,
+                   static_cast<const unsigned char *>(from), n_columns * sizeof(bf16),
+                   to_columns * sizeof(bf16), n_rows});
 }
 
 /* With u->pieces NULL only counts. */
@@ -173,15 +209,16 @@ add_tensors(struct upload *u, const struct device_shape *s,
     for (int l = 0; l < s->L; l++) {
         const struct qe_layer *from = &model->weights.layers[l];
         const struct device_layer *to = &w->layers[l];
-        bf16 *k_proj = to->qkv_proj + s->q_width * C;
+        const struct operand k_proj = rows_from(to->qkv_proj, s->q_width, C);
 
-        add_tensor(u, to->qkv_proj, from->q_proj, s->q_width, c, C);
-        add_tensor(u, k_proj, from->k_proj, s->kv_width, c, C);
-        add_tensor(u, k_proj + s->kv_width * C, from->v_proj, s->kv_width, c, C);
-        add_tensor(u, to->o_proj, from->o_proj, c, s->q_width, s->q_width);
-        add_tensor(u, to->gate_up_proj, from->gate_proj, i, c, C);
-        add_tensor(u, to->gate_up_proj + s->I * C, from->up_proj, i, c, C);
-        add_tensor(u, to->down_proj, from->down_proj, c, i, s->I);
+        add_matrix(u, to->qkv_proj, from->q_proj, s->q_width, c, C);
+        add_matrix(u, k_proj, from->k_proj, s->kv_width, c, C);
+        add_matrix(u, rows_from(k_proj, s->kv_width, C), from->v_proj, s->kv_width, c,
+                   C);
+        add_matrix(u, to->o_proj, from->o_proj, c, s->q_width, s->q_width);
+        add_matrix(u, to->gate_up_proj, from->gate_proj, i, c, C);
+        add_matrix(u, rows_from(to->gate_up_proj, s->I, C), from->up_proj, i, c, C);
+        add_matrix(u, to->down_proj, from->down_proj, c, i, s->I);
         add_tensor(u, to->input_layernorm, from->input_layernorm, 1, c, C);
         add_tensor(u, to->post_attention_layernorm, from->post_attention_layernorm, 1,
                    c, C);
@@ -227,7 +264,8 @@ read_bytes(const struct upload *u, unsigned char *to, const unsigned char *from,
 
 /* One thread's staging: while one slot is copied, the other is filled. */
 struct staging {
-    unsigned char *slots; /* (2, SLOT_BYTES) pinned */
+    unsigned char *slots;      /* (2, SLOT_BYTES) pinned                      */
+    unsigned char *bf16_slots; /* (2, SLOT_BYTES) device, if rows become e4m3 */
     cudaEvent_t copied[2];
     cudaStream_t stream;
 };
@@ -238,6 +276,9 @@ open_staging(const struct upload *u, struct staging *s, struct qe_error *err)
     CUDA_TRY(err, cudaSetDevice(u->device));
     CUDA_TRY(err, cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
     CUDA_TRY(err, cudaHostAlloc(&s->slots, 2 * SLOT_BYTES, cudaHostAllocDefault));
+    if (u->dtype == QE_FLOAT8) {
+        CUDA_TRY(err, cudaMalloc(&s->bf16_slots, 2 * SLOT_BYTES));
+    }
     for (cudaEvent_t &event : s->copied) {
         CUDA_TRY(err, cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     }
@@ -257,6 +298,33 @@ close_staging(struct staging *s)
         }
     }
     cudaFreeHost(s->slots);
+    cudaFree(s->bf16_slots);
+}
+
+/* Queues the copy of a piece that lies in a slot. */
+static cudaError_t
+copy_piece(const struct piece *piece, struct staging *s, int slot)
+{
+    const int n_rows = (int)piece->n_rows;
+    unsigned char *to =
+        piece->scales == NULL ? piece->to : s->bf16_slots + slot * SLOT_BYTES;
+    cudaError_t status = cudaSuccess;
+
+    if (piece->scales != NULL && piece->row_bytes < piece->to_bytes) {
+        status = cudaMemsetAsync(to, 0, n_rows * piece->to_bytes, s->stream);
+    }
+    if (status == cudaSuccess) {
+        status = cudaMemcpy2DAsync(to, piece->to_bytes, s->slots + slot * SLOT_BYTES,
+                                   piece->row_bytes, piece->row_bytes, n_rows,
+                                   cudaMemcpyHostToDevice, s->stream);
+    }
+    if (status == cudaSuccess && piece->scales != NULL) {
+        const size_t n = piece->to_bytes / sizeof(bf16);
+        status = launch_quantize({piece->to, piece->scales},
+                                 reinterpret_cast<const bf16 *>(to), n_rows, (int)n, n,
+                                 s->stream);
+    }
+    return status;
 }
 
 static int
@@ -274,10 +342,7 @@ copy_pieces(struct upload *u, struct staging *s, struct qe_error *err)
         if (status < 0) {
             return status;
         }
-        CUDA_TRY(err,
-                 cudaMemcpy2DAsync(piece->to, piece->to_bytes, host, piece->row_bytes,
-                                   piece->row_bytes, piece->n_rows,
-                                   cudaMemcpyHostToDevice, s->stream));
+        CUDA_TRY(err, copy_piece(piece, s, slot));
         CUDA_TRY(err, cudaEventRecord(s->copied[slot], s->stream));
     }
     CUDA_TRY(err, cudaStreamSynchronize(s->stream));
@@ -339,6 +404,7 @@ device_weights_upload(const struct qe_model *model, const struct device_shape *s
     int status = 0;
 
     u.model = model;
+    u.dtype = shape->dtype;
     u.device = device;
     add_tensors(&u, shape, weights);
     u.pieces = static_cast<struct piece *>(malloc((u.n_pieces + 1) * sizeof *u.pieces));

@@ -1,4 +1,5 @@
-/* weights.h: tables of weights in device memory, padded and fused.
+/* weights.h: tables of weights in device memory, padded and fused, their matrices in
+ * the compute dtype.
  *
  * C and I are padded with zeros to multiples of QE_PAD, so that every row begins at a
  * multiple of 16 bytes and no kernel needs an edge. q, k and v are one matrix, and gate
@@ -12,16 +13,17 @@
 #define QE_PAD 64
 
 struct device_shape {
+    enum qe_compute_dtype dtype;      /* of what products read */
     int L, C, I, NH, NKV, HS, V;      /* C and I padded        */
     int n_columns;                    /* of C, before padding  */
     int q_width, kv_width, qkv_width; /* NH HS, NKV HS and q_width + 2 kv_width */
 };
 
 struct device_layer {
-    bf16 *qkv_proj;                                    /* (qkv_width, C) */
-    bf16 *o_proj;                                      /* (C, q_width)   */
-    bf16 *gate_up_proj;                                /* (2, I, C)      */
-    bf16 *down_proj;                                   /* (C, I)         */
+    struct operand qkv_proj;                           /* (qkv_width, C) */
+    struct operand o_proj;                             /* (C, q_width)   */
+    struct operand gate_up_proj;                       /* (2, I, C)      */
+    struct operand down_proj;                          /* (C, I)         */
     float *input_layernorm, *post_attention_layernorm; /* (C)  */
     float *q_norm, *k_norm;                            /* (HS) */
 };
@@ -36,7 +38,14 @@ struct device_weights {
     float *inv_freq;             /* (HS / 2)                  */
 };
 
-struct device_shape device_shape_of(const struct qe_config *config);
+struct device_shape
+device_shape_of(const struct qe_config *config, enum qe_compute_dtype dtype);
+
+static inline size_t
+element_bytes(enum qe_compute_dtype dtype)
+{
+    return dtype == QE_FLOAT8 ? 1 : sizeof(bf16);
+}
 
 /* Device memory that a model's weights take. */
 size_t device_weights_bytes(const struct device_shape *shape);

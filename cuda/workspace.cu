@@ -24,7 +24,13 @@ lay_out(const struct device_shape *s, int max_length, unsigned char *base,
     size_t used = 0;
 
     place(&ws->h, base, &used, T * s->C);
-    place(&ws->x, base, &used, T * s->C);
+    const size_t C = s->C, widest = C > (size_t)s->q_width ? C : s->q_width;
+    unsigned char *x;
+    place(&x, base, &used, s->dtype == QE_FLOAT8 ? T * widest : T * C * sizeof(bf16));
+    ws->x = {x, NULL};
+    if (s->dtype == QE_FLOAT8) {
+        place(&ws->x.scales, base, &used, T);
+    }
     place(&ws->qkv, base, &used, T * s->qkv_width);
     place(&ws->gate_up, base, &used, M * 2 * s->I);
     place(&ws->cos_sin, base, &used, (size_t)max_length * s->HS);
@@ -64,34 +70,41 @@ workspace_linears(const struct device_shape *s, struct linear_shape linears[N_LI
 {
     const size_t C = s->C, I = s->I, qkv = s->qkv_width;
 
-    linears[LINEAR_QKV] = {s->qkv_width, s->C, C, qkv, PRODUCT_STORE};
-    linears[LINEAR_KV] = {2 * s->kv_width, s->C, C, qkv, PRODUCT_STORE};
-    linears[LINEAR_Q] = {s->q_width, s->C, C, qkv, PRODUCT_STORE};
-    linears[LINEAR_O] = {s->C, s->q_width, qkv, C, PRODUCT_ADD};
-    linears[LINEAR_GATE_UP] = {2 * s->I, s->C, C, 2 * I, PRODUCT_SWIGLU};
-    linears[LINEAR_DOWN] = {s->C, s->I, 2 * I, C, PRODUCT_ADD};
+    linears[LINEAR_QKV] = {s->dtype, s->qkv_width, s->C, C, qkv, PRODUCT_STORE};
+    linears[LINEAR_KV] = {s->dtype, 2 * s->kv_width, s->C, C, qkv, PRODUCT_STORE};
+    linears[LINEAR_Q] = {s->dtype, s->q_width, s->C, C, qkv, PRODUCT_STORE};
+    linears[LINEAR_O] = {s->dtype, s->C, s->q_width, qkv, C, PRODUCT_ADD};
+    linears[LINEAR_GATE_UP] = {s->dtype, 2 * s->I, s->C, C, 2 * I, PRODUCT_SWIGLU};
+    linears[LINEAR_DOWN] = {s->dtype, s->C, s->I, 2 * I, C, PRODUCT_ADD};
+    if (s->dtype == QE_FLOAT8) { /* between products, rows are rounded */
+        linears[LINEAR_O].ldx = s->q_width;
+        linears[LINEAR_GATE_UP].output = PRODUCT_STORE;
+        linears[LINEAR_DOWN].ldx = 4 * I;
+    }
 }
 
 struct linear_trial
 workspace_trial(const struct workspace *ws, const struct device_shape *s,
                 const struct device_weights *w, enum linear which)
 {
-    const struct device_layer *first = &w->layers[0];
-    const bf16 *second = w->layers[s->L > 1].qkv_proj;
+    const bool float8 = s->dtype == QE_FLOAT8;
+    const struct device_layer *first = &w->layers[0], *second = &w->layers[s->L > 1];
+    const size_t layer_bytes = static_cast<unsigned char *>(second->qkv_proj.values) -
+                               static_cast<unsigned char *>(first->qkv_proj.values);
     struct linear_trial trial = {.x = ws->x,
                                  .y = ws->qkv,
                                  .weights = first->qkv_proj,
-                                 .layer_stride = (size_t)(second - first->qkv_proj),
+                                 .layer_bytes = layer_bytes,
                                  .n_layers = s->L,
                                  .max_rows = ws->max_rows};
 
     switch (which) {
     case LINEAR_KV:
         trial.y = ws->qkv + s->q_width;
-        trial.weights = first->qkv_proj + (size_t)s->q_width * s->C;
+        trial.weights = rows_from(first->qkv_proj, s->q_width, s->C);
         break;
     case LINEAR_O:
-        trial.x = ws->qkv;
+        trial.x.values = float8 ? ws->x.values : ws->qkv;
         trial.y = ws->h;
         trial.weights = first->o_proj;
         break;
@@ -101,7 +114,7 @@ workspace_trial(const struct workspace *ws, const struct device_shape *s,
         trial.max_rows = ws->mlp_rows;
         break;
     case LINEAR_DOWN:
-        trial.x = ws->gate_up;
+        trial.x.values = ws->gate_up;
         trial.y = ws->h;
         trial.weights = first->down_proj;
         trial.max_rows = ws->mlp_rows;

@@ -9,10 +9,11 @@ struct workspace {
     int max_rows; /* T: the batch budget, or the longest text if that is more     */
     int mlp_rows; /* M: rows whose gate and up are there at a time                */
 
-    float *h;       /* (T, C) the residual stream                                 */
-    bf16 *x;        /* (T, C) normed h; the input of q, k, v, gate and up         */
-    bf16 *qkv;      /* (T, NH + 2 NKV, HS) attention's output replaces q          */
-    bf16 *gate_up;  /* (M, 2, I) silu(gate) * up replaces gate                    */
+    float *h; /* (T, C) the residual stream                                 */
+    struct operand
+        x;         /* (T, C) normed h; in e4m3 attention's output, (T, q_width), too */
+    bf16 *qkv;     /* (T, NH + 2 NKV, HS) attention's output replaces q          */
+    bf16 *gate_up; /* (M, 2, I) silu(gate) * up replaces gate; in e4m3 its first half */
     float *cos_sin; /* (max_length, 2, HS / 2)                                    */
     float *ring;    /* (RING_FLOATS) pinned; vectors on their way to their owners */
 

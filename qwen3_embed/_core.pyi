@@ -44,7 +44,7 @@ class Engine:
         n_kv_heads, head_dim, vocab_size, max_length; the floats rms_norm_eps, rope_scale;
         and rope_inv_freq, a float32 buffer of head_dim / 2. 0 lets the engine choose
         num_threads and batch_tokens. device is "cpu", "cuda" or "cuda:1"; dtype "float8" is
-        refused by name. cuda_library is None where the build has none, cublas_folder None for
+        for CUDA alone. cuda_library is None where the build has none, cublas_folder None for
         the system's. In cache_folder the CUDA engine keeps what it measured.
         """
     def rows(self, n: int, dim: int, /) -> npt.NDArray[np.float32]:

@@ -20,7 +20,7 @@ __all__ = ["Bench", "Ceiling", "Query", "Throughput", "as_dict", "run_bench"]
 
 _LENGTHS = (16, 64, 128, 512, 2048, 8192, 32768)
 _BATCHES = 3  # forward passes in a call, at least: enough that their ends don't count
-_BYTES_PER_WEIGHT = 2
+_BYTES_PER_WEIGHT = {"bfloat16": 2, "float8": 1}
 _QUERY = "What is the capital of China?"
 
 
@@ -127,7 +127,7 @@ def run_bench(
             load_gb_per_s=(info["mapped_bytes"] + info["owned_bytes"]) / load_s / 1e9,
             ceiling=Ceiling(flops / 1e12, bytes_per_s / 1e9),
             throughput=throughput,
-            query=_query(model, seconds, _layer_weights(shape) * _BYTES_PER_WEIGHT, bytes_per_s),
+            query=_query(model, seconds, _layer_weights(shape) * _weight_bytes(model), bytes_per_s),
         )
 
 
@@ -187,6 +187,10 @@ def _flops_per_token(config: ModelConfig, n_tokens: int) -> float:
     """Two a weight, and two products of each query with half the keys, on average."""
     attention = config.n_layers * 4 * config.n_heads * config.head_dim * (n_tokens + 1) / 2
     return 2 * _layer_weights(config) + attention
+
+
+def _weight_bytes(model: Embedder) -> int:
+    return _BYTES_PER_WEIGHT[model.dtype]
 
 
 def as_dict(bench: Bench) -> dict[str, Any]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "Weights"]
 
-_DTYPES = ("bfloat16",)
+_DTYPES = ("bfloat16", "float8")
 
 _FIRST_ADAPTER = "default"  # the name of the one that the constructor is given
 
@@ -187,7 +187,7 @@ class Model:
 
     @property
     def dtype(self) -> str:
-        """Of the weights in the engine: "bfloat16"."""
+        """Of the weights in the engine: "bfloat16" or "float8"."""
         return self._dtype
 
     @property

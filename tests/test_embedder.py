@@ -18,7 +18,8 @@ from conftest import HIDDEN, TEXTS
 from engines import OPENED_ON, cpu_only
 from make_model import make_model
 
-from qwen3_embed import Embedder, ModelFileError, NonFiniteError
+from qwen3_embed import DeviceError, Embedder, ModelFileError, NonFiniteError
+from qwen3_embed.fingerprint import fingerprint_of
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,10 @@ class TestConstruction:
         with pytest.raises(ValueError, match=f"{next(iter(options))}=.*, expected"):
             Embedder(folder, **options)
 
+    def test_float8_is_for_gpus(self, folder: Path) -> None:
+        with pytest.raises(DeviceError, match="dtype float8: not on device cpu; use 'bfloat16'"):
+            Embedder(folder, device="cpu", dtype="float8")
+
     def test_unknown_argument(self, folder: Path) -> None:
         with pytest.raises(TypeError, match="trust_remote_code"):
             Embedder(folder, trust_remote_code=True)  # type: ignore[call-arg]
@@ -109,6 +114,14 @@ class TestConstruction:
         assert found["same"] == found["unused"] == model.fingerprint
         assert len(set(found.values())) == 4
         assert Embedder(folder, max_length=99).fingerprint != model.fingerprint
+        for dtype in ("bfloat16", "float8"):
+            other = fingerprint_of(
+                model._files,
+                dtype=dtype,
+                max_length=model.max_length,
+                special_tokens_in_text=model.special_tokens_in_text,
+            )
+            assert (other == model.fingerprint) == (dtype == model.dtype)
         assert Embedder(folder, num_threads=1).fingerprint == model.fingerprint
 
     def test_fingerprint_notices_changed_weights(

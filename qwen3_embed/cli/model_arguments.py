@@ -34,6 +34,9 @@ def add_model_arguments(
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 or cuda:all (default: auto)"
     )
+    parser.add_argument(
+        "--dtype", default="auto", help="bfloat16, or float8 on a GPU (default: bfloat16)"
+    )
     parser.add_argument("--adapter", metavar="NAME", help="LoRA adapter: PEFT folder or owner/name")
     parser.add_argument("--max-length", type=int, metavar="TOKENS", help="cut texts here")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
@@ -64,6 +67,7 @@ def model_settings(namespace: argparse.Namespace) -> dict[str, Any]:
     """What every model of a command shares; an adapter fits one base alone."""
     return {
         "device": namespace.device,
+        "dtype": namespace.dtype,
         "max_length": namespace.max_length,
         "num_threads": namespace.threads,
         "revision": namespace.revision,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from engines import DEVICE, engine_config, random_texts, relative_errors, rms
 from reference import CudaReference, Floats, Reference
@@ -39,3 +41,21 @@ def reference_rows(folder: Path, lengths: tuple[int, ...]) -> tuple[list[Floats]
     rows = [rounding.raw_row(text) for text in texts]
     errors = relative_errors(rows, [exact.raw_row(text) for text in texts])
     return rows, rms(errors)
+
+
+def change_weights(folder: Path, name: str, factor: float, where: slice = slice(None)) -> None:
+    """Multiplies elements of a tensor of the model's one file.
+
+    bf16 keeps powers of two exact, and NaN.
+    """
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    header_bytes = int.from_bytes(content[:8], "little")
+    first, last = json.loads(content[8 : 8 + header_bytes])[name]["data_offsets"]
+    begin, n = 8 + header_bytes + first, (last - first) // 2
+    values = np.frombuffer(content, "<u2", n, begin).astype(np.uint32) << 16
+    changed = values.view(np.float32)
+    changed[where] *= np.float32(factor)
+    changed[~np.isfinite(changed)] = np.nan
+    content[begin : begin + 2 * n] = (changed.view(np.uint32) >> 16).astype("<u2").tobytes()
+    path.write_bytes(content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from engines import embed, random_texts, relative_errors, rms
 from make_adapter import make_adapter
 from make_model import make_model
 from reference import Floats, Reference
-from reference_cuda import CudaReference, needs_gpu, open_cuda
+from reference_cuda import CudaReference, change_weights, needs_gpu, open_cuda
 
 from qwen3_embed import DeviceMemoryError, Embedder, NonFiniteError
 from qwen3_embed.device import list_gpus
@@ -50,20 +49,6 @@ assert driver.cuMemAlloc_v2(ctypes.byref(memory), size) == 0
 print("held", flush=True)
 sys.stdin.read()
 """
-
-
-def change_weights(folder: Path, name: str, factor: float) -> None:
-    """Multiplies a tensor of the model's one file; bf16 keeps powers of two exact, and NaN."""
-    path = folder / "model.safetensors"
-    content = bytearray(path.read_bytes())
-    header_bytes = int.from_bytes(content[:8], "little")
-    first, last = json.loads(content[8 : 8 + header_bytes])[name]["data_offsets"]
-    begin, n = 8 + header_bytes + first, (last - first) // 2
-    values = np.frombuffer(content, "<u2", n, begin).astype(np.uint32) << 16
-    changed = values.view(np.float32) * np.float32(factor)
-    changed[~np.isfinite(changed)] = np.nan
-    content[begin : begin + 2 * n] = (changed.view(np.uint32) >> 16).astype("<u2").tobytes()
-    path.write_bytes(content)
 
 
 def test_activations_past_fp16(tmp_path: Path) -> None:

@@ -56,11 +56,11 @@ def teacher_encoder(folder: Path) -> Encode:
     return encode
 
 
-def embedder_encoder(folder: Path) -> Encode:
+def embedder_encoder(folder: Path, **options: str) -> Encode:
     """Encode with this package's own `Embedder`, queries behind the default instruction."""
     from qwen3_embed import Embedder
 
-    model = Embedder(str(folder))
+    model = Embedder(str(folder), **options)
 
     def encode(texts: list[str], are_queries: bool) -> Tensor:
         rows = model.encode_query(texts) if are_queries else model.encode(texts)
