@@ -2,10 +2,12 @@
 
     python benchmarks/serve.py --model mini --requests 4000 --rival 400 --csv
 
-Every vector is compared. Served and direct rounds take turns, so that a neighbour disturbs both.
+Every vector is compared. Rounds of the server, of the engine alone and of the rival (--rival
+requests in all) take turns, so that a neighbour disturbs them alike.
 `cpu_ms` is the processor time of a request in the server's process outside the engine's threads,
 less that of tokenising its texts alone; `cpu_beyond_direct_ms` is that of the whole process less
-that of a direct call in large batches, which packs better. p99 and memory are shown by round too.
+that of a direct call in large batches, which packs better. p99 and memory are shown by
+round too.
 """
 
 from __future__ import annotations
@@ -101,33 +103,33 @@ class Load:
         writer.close()
 
 
-def rival_requests_per_s(folder: Path, arguments: argparse.Namespace) -> float:
-    """The same load on rival_server.py."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    script = Path(__file__).with_name("rival_server.py")
-    process = subprocess.Popen([sys.executable, str(script), str(folder), str(port)])
-    try:
+class Rival:
+    """rival_server.py in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port: int = probe.getsockname()[1]
+        script = Path(__file__).with_name("rival_server.py")
+        self._process = subprocess.Popen([sys.executable, str(script), str(folder), str(self.port)])
         while True:
             try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return
             except ConnectionRefusedError:
-                assert process.poll() is None
+                assert self._process.poll() is None
                 time.sleep(0.2)
-        load = Load(port, folder.name, None, arguments.texts)
-        asyncio.run(load.run(arguments.clients, arguments.rival // 4))  # warm
-        return arguments.rival / asyncio.run(load.run(arguments.clients, arguments.rival))
-    finally:
-        process.terminate()
-        process.wait()
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     folder = model_folder(arguments)
     texts = [text(i) for i in range(N_TEXTS)]
     per_round = arguments.requests // arguments.rounds
-    direct_s = direct_cpu_s = served_s = served_cpu_s = others_cpu_s = 0.0
+    rival_per_round = arguments.rival // arguments.rounds
+    direct_s = direct_cpu_s = served_s = served_cpu_s = others_cpu_s = rival_s = 0.0
     by_round: list[dict[str, Any]] = []
     with Embedder(folder, device="cpu") as model:
         expected = [base64.b64encode(row).decode() for row in model.encode(texts)]
@@ -137,6 +139,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         load = Load(served.port, folder.name, expected, arguments.texts)
         asyncio.run(load.run(arguments.clients, per_round // 4))  # warm
         load.taken_s.clear()
+        rival = Rival(folder) if arguments.rival else None
+        if rival:
+            rival_load = Load(rival.port, folder.name, None, arguments.texts)
+            asyncio.run(rival_load.run(arguments.clients, rival_per_round))  # warm
         first_mb = resident(pid)["RssAnon"] / 1e3
         for _ in range(arguments.rounds):
             before = cpu_s(pid)
@@ -154,11 +160,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             direct_s += time.perf_counter() - begin
             now = resource.getrusage(resource.RUSAGE_SELF)
             direct_cpu_s += now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+            if rival:
+                rival_s += asyncio.run(rival_load.run(arguments.clients, rival_per_round))
         served.stop()
+        if rival:
+            rival.stop()
     print_table(by_round)
     n_requests = per_round * arguments.rounds
     per_s = n_requests / served_s
-    rival_per_s = rival_requests_per_s(folder, arguments) if arguments.rival else None
+    rival_per_s = rival_per_round * arguments.rounds / rival_s if rival else None
     return {
         "clients": arguments.clients,
         "texts": arguments.texts,
