@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -249,6 +249,7 @@ class TestMteb:
         from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 
         queries, relevant = self.QUERIES, {"q1": {"2": 1}, "q2": {"1": 1}}
+        everything = {query: [str(i) for i in range(len(CORPUS))] for query in queries}
 
         class LocalRetrieval(AbsTaskRetrieval):
             metadata = mteb.TaskMetadata(
@@ -269,33 +270,107 @@ class TestMteb:
                     corpus=Dataset.from_list(corpus),
                     queries=Dataset.from_list(asked),
                     relevant_docs=relevant,
-                    top_ranked=None,
+                    top_ranked=everything,  # what a cross-encoder orders
                 )
                 self.dataset = {"default": {"test": split}}
                 self.data_loaded = True
 
         return LocalRetrieval()
 
-    def test_encoder(self, task: Any, model: Embedder, tmp_path: Path) -> None:
-        """ndcg@10 is what our own vectors give, worked out by hand."""
+    def evaluated(self, task: Any, adapted: Any, folder: Path) -> float:
         import mteb
 
-        from qwen3_embed.integrations.mteb import Qwen3Encoder
+        cache = mteb.ResultCache(str(folder))
+        found = mteb.evaluate(adapted, task, cache=cache, show_progress_bar=False)
+        return float(found.task_results[0].get_score())
 
-        found = mteb.evaluate(
-            Qwen3Encoder(model),
-            task,
-            cache=mteb.ResultCache(str(tmp_path)),
-            show_progress_bar=False,
-        )
-        documents = model.encode_document(CORPUS)
+    def expected(self, scores_of: Callable[[str], Any]) -> float:
+        """ndcg@10 worked out by hand: one document is right for each query."""
         gains = []
         for query, right in (("ISO 9001 audit", 2), ("capital", 1)):
-            scores = documents @ model.encode(query, instruction="Find it")
-            rank = 1 + int(np.sum(scores > scores[right]))
-            gains.append(1 / np.log2(rank + 1))
-        score = found.task_results[0].get_score()
-        assert score == pytest.approx(np.mean(gains), abs=1e-5)  # mteb rounds to five places
+            scores = scores_of(query)
+            gains.append(1 / np.log2(2 + np.sum(scores > scores[right])))
+        return float(np.mean(gains))
+
+    def test_encoder(self, task: Any, model: Embedder, tmp_path: Path) -> None:
+        from qwen3_embed.integrations.mteb import Qwen3Encoder
+
+        documents = model.encode_document(CORPUS)
+        expected = self.expected(lambda q: documents @ model.encode(q, instruction="Find it"))
+        found = self.evaluated(task, Qwen3Encoder(model), tmp_path)
+        assert found == pytest.approx(expected, abs=1e-5)  # mteb rounds to five places
+
+    def test_cross_encoder(self, task: Any, ranker: Reranker, tmp_path: Path) -> None:
+        from mteb.models import CrossEncoderProtocol
+
+        from qwen3_embed.integrations.mteb import Qwen3CrossEncoder
+
+        adapted = Qwen3CrossEncoder(ranker)
+        assert isinstance(adapted, CrossEncoderProtocol)
+        found = self.evaluated(task, adapted, tmp_path)
+        expected = self.expected(
+            lambda q: ranker.predict([(q, text) for text in CORPUS], instruction="Find it")
+        )
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+class TestHaystack:
+    @pytest.fixture
+    def haystack(self) -> Any:
+        return pytest.importorskip("haystack")
+
+    def test_pipelines(self, haystack: Any, folder: Path, model: Embedder) -> None:
+        """Indexing and search as Haystack's own tutorials do, through a saved pipeline."""
+        from haystack.components.retrievers.in_memory import InMemoryEmbeddingRetriever
+        from haystack.components.writers import DocumentWriter
+        from haystack.document_stores.in_memory import InMemoryDocumentStore
+
+        from qwen3_embed.integrations.haystack import Qwen3DocumentEmbedder, Qwen3TextEmbedder
+
+        store = InMemoryDocumentStore(embedding_similarity_function="dot_product")
+        indexing = haystack.Pipeline()
+        indexing.add_component("embedder", Qwen3DocumentEmbedder(str(folder), dim=64))
+        indexing.add_component("writer", DocumentWriter(store))
+        indexing.connect("embedder.documents", "writer.documents")
+        indexing.run({"embedder": {"documents": [haystack.Document(content=t) for t in CORPUS]}})
+        embedder = haystack.Pipeline()
+        embedder.add_component("embedder", Qwen3TextEmbedder(str(folder), dim=64))
+        search = haystack.Pipeline.loads(embedder.dumps(), allowed_modules=["qwen3_embed.*"])
+        search.add_component("retriever", InMemoryEmbeddingRetriever(store, top_k=len(CORPUS)))
+        search.connect("embedder.embedding", "retriever.query_embedding")
+        found = search.run({"embedder": {"text": "capital?"}})["retriever"]["documents"]
+        scores = model.encode_document(CORPUS, dim=64) @ model.encode_query("capital?", dim=64)
+        expected = [CORPUS[i] for i in np.argsort(-scores, kind="stable")]
+        assert [document.content for document in found] == expected
+
+    def test_vectors(self, haystack: Any, model: Embedder) -> None:
+        from qwen3_embed.integrations.haystack import Qwen3DocumentEmbedder, Qwen3TextEmbedder
+
+        documents = [haystack.Document(content="a", meta={"title": "B", "year": 7, "none": None})]
+        embedder = Qwen3DocumentEmbedder(model, meta_fields_to_embed=["title", "none", "year"])
+        for found in (embedder.run(documents), asyncio.run(embedder.run_async(documents))):
+            row = np.array(found["documents"][0].embedding, np.float32)
+            assert np.array_equal(row, model.encode_document("B\n7\na"))
+        assert documents[0].embedding is None
+        queries = Qwen3TextEmbedder(model, instruction="Find it")
+        for found in (queries.run("a"), asyncio.run(queries.run_async("a"))):
+            row = np.array(found["embedding"], np.float32)
+            assert np.array_equal(row, model.encode("a", instruction="Find it"))
+
+    def test_ranker(self, haystack: Any, ranker: Reranker) -> None:
+        from qwen3_embed.integrations.haystack import Qwen3Ranker
+
+        documents = [haystack.Document(content=text) for text in CORPUS]
+        component = Qwen3Ranker(ranker, top_k=2, instruction="Find it")
+        expected = ranker.rank("capital?", CORPUS, instruction="Find it")
+        for n, found in (
+            (2, component.run("capital?", documents)),
+            (3, asyncio.run(component.run_async("capital?", documents, top_k=3))),
+        ):
+            pairs = [(document.content, document.score) for document in found["documents"]]
+            assert pairs == [(CORPUS[e["corpus_id"]], e["score"]) for e in expected[:n]]
+        assert component.run("capital?", []) == {"documents": []}
+        assert documents[0].score is None
 
 
 class TestVectorStores:
@@ -316,6 +391,23 @@ class TestVectorStores:
         index.add(np.arange(len(CORPUS)), model.encode_document(CORPUS))
         found = index.search(model.encode_query("capital?"), len(CORPUS), exact=True)
         assert [int(key) for key in found.keys] == self.expected(model)
+
+    def test_hnswlib(self, model: Embedder) -> None:
+        hnswlib = pytest.importorskip("hnswlib")
+        index = hnswlib.Index(space="ip", dim=model.dim)
+        index.init_index(max_elements=len(CORPUS))
+        index.add_items(model.encode_document(CORPUS), np.arange(len(CORPUS)))
+        found, _ = index.knn_query(model.encode_query(["capital?"]), len(CORPUS))
+        assert found[0].tolist() == self.expected(model)
+
+    def test_lancedb(self, model: Embedder, tmp_path: Path) -> None:
+        lancedb = pytest.importorskip("lancedb")
+        database = lancedb.connect(str(tmp_path / "lance"))
+        rows = [{"id": i, "vector": row} for i, row in enumerate(model.encode_document(CORPUS))]
+        table = database.create_table("texts", rows)
+        search = table.search(model.encode_query("capital?")).distance_type("dot")
+        found = search.limit(len(CORPUS)).to_list()
+        assert [row["id"] for row in found] == self.expected(model)
 
     def test_qdrant(self, model: Embedder) -> None:
         qdrant = pytest.importorskip("qdrant_client")
