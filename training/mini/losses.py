@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 DIMS = (32, 64, 128, 256)
+WEIGHTS = (0.4, 0.25, 0.175, 0.175)  # of the losses at DIMS: short vectors have most to lose
 TEMPERATURE = 0.04
 TEACHER_TEMPERATURE = 0.05
 
@@ -22,7 +23,7 @@ def contrastive(
     """InfoNCE of query (B, C) against document (B, C) and hard negatives (N, C).
 
     Every document of the batch is a negative of every other query, except those of the
-    same group (B,). Averaged over DIMS.
+    same group (B,). Summed over DIMS with WEIGHTS.
     """
     pool = document if negative is None else torch.cat([document, negative])
     pool_group = group if negative_group is None else torch.cat([group, negative_group])
@@ -30,25 +31,25 @@ def contrastive(
     same = group[:, None] == pool_group[None]
     same[target, target] = False
     total = query.new_zeros(())
-    for dim in DIMS:
+    for dim, weight in zip(DIMS, WEIGHTS, strict=True):
         q = F.normalize(query[:, :dim], dim=1)
         scores = q @ F.normalize(pool[:, :dim], dim=1).T / TEMPERATURE
         scores = scores.masked_fill(same, -1e4)
-        total = total + F.cross_entropy(scores, target)
+        total = total + weight * F.cross_entropy(scores, target)
         if symmetric:
             back = scores[:, : len(query)].T
-            total = total + F.cross_entropy(back, target)
-    return total / (len(DIMS) * (2 if symmetric else 1))
+            total = total + weight * F.cross_entropy(back, target)
+    return total / (2 if symmetric else 1)
 
 
 def distillation(student: Tensor, target: Tensor) -> Tensor:
-    """Mean over DIMS of 1 - cosine between student (n, C) and target (n, C), each cut."""
+    """Return 1 - cosine between student (n, C) and target (n, C), each cut: mean by WEIGHTS."""
     parts = [1 - F.cosine_similarity(student[:, :d], target[:, :d], dim=1).mean() for d in DIMS]
-    return torch.stack(parts).mean()
+    return torch.stack([w * part for w, part in zip(WEIGHTS, parts, strict=True)]).sum()
 
 
 def relational(query: Tensor, document: Tensor, query_at: Tensor, document_at: Tensor) -> Tensor:
-    """Divergence of the student's ranking of a batch from the teacher's, mean over DIMS.
+    """Divergence of the student's ranking of a batch from the teacher's, mean by WEIGHTS.
 
     Student vectors `query`, `document` and teacher vectors `query_at`, `document_at` are
     (n, C); the teacher's are taken whole for every cut of the student's.
@@ -56,11 +57,12 @@ def relational(query: Tensor, document: Tensor, query_at: Tensor, document_at: T
     teacher = F.normalize(query_at, dim=1) @ F.normalize(document_at, dim=1).T
     log_wanted = F.log_softmax(teacher / TEACHER_TEMPERATURE, dim=1)
     parts = []
-    for dim in DIMS:
+    for dim, weight in zip(DIMS, WEIGHTS, strict=True):
         q, d = F.normalize(query[:, :dim], dim=1), F.normalize(document[:, :dim], dim=1)
         found = F.log_softmax(q @ d.T / TEACHER_TEMPERATURE, dim=1)
-        parts.append(F.kl_div(found, log_wanted, reduction="batchmean", log_target=True))
-    return torch.stack(parts).mean()
+        apart = F.kl_div(found, log_wanted, reduction="batchmean", log_target=True)
+        parts.append(weight * apart)
+    return torch.stack(parts).sum()
 
 
 def ndcg_at_10(scores: Tensor, relevant: Tensor) -> float:

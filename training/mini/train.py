@@ -54,29 +54,29 @@ class Share(NamedTuple):
 
 
 RECIPE = {
-    "en": Share(0.17, 2048, 192),
-    "crop": Share(0.13, 2048, 160),
+    "en": Share(0.12, 2048, 192),
+    "crop": Share(0.10, 2048, 160),
     "title": Share(0.05, 2048, 160),
     "long": Share(0.01, 96, 2048, mined=False),
     "zh": Share(0.03, 1024, 192),
     "crop_zh": Share(0.03, 2048, 160),
     "zh_en": Share(0.03, 1024, 160),
     "en_zh": Share(0.02, 1024, 192, mined=False),
-    "parallel": Share(0.16, 4096, 96, mined=False),
-    "sense": Share(0.11, 3072, 48, 0.5),
-    "word": Share(0.05, 3072, 48, 0.5, mined=False),
-    "related": Share(0.03, 3072, 48, 0.25, mined=False),
-    "entry": Share(0.05, 2048, 96, 0.5, mined=False),
-    "code": Share(0.14, 1280, 224),
-    "code_named": Share(0.03, 1280, 192, mined=False),
-    "code_name": Share(0.04, 1280, 192, mined=False),
+    "parallel": Share(0.11, 4096, 96, mined=False),
+    "sense": Share(0.22, 3072, 48, 0.5),
+    "word": Share(0.08, 3072, 48, 0.5, mined=False),
+    "related": Share(0.05, 3072, 48, 0.25, mined=False),
+    "entry": Share(0.01, 1024, 96, 0.5, mined=False),
+    "code": Share(0.12, 1280, 224),
+    "code_named": Share(0.02, 1280, 192, mined=False),
+    "code_name": Share(0.03, 1280, 192, mined=False),
 }
 MINED_AT = (0.3, 0.6)  # parts of the time at which hard negatives are mined anew
 N_MINED = 8
 CHUNK_TOKENS = 131072  # padded tokens of one forward pass
 QUERY_TOKENS = 128
 DEFAULT_PROMPTED, TASK_PROMPTED = 0.5, 0.8  # draws below: default, task, else bare query
-DROPPED = 0.08  # part of the token vectors that a training pass does not see
+DROPPED = 0.08  # part of the token vectors that a training pass does not see; fades to none
 
 
 def plan_chunks(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
@@ -128,10 +128,10 @@ class Trainer:
         self.default_queries = self._prompted(pool, dict.fromkeys(TASKS, DEFAULT_TASK))
         self.say(f"tokens: {len(self.texts.tokens)}")
         self.student = Student(Shape(vocab_size=tokenizer.get_vocab_size()), self.device)
-        self.targets, self.target_of = self._targets(pool, tokenizer)
-        pool.terminate()
         if args.resume:
             load_weights(self.student, args.resume)
+        self.targets, self.target_of = self._targets(pool, tokenizer)
+        pool.terminate()
         if args.compile:
             torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
             self.student.compile_layers()
@@ -186,13 +186,28 @@ class Trainer:
         targets = vectors @ basis
         kept = float((targets.norm(dim=1) ** 2).mean())
         self.say(f"teacher: {len(vectors)} vectors, {kept:.3f} of their square kept")
-        if not self.args.resume:
+        if self.args.resume:
+            self._turn(targets, np.array(english))
+        else:
             self._init_words(pool, tokenizer, teacher, basis)
         pairs = self.corpus.kinds.get("parallel")
         if pairs is not None:  # a translation stands where its original stands
             chinese = row_of[pairs.document] < 0
             row_of[pairs.document[chinese]] = row_of[pairs.query[chinese]]
         return targets, row_of
+
+    @torch.no_grad()
+    def _turn(self, targets: Tensor, english: np.ndarray) -> None:
+        """Give the columns of targets (n, C), in place, the signs that the student knows.
+
+        A principal direction has no sign of its own, and the student of a resumed run has
+        learnt that of the run before.
+        """
+        rows = np.unique(np.linspace(0, len(english) - 1, 8192).astype(np.int64))
+        student = F.normalize(self.encode(self.texts, english[rows], 128, 0.0))
+        agreement = (student * targets[to_device(rows, self.device)]).sum(0)
+        targets *= torch.where(agreement < 0, -1.0, 1.0)
+        self.say(f"directions turned to the student's: {int((agreement < 0).sum())}")
 
     @torch.no_grad()
     def _init_words(
@@ -222,31 +237,33 @@ class Trainer:
         back[np.concatenate(chunks)] = np.arange(len(index))
         return torch.cat(parts)[to_device(back, self.device)]
 
-    def step_loss(self, kind: str, later: float) -> Tensor:
+    def step_loss(self, kind: str, later: float, drop: float) -> Tensor:
         """Draw one batch of `kind`; return its loss and the loss's three parts, (4,).
 
-        `later` goes from 0 (mostly distillation) to 1 (mostly contrast).
+        `later` goes from 0 (mostly distillation) to 1 (mostly contrast); `drop` is the part
+        of the token vectors hidden, the same in every text: where only some texts miss
+        tokens, the student learns to tell those apart.
         """
         share, pairs = RECIPE[kind], self.corpus.kinds[kind]
         chosen = self.decks[kind].draw(share.n_pairs)
         draw = self.random.random()
         if draw < DEFAULT_PROMPTED:
-            query = self.encode(self.default_queries[kind], chosen, QUERY_TOKENS, DROPPED)
+            query = self.encode(self.default_queries[kind], chosen, QUERY_TOKENS, drop)
         elif draw < TASK_PROMPTED:
-            query = self.encode(self.queries[kind], chosen, QUERY_TOKENS, DROPPED)
+            query = self.encode(self.queries[kind], chosen, QUERY_TOKENS, drop)
         else:
-            query = self.encode(self.texts, pairs.query[chosen], QUERY_TOKENS, DROPPED)
+            query = self.encode(self.texts, pairs.query[chosen], QUERY_TOKENS, drop)
         width = share.width
         if kind != "long" and self.random.random() < 0.4:  # see shorter cuts of documents
             width = int(self.random.integers(width // 2, width))
         rows = pairs.document[chosen]
-        document = self.encode(self.texts, rows, width, DROPPED)
+        document = self.encode(self.texts, rows, width, drop)
         group = to_device(pairs.group[chosen], self.device)
         negative = negative_group = None
         if kind in self.negatives:  # half of the pairs bring one: the whole would cost time
             found = self.negatives[kind][chosen[: len(chosen) // 2]]
             found = found[np.arange(len(found)), self.random.integers(0, N_MINED, len(found))]
-            negative = self.encode(self.texts, pairs.document[found], width, DROPPED)
+            negative = self.encode(self.texts, pairs.document[found], width, drop)
             negative_group = to_device(pairs.group[found], self.device)
         nce = contrastive(query, document, negative, group, negative_group)
         near, order = self._distilled(query, document, pairs.query[chosen], rows)
@@ -331,7 +348,8 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = self.args.lr * self.rate(part)
             optimizer.zero_grad(set_to_none=True)
-        losses = self.step_loss(kind, min(1.0, max(0.0, (part - 0.1) / 0.3)))
+        later = min(1.0, max(0.0, (part - 0.1) / 0.3))
+        losses = self.step_loss(kind, later, DROPPED * (1 - part))
         losses[0].backward()
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         for optimizer in self.optimizers:
