@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+SECOND_RUN_FROM = "0.31"  # part of the schedule: full learning rate, hard negatives at once
 sys.path.insert(0, str(HERE))
 import acquire  # noqa: E402
 import corpus  # noqa: E402
@@ -42,22 +43,34 @@ def gather(work: Path) -> Path:
     return data
 
 
+def train(data: Path, work: Path, seconds: float) -> Path:
+    """Train in two runs of `seconds` each, the second from the first; return its folder."""
+    last = None
+    for name in ("trained_first", "trained"):
+        out = work / name
+        if not (out / "finished").exists():
+            command = [sys.executable, HERE / "train.py", "--data", data, "--out", out, "--compile"]
+            if last is not None:
+                command += ["--resume", last, "--first-part", SECOND_RUN_FROM]
+            subprocess.run([*command, "--seconds", str(seconds)], check=True)
+            (out / "finished").touch()
+        last = out
+    return out
+
+
 def main() -> None:
     """Read the command line and run the steps that are still to do."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for everything between")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
-    parser.add_argument("--seconds", type=float, default=560, help="time of train.py")
+    parser.add_argument("--seconds", type=float, default=560, help="time of each training run")
     parser.add_argument("--until", choices=("data", "model", "results"), default="results")
     args = parser.parse_args()
     work = args.work.absolute()
     data = gather(work)
     if args.until == "data":
         return
-    trained = work / "trained"
-    if not (trained / "part1.safetensors").exists():
-        command = [sys.executable, HERE / "train.py", "--data", data, "--out", trained, "--compile"]
-        subprocess.run([*command, "--seconds", str(args.seconds)], check=True)
+    trained = train(data, work, args.seconds)
     export.export(trained, data / "tokenizer.json", args.out)
     if args.until == "results":
         command = [sys.executable, HERE / "evaluate.py", "--model", args.out, "--work", work]
