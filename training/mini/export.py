@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,8 +20,6 @@ from data import DEFAULT_TASK, prompted
 from model import Shape
 
 MAX_BYTES = 20_000_000
-# About every tenth token of a text, in English, Chinese and code; see the model card.
-SILENT = (",", " the", " and", " of", ".\n", "   ", "       ", "\n", "。", "，", "的")
 
 
 def config(shape: Shape, end: int) -> dict[str, object]:
@@ -57,14 +54,6 @@ def config(shape: Shape, end: int) -> dict[str, object]:
     }
 
 
-def silence(table: Tensor, tokenizer: Path) -> None:
-    """Set the rows of SILENT in the token table (vocabulary, C) to zero, in place."""
-    encode = Tokenizer.from_file(str(tokenizer)).encode
-    for word in SILENT:
-        (token,) = encode(word, add_special_tokens=False).ids
-        table[token] = 0
-
-
 def shape_of(state: dict[str, Tensor]) -> Shape:
     """Read the model's shape off its tensors."""
     vocab_size, hidden = state["embed_tokens.weight"].shape
@@ -78,14 +67,9 @@ def shape_of(state: dict[str, Tensor]) -> Shape:
     )
 
 
-def export(checkpoint: Path, tokenizer: Path, out: Path, silent: bool = False) -> None:
-    """Write every file of the model folder and check its size.
-
-    With `silent`, the tokens SILENT get vectors of zero.
-    """
+def export(checkpoint: Path, tokenizer: Path, out: Path) -> None:
+    """Write every file of the model folder and check its size."""
     state = read_weights(checkpoint)
-    if silent:
-        silence(state["embed_tokens.weight"], tokenizer)
     shape = shape_of(state)
     hidden = shape.hidden_size
     words = json.loads(tokenizer.read_text("utf-8"))
@@ -164,9 +148,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--silent", action="store_true", help="zero the vectors of SILENT")
     args = parser.parse_args()
-    export(args.checkpoint, args.tokenizer, args.out, args.silent)
+    export(args.checkpoint, args.tokenizer, args.out)
 
 
 if __name__ == "__main__":
