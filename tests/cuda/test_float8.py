@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from conftest import ModelMaker
 from engines import Tokens, embed, random_texts, relative_errors, rms
+from make_adapter import make_adapter, merge_into_copy
 from make_model import make_model
 from reference import Floats, Reference
 from reference_cuda import CudaReference, change_weights, needs_gpu, open_cuda
 
 from qwen3_embed import Embedder
+from qwen3_embed.adapters import Adapter
+from qwen3_embed.files import HubOptions, find_model
 
 pytestmark = needs_gpu
 
@@ -188,3 +191,23 @@ def test_a_cache_tells_dtypes_apart(models: ModelMaker, tmp_path: Path) -> None:
                 found = model.encode(texts)
                 np.testing.assert_array_equal(found, rows.setdefault(dtype, found))
     assert (rows["bfloat16"] != rows["float8"]).any(axis=1).all()
+
+
+def test_adapters(models: ModelMaker, tmp_path: Path) -> None:
+    """Rounded as the merged model's weights are: the same bits. Parts of fused matrices, too."""
+    base = models("odd64")
+    texts = random_texts(LENGTHS)
+    engine = open_cuda(base, dtype="float8")
+    plain = embed(engine, texts, 72)
+    for number, targets in enumerate((["q_proj", "up_proj"], ["v_proj", "o_proj", "down_proj"]), 1):
+        adapter = make_adapter(tmp_path / f"{number}", base, seed=number, target_modules=targets)
+        tensors = Adapter(adapter, "a", find_model(base, HubOptions())).tensors()
+        assert engine.add_adapter(tensors) == number
+        merged = merge_into_copy(base, adapter, tmp_path / f"merged{number}")
+        expected = embed(open_cuda(merged, dtype="float8"), texts, 72)
+        rows = engine.rows(len(texts), 72)
+        cu_seqlens = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        engine.submit(np.concatenate(texts), cu_seqlens, rows, 0, True, number).wait()
+        np.testing.assert_array_equal(rows, expected)
+        assert (rows != plain).any(axis=1).all()
+    np.testing.assert_array_equal(embed(engine, texts, 72), plain)
