@@ -2,7 +2,7 @@
  * it gives the canonical bits, beside our own kernels.
  *
  *     nvcc -std=c++20 -Icsrc -Icuda benchmarks/gpu_gemm.cu cuda/{gemm,gemm_rows,
- *         gemm_stream,gemm_sm90,swiglu,plan_cache,cuda_error}.cu csrc/error.c
+ *         gemm_stream,swiglu,plan_cache,cuda_error}.cu csrc/error.c
  *         -lcublasLt
  *     gpu_gemm HIDDEN INTERMEDIATE LAYERS HEADS KV_HEADS HEAD_DIM [MAX_ROWS [float8]]
  */
@@ -80,23 +80,14 @@ measure(const struct candidate *c, const struct line *line)
          time_plan(c, &stream, &stream_ms, &err) < 0)) {
         fprintf(stderr, "%s\n", err.message);
     }
-    struct plan sm90 = {PLAN_SM90, 0, {}};
-    float sm90_ms = INFINITY;
-    bool sm90_equal = false;
-    if (line->shape.output == PRODUCT_SWIGLU && c->m >= GEMM_SM90_MIN_ROWS &&
-        (check_plan(c, &sm90, &sm90_equal, &err) < 0 ||
-         time_plan(c, &sm90, &sm90_ms, &err) < 0)) {
-        fprintf(stderr, "%s\n", err.message);
-    }
     const char *const outputs[] = {"bf16=", "fp32+=", "swiglu"};
     double flop = 2.0 * c->m * line->shape.n * line->shape.k;
-    printf("%s,%d,%d,%d,%s,%d,%d,%.2f,%.2f,%.2f,%d,%.2f,%d,%.0f,%.2f,%.2f,%d\n",
-           line->name, line->shape.n, line->shape.k, c->m, outputs[line->shape.output],
-           n_found, n_equal, best * 1e3, best_equal * 1e3, best_rows * 1e3,
-           best_variant, stream_ms * 1e3, stream_equal,
+    printf("%s,%d,%d,%d,%s,%d,%d,%.2f,%.2f,%.2f,%d,%.2f,%d,%.0f,%.2f\n", line->name,
+           line->shape.n, line->shape.k, c->m, outputs[line->shape.output], n_found,
+           n_equal, best * 1e3, best_equal * 1e3, best_rows * 1e3, best_variant,
+           stream_ms * 1e3, stream_equal,
            flop / fminf(fminf(best_equal, best_rows), stream_ms) * 1e-9,
-           2.0 * line->shape.n * line->shape.k / stream_ms * 1e-9, sm90_ms * 1e3,
-           sm90_equal);
+           2.0 * line->shape.n * line->shape.k / stream_ms * 1e-9);
     fflush(stdout);
 }
 
@@ -138,7 +129,7 @@ main(int argc, char **argv)
     const struct operand w = device_operand(dtype, L * 2 * (size_t)I * C);
     void *y = device_buffer<float>(max_rows * widest);
     printf("op,N,K,M,out,plans,equal,best_us,best_equal_us,rows_us,rows_variant,"
-           "stream_us,stream_equal,TF,stream_TB_per_s,sm90_us,sm90_equal\n");
+           "stream_us,stream_equal,TF,stream_TB_per_s\n");
     for (int m : rows) {
         for (const struct line &line : lines) {
             if (m > most) {

@@ -156,10 +156,6 @@ run_plan(struct gemm *gemm, enum linear linear, const struct plan *plan, void *y
         return launch_gemm_stream(y, rows, weights, m, s->n, s->k, s->ldx, s->ldy,
                                   s->output, stream);
     }
-    if (plan->kind == PLAN_SM90) {
-        return launch_gemm_sm90(&gemm->sm90, static_cast<bf16 *>(y), rows, weights, m,
-                                s->n, s->k, s->ldx, s->ldy, stream);
-    }
     if (plan->kind == PLAN_ROWS) {
         status = launch_gemm_rows(y, rows, weights, m, s->n, s->k, s->ldx, s->ldy,
                                   s->output == PRODUCT_ADD, plan->variant, stream);
@@ -253,7 +249,6 @@ open_parts(struct gemm *gemm, const char *cache_folder, struct qe_error *err)
     }
     CUDA_TRY(err, gemm_rows_init());
     CUDA_TRY(err, gemm_stream_init());
-    CUDA_TRY(err, gemm_sm90_open(&gemm->sm90));
     CUDA_TRY(err, cudaMalloc(&gemm->workspace, WORKSPACE_BYTES));
     CUDA_TRY(err, cudaMalloc(&gemm->canonical, canonical_bytes(gemm->shapes)));
     CUDA_TRY(err,

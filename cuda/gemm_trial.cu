@@ -231,7 +231,7 @@ try_plan(struct candidate c, const struct plan *plan, struct plan *best, float *
     return status;
 }
 
-/* Those of gemm_stream.cu, gemm_sm90.cu and gemm_rows.cu, all of bf16. */
+/* Those of gemm_stream.cu and gemm_rows.cu, all of bf16. */
 static int
 try_own_plans(struct candidate c, struct plan *best, float *best_ms,
               struct qe_error *err)
@@ -241,11 +241,6 @@ try_own_plans(struct candidate c, struct plan *best, float *best_ms,
     if (c.m <= GEMM_STREAM_MAX_ROWS &&
         c.gemm->shapes[c.linear].k % GEMM_STREAM_BLOCK_K == 0) {
         struct plan plan = {PLAN_STREAM, 0, {}};
-        status = try_plan(c, &plan, best, best_ms, err);
-    }
-    if (c.m >= GEMM_SM90_MIN_ROWS && c.gemm->sm90.usable && status == 0 &&
-        c.gemm->shapes[c.linear].output == PRODUCT_SWIGLU) {
-        struct plan plan = {PLAN_SM90, 0, {}};
         status = try_plan(c, &plan, best, best_ms, err);
     }
     for (int i = 0; i < N_GEMM_ROWS_VARIANTS && status == 0; i++) {

@@ -61,7 +61,7 @@ read_entry(const char *line, struct linear_shape *s, int *bucket, struct plan *p
     s->dtype = static_cast<enum qe_compute_dtype>(dtype);
     s->output = static_cast<enum product_output>(output);
     plan->kind = static_cast<enum plan_kind>(kind);
-    return kind > PLAN_NONE && kind <= PLAN_SM90 && *bucket >= 0 &&
+    return kind > PLAN_NONE && kind <= PLAN_STREAM && *bucket >= 0 &&
            *bucket < N_BUCKETS && plan->variant >= 0 &&
            plan->variant < N_GEMM_ROWS_VARIANTS;
 }

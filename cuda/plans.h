@@ -6,9 +6,8 @@
 #include <cublasLt.h>
 
 #include "gemm.h"
-#include "gemm_sm90.h"
 
-enum plan_kind { PLAN_NONE, PLAN_ROWS, PLAN_CUBLAS, PLAN_STREAM, PLAN_SM90 };
+enum plan_kind { PLAN_NONE, PLAN_ROWS, PLAN_CUBLAS, PLAN_STREAM };
 
 struct plan {
     enum plan_kind kind;
@@ -28,7 +27,6 @@ struct gemm {
     struct linear_shape shapes[N_LINEARS];
     struct plan plans[N_LINEARS][N_BUCKETS];
     cublasLtHandle_t handle;
-    struct gemm_sm90 sm90;
     void *workspace; /* (WORKSPACE_BYTES) device                          */
     void *canonical; /* (2 CHECKED_ROWS, largest n) device                */
     int *differs;    /* (1) mapped host memory                            */
