@@ -10,8 +10,7 @@
 #include "cuda_error.h"
 #include "plans.h"
 
-#define TRIAL_MS \
-    10.0f /* of repeated launches, for one plan: long enough to draw power */
+#define TRIAL_MS 10.0f /* of launches of one plan: enough to draw power */
 #define MAX_LAUNCHES 24
 /* What a kernel that copies its weights before its predecessor ends saves in a pass,
  * and not here, where the predecessor is itself and keeps the memory busy. */
