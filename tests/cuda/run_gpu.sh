@@ -29,8 +29,10 @@ for part in "$@"; do
         python3 -m qwen3_embed info
         ;;
     tests)
-        # The one that takes all of the GPU's memory runs alone.
-        python3 -m pytest -q -p no:cacheprovider --tb short -n 8 tests/cuda tests/test_engine.py \
+        # The one that takes all of the GPU's memory runs alone. Rivals on the CPU, in eight
+        # processes, must not each take every core.
+        OMP_NUM_THREADS=2 python3 -m pytest -vv -p no:cacheprovider --tb short -n 8 \
+            --durations 10 tests/cuda tests/test_engine.py \
             tests/test_api.py tests/test_embedder.py tests/test_threads.py tests/test_pipeline.py \
             tests/test_inputs.py tests/test_quantizer.py tests/test_cli.py tests/test_adapters.py \
             tests/test_reranker.py \
