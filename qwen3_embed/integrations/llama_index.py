@@ -52,8 +52,8 @@ class Qwen3Embedding(BaseEmbedding):
         **others: Any,
     ) -> None:
         embedder = model if isinstance(model, Embedder) else Embedder(model, **(settings or {}))
-        others = {"embed_batch_size": _BATCH, "model_name": embedder.name} | others
-        super().__init__(dim=dim, instruction=instruction, **others)
+        base: dict[str, Any] = {"embed_batch_size": _BATCH, "model_name": embedder.name} | others
+        super().__init__(dim=dim, instruction=instruction, **base)
         self._embedder = embedder
 
     @classmethod

@@ -71,7 +71,8 @@ def connection_class(settings: Settings) -> type[asyncio.Protocol]:
         def on_headers_complete(self) -> None:
             self._forget()
             super().on_headers_complete()
-            self.scope["extensions"] = {"client": self._client}
+            extensions: dict[str, Any] = {"client": self._client}
+            self.scope["extensions"] = extensions
 
         def on_message_complete(self) -> None:
             super().on_message_complete()
