@@ -85,7 +85,7 @@ class Embedder(Model):
 
     Examples
     --------
-    >>> with Embedder("mini") as model:                                    # doctest: +SKIP
+    >>> with Embedder("mini") as model:
     ...     model.encode(["Hello", "world"], dim=64).shape
     (2, 64)
     """
@@ -161,8 +161,8 @@ class Embedder(Model):
 
         Examples
         --------
-        >>> model.encode("Hello").shape                                    # doctest: +SKIP
-        (1024,)
+        >>> Embedder("mini").encode("Hello").shape
+        (256,)
         """
         options = EncodeOptions(
             dim=dim,
@@ -197,8 +197,8 @@ class Embedder(Model):
 
         Examples
         --------
-        >>> model.encode_query("What is the capital of China?").shape      # doctest: +SKIP
-        (1024,)
+        >>> Embedder("mini").encode_query("What is the capital of China?").shape
+        (256,)
         """
         return self._encode(texts, self.prompts.get("query", ""), options)
 
@@ -220,8 +220,8 @@ class Embedder(Model):
 
         Examples
         --------
-        >>> model.encode_document(["The capital of China is Beijing."]).shape  # doctest: +SKIP
-        (1, 1024)
+        >>> Embedder("mini").encode_document(["The capital of China is Beijing."]).shape
+        (1, 256)
         """
         return self._encode(texts, self.prompts.get("document", ""), options)
 
@@ -248,8 +248,9 @@ class Embedder(Model):
 
         Examples
         --------
-        >>> for rows in model.encode_iter(open("texts.txt"), dim=256):     # doctest: +SKIP
-        ...     index.add(rows)
+        >>> texts = (f"text {i}" for i in range(5))
+        >>> [rows.shape for rows in Embedder("mini").encode_iter(texts, dim=64)]
+        [(5, 64)]
         """
         if type(chunk) is not int or chunk < 1:
             raise ValueError(f"chunk={chunk!r}, expected a positive int")
@@ -295,9 +296,9 @@ class Embedder(Model):
 
         Examples
         --------
-        >>> ids = np.array([9707, 151643], np.int32)
-        >>> model.encode_tokens(ids, np.array([0, 2], np.int32)).shape     # doctest: +SKIP
-        (1, 1024)
+        >>> ids = np.array([39, 15395, 16383], np.int32)  # "Hello" and the end token
+        >>> Embedder("mini").encode_tokens(ids, np.array([0, 3], np.int32)).shape
+        (1, 256)
         """
         rows, job = self.submit_tokens(tokens, cu_seqlens, dim, normalize=normalize, waits=True)
         try:
@@ -325,7 +326,7 @@ class Embedder(Model):
 
         Examples
         --------
-        >>> model.count_tokens(["test again", ""]).tolist()                # doctest: +SKIP
+        >>> Embedder("mini").count_tokens(["test again", ""]).tolist()
         [3, 1]
         """
         for name in options:
