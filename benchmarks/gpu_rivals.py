@@ -107,14 +107,19 @@ class SentenceTransformers:
         self.model = SentenceTransformer(str(folder), device="cuda", model_kwargs=options)
 
     def best_rate(self, texts: list[str], lengths: npt.NDArray[np.int64]) -> tuple[str, float]:
-        """Tokens per second at the best batch size; its first batches are a warm-up."""
+        """Tokens per second at the best batch size that fits; its first batches warm up."""
         n_tokens = int(lengths[: len(texts)].sum())
         self.model.encode(texts[:64], batch_size=32)
         rates = {}
         for batch_size in BATCH_SIZES:
             begin = time.perf_counter()
-            self.model.encode(texts, batch_size=batch_size, show_progress_bar=False)
+            try:
+                self.model.encode(texts, batch_size=batch_size, show_progress_bar=False)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                break  # larger ones need more
             rates[batch_size] = n_tokens / (time.perf_counter() - begin)
+            print(f"batches of {batch_size}: {rates[batch_size]:.0f} tokens/s", flush=True)
         best = max(rates, key=lambda size: rates[size])
         return f"sentence-transformers, batches of {best}", rates[best]
 
