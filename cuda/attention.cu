@@ -6,8 +6,10 @@
  * cut by position in the text; across tiles runs the online softmax (Milakov and
  * Gimelshein, arXiv 1805.02867). What happens to a row does not depend on the rows
  * beside it, so a text's bits do not depend on its company or on how it is cut. As on
- * the CPU, the denominator sums the probabilities as rounded to bf16. */
+ * the CPU, the denominator sums the probabilities as rounded to bf16. Of a small batch,
+ * where every kernel costs its launch, queries and keys come raw. */
 #include "attention.cuh"
+#include "rope.cuh"
 
 #define BLOCK_KV 64
 #define NUM_WARPS 4
@@ -232,9 +234,9 @@ store_output(bf16 *q, bf16 *q_smem, const float (&o)[ROW_TILES][HS / 8][4],
 }
 
 /* Blocks that a multiprocessor is to hold at once: of short ones, which wait for memory
- * most of the time, as many as shared memory lets in. */
-template <int HS, int ROW_TILES>
-static constexpr int MIN_BLOCKS = ROW_TILES == 1 && HS <= 128 ? 4 : 1;
+ * most of the time, as many as shared memory lets in. Of raw ones there are few. */
+template <int HS, int ROW_TILES, bool RAW>
+static constexpr int MIN_BLOCKS = ROW_TILES == 1 && HS <= 128 && !RAW ? 4 : 1;
 
 /* Keys of the tile at start that a block which sees end positions has to have. What it
  * has not would be multiplied by zero. */
@@ -244,9 +246,10 @@ count_loaded(int start, int end)
     return min(BLOCK_KV, (end - start + 15) / 16 * 16);
 }
 
-template <int HS, int ROW_TILES>
+/* RAW: queries and keys are yet to be normed and turned. */
+template <int HS, int ROW_TILES, bool RAW>
 static __global__ void
-__launch_bounds__(THREADS, MIN_BLOCKS<HS, ROW_TILES>)
+__launch_bounds__(THREADS, MIN_BLOCKS<HS, ROW_TILES, RAW>)
     attention_kernel(const attention_work a)
 {
     constexpr int ROWS = NUM_WARPS * ROW_TILES * 16;
@@ -256,6 +259,10 @@ __launch_bounds__(THREADS, MIN_BLOCKS<HS, ROW_TILES>)
     bf16 *v_smem = k_smem + BLOCK_KV * ROW_LENGTH<HS>;
 
     release_next_grid();
+    if (RAW) {
+        prefetch_norm<HS, THREADS>(a.norm,
+                                   min(BLOCK_KV, a.blocks[blockIdx.x / a.NKV].n_keys));
+    }
     wait_for_grid();
     const attention_block block = a.blocks[blockIdx.x / a.NKV];
     const int kv_head = blockIdx.x % a.NKV, NH = a.NKV * a.group;
@@ -297,6 +304,16 @@ __launch_bounds__(THREADS, MIN_BLOCKS<HS, ROW_TILES>)
             cp_async_wait<0>();
         }
         __syncthreads(); /* keys have arrived; all are done with the last values */
+        if (RAW) {
+            if (start == 0) {
+                norm_rows<HS, ROW_LENGTH<HS>, THREADS>(
+                    q_smem, n_rows, block.position, a.group, a.norm.q_weight, a.norm);
+            }
+            norm_rows<HS, ROW_LENGTH<HS>, THREADS>(k_smem,
+                                                   min(n_loaded, block.n_keys - start),
+                                                   start, 1, a.norm.k_weight, a.norm);
+            __syncthreads(); /* queries and keys are made */
+        }
         if (start > 0) {
             load_keys<HS>(v_smem, values, block, start, n_loaded, ld);
             cp_async_commit();
@@ -333,30 +350,36 @@ __launch_bounds__(THREADS, MIN_BLOCKS<HS, ROW_TILES>)
 struct variant {
     void (*kernel)(attention_work);
     int HS, rows, smem_bytes;
-    bool tall;
+    bool tall, raw;
 };
 
-template <int HS, int ROW_TILES>
+template <int HS, int ROW_TILES, bool RAW>
 static constexpr variant
 make_variant(bool tall)
 {
     constexpr int ROWS = NUM_WARPS * ROW_TILES * 16;
-    return {attention_kernel<HS, ROW_TILES>, HS, ROWS,
-            (ROWS + 2 * BLOCK_KV) * ROW_LENGTH<HS> * (int)sizeof(bf16), tall};
+    return {attention_kernel<HS, ROW_TILES, RAW>,
+            HS,
+            ROWS,
+            (ROWS + 2 * BLOCK_KV) * ROW_LENGTH<HS> * (int)sizeof(bf16),
+            tall,
+            RAW};
 }
 
 static const variant variants[] = {
-    make_variant<64, 1>(false),  make_variant<64, 2>(true),
-    make_variant<96, 1>(false),  make_variant<96, 2>(true),
-    make_variant<128, 1>(false), make_variant<128, 2>(true),
-    make_variant<256, 1>(false), make_variant<256, 1>(true),
+    make_variant<64, 1, false>(false),  make_variant<64, 2, false>(true),
+    make_variant<96, 1, false>(false),  make_variant<96, 2, false>(true),
+    make_variant<128, 1, false>(false), make_variant<128, 2, false>(true),
+    make_variant<256, 1, false>(false), make_variant<256, 1, false>(true),
+    make_variant<64, 1, true>(false),   make_variant<96, 1, true>(false),
+    make_variant<128, 1, true>(false),  make_variant<256, 1, true>(false),
 };
 
 static const variant *
-find_variant(int HS, bool tall)
+find_variant(int HS, bool tall, bool raw)
 {
     for (const variant &v : variants) {
-        if (v.HS == HS && v.tall == tall) {
+        if (v.HS == HS && v.tall == tall && v.raw == raw) {
             return &v;
         }
     }
@@ -367,7 +390,7 @@ find_variant(int HS, bool tall)
 static int
 count_block_tokens(int NH, int NKV, int HS, bool tall)
 {
-    const variant *v = find_variant(HS, tall);
+    const variant *v = find_variant(HS, tall, false);
 
     return v == nullptr ? 0 : v->rows / (NH / NKV);
 }
@@ -422,13 +445,21 @@ attention_is_tall(const struct attention *a, int n_tokens, int n_keys)
 
 cudaError_t
 attention_run(const struct attention *a, const struct attention_block *blocks,
-              int n_blocks, bool tall, cudaStream_t stream)
+              int n_blocks, bool tall, const struct head_norm *norm,
+              cudaStream_t stream)
 {
-    const variant *v = find_variant(a->HS, tall);
-    const attention_work work = {
+    const variant *v = find_variant(a->HS, tall, norm != NULL);
+    attention_work work = {
         a->qkv, blocks,         a->NKV * n_blocks,
-        a->NKV, a->NH / a->NKV, 1.44269504088896f / sqrtf((float)a->HS)};
+        a->NKV, a->NH / a->NKV, 1.44269504088896f / sqrtf((float)a->HS),
+        {}};
 
+    if (v == nullptr) {
+        return cudaErrorInvalidValue;
+    }
+    if (norm != NULL) {
+        work.norm = *norm;
+    }
     if (tall && a->sm90) {
         return launch_attention_sm90(a, work, stream);
     }

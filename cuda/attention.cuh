@@ -13,6 +13,7 @@ struct attention_work {
     const attention_block *blocks; /* (n_items / NKV)     */
     int n_items, NKV, group;       /* NH / NKV            */
     float scale_log2;              /* log2(e) / sqrt(HS)  */
+    head_norm norm;                /* for raw heads alone */
 };
 
 /* 2^x; below 2^-126 it is 0. */

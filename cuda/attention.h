@@ -38,9 +38,11 @@ attention_open(struct attention *attention, bf16 *qkv, int T, int NH, int NKV, i
  */
 bool attention_is_tall(const struct attention *attention, int n_tokens, int n_keys);
 
-/* blocks (n_blocks), on the device, all tall or none, longest first. */
-cudaError_t
-attention_run(const struct attention *attention, const struct attention_block *blocks,
-              int n_blocks, bool tall, cudaStream_t stream);
+/* blocks (n_blocks), on the device, all tall or none, longest first. norm: what to make
+ * of raw queries and keys on their way in, for short blocks alone, which are then read
+ * before the kernel ahead in the stream is done; NULL: it has been made. */
+cudaError_t attention_run(const struct attention *attention,
+                          const struct attention_block *blocks, int n_blocks, bool tall,
+                          const struct head_norm *norm, cudaStream_t stream);
 
 #endif

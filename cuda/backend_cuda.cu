@@ -67,25 +67,37 @@ linear(struct pass *p, enum linear which, void *y, struct operand x,
     run(p, gemm_run(p->gpu->gemm, which, y, x, weight, n_rows, p->gpu->stream));
 }
 
+static struct head_norm
+head_norm_of(const struct pass *p, const struct device_layer *layer)
+{
+    return {p->gpu->ws.cos_sin, layer->q_norm, layer->k_norm,
+            p->gpu->config.rms_norm_eps};
+}
+
 static void
 qk_norm_rope(struct pass *p, const int32_t *positions, const struct device_layer *layer,
              int first_head, int n_heads)
 {
     const struct device *gpu = p->gpu;
     const struct device_shape *s = &gpu->shape;
+    const struct head_norm norm = head_norm_of(p, layer);
 
-    run(p,
-        launch_qk_norm_rope(gpu->ws.qkv, positions, gpu->ws.cos_sin, layer->q_norm,
-                            layer->k_norm, p->n_rows, s->NH, s->NKV, s->HS, first_head,
-                            n_heads, gpu->config.rms_norm_eps, gpu->stream));
+    if (!places_raw(&gpu->places)) {
+        run(p, launch_qk_norm_rope(gpu->ws.qkv, positions, &norm, p->n_rows, s->NH,
+                                   s->NKV, s->HS, first_head, n_heads, gpu->stream));
+    }
 }
 
 static void
-attention(struct pass *p, const struct attention_block *blocks, int n_blocks, bool tall)
+attention(struct pass *p, const struct attention_block *blocks, int n_blocks, bool tall,
+          const struct device_layer *layer)
 {
+    const struct device *gpu = p->gpu;
+    const struct head_norm norm = head_norm_of(p, layer);
+
     if (n_blocks > 0) {
-        run(p,
-            attention_run(&p->gpu->attention, blocks, n_blocks, tall, p->gpu->stream));
+        run(p, attention_run(&gpu->attention, blocks, n_blocks, tall,
+                             places_raw(&gpu->places) ? &norm : NULL, gpu->stream));
     }
 }
 
@@ -186,58 +198,6 @@ copy_vectors(struct pass *p, const struct qe_batch *batch, int first, int end)
     }
 }
 
-/* ---- plans ---- */
-
-/* The buffers are free between batches, so plans are tried on them. */
-static int
-prepare_linear(struct device *gpu, enum linear which, int n_rows, struct qe_error *err)
-{
-    struct linear_trial trial =
-        workspace_trial(&gpu->ws, &gpu->shape, &gpu->weights, which);
-
-    return gemm_prepare(gpu->gemm, which, n_rows, &trial, gpu->stream, err);
-}
-
-/* Products of n_rows rows whose parts MLP makes at most mlp_rows at a time. */
-static int
-prepare_layer(struct device *gpu, enum linear first, int n_rows, struct qe_error *err)
-{
-    const int rest = n_rows % gpu->ws.mlp_rows;
-    int status = prepare_linear(gpu, first, n_rows, err);
-
-    if (status == 0) {
-        status = prepare_linear(gpu, LINEAR_O, n_rows, err);
-    }
-    for (int which = LINEAR_GATE_UP; which <= LINEAR_DOWN; which++) {
-        if (status == 0 && n_rows >= gpu->ws.mlp_rows) {
-            status = prepare_linear(gpu, (enum linear)which, gpu->ws.mlp_rows, err);
-        }
-        if (status == 0 && rest > 0) {
-            status = prepare_linear(gpu, (enum linear)which, rest, err);
-        }
-    }
-    return status;
-}
-
-static int
-prepare_plans(struct device *gpu, struct qe_error *err)
-{
-    const struct places *places = &gpu->places;
-    int status = 0;
-
-    if (gpu->shape.L > 1 || !places->pruned) {
-        status = prepare_layer(gpu, LINEAR_QKV, places->n_rows, err);
-    }
-    if (places->pruned && status == 0) {
-        status = prepare_linear(gpu, LINEAR_KV, places->n_rows, err);
-    }
-    if (places->pruned && places->n_last > 0 && status == 0) {
-        status = prepare_layer(gpu, LINEAR_Q, places->n_last, err);
-    }
-    gemm_save(gpu->gemm);
-    return status;
-}
-
 /* ---- the pass ---- */
 
 /* Before layer l of a large batch is queued, waits until the GPU is near it. */
@@ -274,13 +234,13 @@ queue_layer(struct pass *p, int l)
         linear(p, LINEAR_Q, gpu->ws.qkv, gpu->ws.x, layer->qkv_proj, p->n_rows);
         qk_norm_rope(p, p->at->last_positions, layer, 0, s->NH);
         const int n_tall = gpu->places.n_last_tall;
-        attention(p, p->at->last_blocks, n_tall, true);
-        attention(p, p->at->last_blocks + n_tall, p->n_rows - n_tall, false);
+        attention(p, p->at->last_blocks, n_tall, true, layer);
+        attention(p, p->at->last_blocks + n_tall, p->n_rows - n_tall, false, layer);
     } else {
         linear(p, LINEAR_QKV, gpu->ws.qkv, gpu->ws.x, layer->qkv_proj, p->n_rows);
         qk_norm_rope(p, p->at->positions, layer, 0, s->NH + s->NKV);
-        attention(p, p->at->tall_blocks, gpu->places.n_tall, true);
-        attention(p, p->at->blocks, gpu->places.n_short, false);
+        attention(p, p->at->tall_blocks, gpu->places.n_tall, true, layer);
+        attention(p, p->at->blocks, gpu->places.n_short, false, layer);
     }
     project_output(p, layer->o_proj);
     rms_norm(p, layer->post_attention_layernorm);
@@ -367,7 +327,7 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
     CUDA_TRY(err, cudaGetDevice(&before));
     CUDA_TRY(err, cudaSetDevice(gpu->index));
     places_fill(&gpu->places, batch, RING_FLOATS);
-    int status = prepare_plans(gpu, err);
+    int status = device_prepare(gpu, err);
     if (status < 0) {
         return status;
     }

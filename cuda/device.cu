@@ -257,6 +257,60 @@ device_weights_of(const struct device *gpu, const struct qe_weights *table)
     return table == gpu->own ? &gpu->weights : adapters_find(&gpu->adapters, table);
 }
 
+/* ---- plans ---- */
+
+/* The buffers are free between batches, so plans are tried on them. */
+static int
+prepare_linear(struct device *gpu, enum linear which, int n_rows, struct qe_error *err)
+{
+    struct linear_trial trial =
+        workspace_trial(&gpu->ws, &gpu->shape, &gpu->weights, which);
+
+    return gemm_prepare(gpu->gemm, which, n_rows, &trial, gpu->stream, err);
+}
+
+/* Products of n_rows rows whose parts MLP makes at most mlp_rows at a time. */
+static int
+prepare_layer(struct device *gpu, enum linear first, int n_rows, struct qe_error *err)
+{
+    const int rest = n_rows % gpu->ws.mlp_rows;
+    int status = prepare_linear(gpu, first, n_rows, err);
+
+    if (status == 0) {
+        status = prepare_linear(gpu, LINEAR_O, n_rows, err);
+    }
+    for (int which = LINEAR_GATE_UP; which <= LINEAR_DOWN; which++) {
+        if (status == 0 && n_rows >= gpu->ws.mlp_rows) {
+            status = prepare_linear(gpu, (enum linear)which, gpu->ws.mlp_rows, err);
+        }
+        if (status == 0 && rest > 0) {
+            status = prepare_linear(gpu, (enum linear)which, rest, err);
+        }
+    }
+    return status;
+}
+
+int
+device_prepare(struct device *gpu, struct qe_error *err)
+{
+    const struct places *places = &gpu->places;
+    int status = 0;
+
+    if (gpu->shape.L > 1 || !places->pruned) {
+        status = prepare_layer(gpu, LINEAR_QKV, places->n_rows, err);
+    }
+    if (places->pruned && status == 0) {
+        status = prepare_linear(gpu, LINEAR_KV, places->n_rows, err);
+    }
+    if (places->pruned && places->n_last > 0 && status == 0) {
+        status = prepare_layer(gpu, LINEAR_Q, places->n_last, err);
+    }
+    gemm_save(gpu->gemm);
+    return status;
+}
+
+/* ---- close ---- */
+
 void
 device_close(struct device *gpu)
 {

@@ -51,6 +51,9 @@ int device_add_adapter(struct device *gpu, const struct qe_weights *adapter,
 const struct device_weights *
 device_weights_of(const struct device *gpu, const struct qe_weights *table);
 
+/* Tries plans for the products of the batch in places, as far as there are none. */
+int device_prepare(struct device *gpu, struct qe_error *err);
+
 /* Accepts a half-opened device. */
 void device_close(struct device *gpu);
 

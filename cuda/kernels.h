@@ -68,13 +68,20 @@ cudaError_t launch_quantize(struct operand y, const bf16 *x, int T, int n, size_
 cudaError_t launch_rope_table(float *cos_sin, const float *inv_freq, int n_positions,
                               int HS, float scale, cudaStream_t stream);
 
+/* What heads of q and k are normed by and turned by. */
+struct head_norm {
+    const float *cos_sin;  /* (., 2, HS / 2) by position */
+    const float *q_weight; /* (HS)                       */
+    const float *k_weight; /* (HS)                       */
+    float eps;
+};
+
 /* In place over heads [first_head, first_head + n_heads) of qkv (T, NH + 2 NKV, HS):
- * heads below NH are normed by q_norm (HS), others by k_norm, then rotated by their
- * row's place in positions (T). */
+ * those below NH as queries, others as keys, then rotated by their row's place in
+ * positions (T). */
 cudaError_t
-launch_qk_norm_rope(bf16 *qkv, const int32_t *positions, const float *cos_sin,
-                    const float *q_norm, const float *k_norm, int T, int NH, int NKV,
-                    int HS, int first_head, int n_heads, float eps,
+launch_qk_norm_rope(bf16 *qkv, const int32_t *positions, const struct head_norm *norm,
+                    int T, int NH, int NKV, int HS, int first_head, int n_heads,
                     cudaStream_t stream);
 
 /* ---- attention.cu, attention_sm90.cu: launched through attention.h ---- */

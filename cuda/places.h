@@ -55,6 +55,14 @@ places_small(const struct places *places)
     return places->n_rows <= SMALL_ROWS;
 }
 
+/* Whether attention takes queries and keys as the products left them, to save a launch
+ * where launches tell: its short blocks can. */
+static inline bool
+places_raw(const struct places *places)
+{
+    return places_small(places) && places->n_tall == 0;
+}
+
 /* Fills the arrays for a batch. Vectors are cut into pieces of at most ring_floats:
  * pool_rows[].first begins again at 0 with each piece. */
 void

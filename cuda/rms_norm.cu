@@ -13,10 +13,17 @@ __launch_bounds__(THREADS)
 {
     __shared__ float partial_smem[THREADS / WARP_SIZE];
     const size_t row = blockIdx.x;
-    float v[CHUNKS][8];
+    float v[CHUNKS][8], w[CHUNKS][8];
     float squares = 0.0f, largest = 0.0f;
 
     release_next_grid();
+#pragma unroll
+    for (int i = 0; i < CHUNKS; i++) { /* weights depend on no kernel */
+        int c = (i * THREADS + threadIdx.x) * 8;
+        if (c < C) {
+            load_8_floats(w[i], weight + c);
+        }
+    }
     wait_for_grid();
 #pragma unroll
     for (int i = 0; i < CHUNKS; i++) {
@@ -38,11 +45,9 @@ __launch_bounds__(THREADS)
     for (int i = 0; i < CHUNKS; i++) {
         int c = (i * THREADS + threadIdx.x) * 8;
         if (c < C) {
-            float w[8];
-            load_8_floats(w, weight + c);
 #pragma unroll
             for (int j = 0; j < 8; j++) {
-                v[i][j] *= scale * w[j];
+                v[i][j] *= scale * w[i][j];
             }
             if (FLOAT8) {
                 largest = largest_of(v[i], largest);

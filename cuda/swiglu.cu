@@ -36,7 +36,7 @@ launch_swiglu(bf16 *gate_up, int T, int I, cudaStream_t stream)
 
 /* ---- e4m3 ---- */
 
-#define ROW_THREADS 512
+#define ROW_THREADS 256
 #define ROW_COLUMNS (8 * ROW_THREADS) /* of a row that all threads take at once */
 
 /* A block has a row in registers, so that it may overwrite it. */
@@ -46,6 +46,7 @@ __launch_bounds__(ROW_THREADS) swiglu_float8_kernel(bf16 *gate_up, float *scales
 {
     __shared__ float largest_smem[ROW_THREADS / WARP_SIZE];
     bf16 *row = gate_up + (size_t)blockIdx.x * 2 * I;
+    uint4 gate[CHUNKS], up[CHUNKS];
     float g[CHUNKS][8], largest = 0.0f;
 
     release_next_grid();
@@ -54,9 +55,16 @@ __launch_bounds__(ROW_THREADS) swiglu_float8_kernel(bf16 *gate_up, float *scales
     for (int i = 0; i < CHUNKS; i++) {
         int c = i * ROW_COLUMNS + threadIdx.x * 8;
         if (c < I) {
+            gate[i] = load_16_bytes(row + c);
+            up[i] = load_16_bytes(row + I + c);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < CHUNKS; i++) {
+        if (i * ROW_COLUMNS + threadIdx.x * 8 < I) {
             float u[8];
-            widen(g[i], load_16_bytes(row + c));
-            widen(u, load_16_bytes(row + I + c));
+            widen(g[i], gate[i]);
+            widen(u, up[i]);
 #pragma unroll
             for (int j = 0; j < 8; j++) {
                 g[i][j] = swiglu(g[i][j], u[j]);
@@ -85,16 +93,19 @@ launch_swiglu_float8(bf16 *gate_up, float *scales, int T, int I, cudaStream_t st
 
     switch ((I + ROW_COLUMNS - 1) / ROW_COLUMNS) {
     case 1:
-        kernel = swiglu_float8_kernel<1>;
-        break;
     case 2:
         kernel = swiglu_float8_kernel<2>;
         break;
     case 3:
-        kernel = swiglu_float8_kernel<3>;
+    case 4:
+    case 5:
+        kernel = swiglu_float8_kernel<5>;
+        break;
+    case 6:
+        kernel = swiglu_float8_kernel<6>;
         break;
     default:
-        kernel = swiglu_float8_kernel<8>;
+        kernel = swiglu_float8_kernel<16>;
         break;
     }
     return launch(kernel, dim3(T), ROW_THREADS, 0, stream, gate_up, scales, I);
