@@ -103,8 +103,8 @@ multiply_keys(float (&s)[ROW_TILES][BLOCK_KV / 8][4], const bf16 *q_smem,
 
 /* A thread's two rows of 16: lane / 4 and 8 further on. */
 struct softmax_rows {
-    float max[2];         /* of the scores so far                         */
-    float denominator[2]; /* this thread's share of the probabilities     */
+    float max[2] = {-INFINITY, -INFINITY}; /* of the scores so far                 */
+    float denominator[2] = {}; /* this thread's share of the probabilities         */
 };
 
 /* Scores of keys past a row's own position become -inf. start: position of the first
@@ -246,6 +246,21 @@ count_loaded(int start, int end)
     return min(BLOCK_KV, (end - start + 15) / 16 * 16);
 }
 
+/* Norms and turns the keys of the tile at start, and before the first the queries. */
+template <int HS>
+static __device__ __forceinline__ void
+norm_tile(bf16 *q_smem, bf16 *k_smem, const attention_work &a,
+          const attention_block &block, int start, int n_loaded)
+{
+    if (start == 0) {
+        norm_rows<HS, ROW_LENGTH<HS>, THREADS>(q_smem, block.n_queries * a.group,
+                                               block.position, a.group, a.norm.q_weight,
+                                               a.norm);
+    }
+    norm_rows<HS, ROW_LENGTH<HS>, THREADS>(k_smem, min(n_loaded, block.n_keys - start),
+                                           start, 1, a.norm.k_weight, a.norm);
+}
+
 /* RAW: queries and keys are yet to be normed and turned. */
 template <int HS, int ROW_TILES, bool RAW>
 static __global__ void
@@ -277,14 +292,6 @@ __launch_bounds__(THREADS, MIN_BLOCKS<HS, ROW_TILES, RAW>)
     float o[ROW_TILES][HS / 8][4] = {};
     softmax_rows rows[ROW_TILES];
 
-#pragma unroll
-    for (int i = 0; i < ROW_TILES; i++) {
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            rows[i].max[r] = -CUDART_INF_F;
-            rows[i].denominator[r] = 0.0f;
-        }
-    }
     load_queries<HS, ROWS>(q_smem, q, a, n_rows, ld);
     load_keys<HS>(k_smem, keys, block, 0, count_loaded(0, end), ld);
     cp_async_commit();
@@ -305,13 +312,7 @@ __launch_bounds__(THREADS, MIN_BLOCKS<HS, ROW_TILES, RAW>)
         }
         __syncthreads(); /* keys have arrived; all are done with the last values */
         if (RAW) {
-            if (start == 0) {
-                norm_rows<HS, ROW_LENGTH<HS>, THREADS>(
-                    q_smem, n_rows, block.position, a.group, a.norm.q_weight, a.norm);
-            }
-            norm_rows<HS, ROW_LENGTH<HS>, THREADS>(k_smem,
-                                                   min(n_loaded, block.n_keys - start),
-                                                   start, 1, a.norm.k_weight, a.norm);
+            norm_tile<HS>(q_smem, k_smem, a, block, start, n_loaded);
             __syncthreads(); /* queries and keys are made */
         }
         if (start > 0) {
