@@ -23,7 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="how far to go towards the second model, the third ... (default: equal shares)",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a new folder, or an empty one",
+    )
     parser.add_argument("--revision", help="branch, tag or commit of the base on the hub")
     parser.add_argument("--offline", action="store_true", help="never use the network")
 

@@ -28,7 +28,7 @@ def add_model_arguments(
         default=[default_model] if many else default_model,
         nargs="+" if many else None,
         metavar="NAME",
-        help="folder, official short name, owner/name on the hub, or mini"
+        help="folder, official short name, or owner/name on the hub"
         + (f" (default: {default_model})" if default_model else ""),
     )
     parser.add_argument(

@@ -32,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any (default: 8000)")
-    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="one key a line")
+    parser.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="the keys that clients may show, one a line",
+    )
     parser.add_argument(
         "--no-key", action="store_true", help="let everyone in who reaches --host, without a key"
     )
@@ -46,16 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truncate", action="store_true", help="cut long texts unless a request says otherwise"
     )
-    parser.add_argument("--max-body-mb", type=int, default=16, help="of a request (default: 16)")
-    parser.add_argument("--max-inputs", type=int, default=2048, help="texts (default: 2048)")
-    parser.add_argument("--max-queue", type=int, default=512, help="requests (default: 512)")
-    parser.add_argument("--max-connections", type=int, default=1024, help="(default: 1024)")
+    parser.add_argument("--max-body-mb", type=int, default=16, help="of one request (default: 16)")
+    parser.add_argument(
+        "--max-inputs", type=int, default=2048, help="texts of one request (default: 2048)"
+    )
+    parser.add_argument(
+        "--max-queue", type=int, default=512, help="requests at once (default: 512)"
+    )
+    parser.add_argument("--max-connections", type=int, default=1024, help="at once (default: 1024)")
     parser.add_argument(
         "--client-seconds",
         type=float,
         default=60,
         metavar="S",
-        help="for a client to send its header, and its body (default: 60)",
+        help="time for a client's header, and for its body (default: 60)",
     )
     parser.add_argument("--log-level", default="info", choices=("info", "warning", "error"))
     parser.set_defaults(wrong=parser.error)
