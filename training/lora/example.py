@@ -11,6 +11,7 @@ their names.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import hashlib
 import json
@@ -80,7 +81,9 @@ def docstring_pairs() -> list[Pair]:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="where the three files go")
+    folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     train, held_out = rule_pairs()
     for name, pairs in (("train", train), ("held_out", held_out), ("base", docstring_pairs())):
