@@ -108,6 +108,16 @@ class TestInputs:
         assert np.array_equal(vectors, model.encode(TEXTS, dim=64))
         assert found.schema.metadata[b"model"].decode() == model.fingerprint
 
+    def test_parquet_without_pyarrow(
+        self, encode: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Refused before anything is computed, and nothing is left."""
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        Path("in.txt").write_text("a\n")
+        encode("in.txt", "-o", "out.parquet", status=1)
+        assert "pip install 'qwen3-embed-native[parquet]'" in capsys.readouterr().err
+        assert encode.names() == ["in.txt"]
+
     def test_parquet_nulls_are_bad_rows(self, encode: Folder, model: Embedder) -> None:
         pa = pytest.importorskip("pyarrow")
         from pyarrow import parquet

@@ -29,7 +29,7 @@ from ..options import Request
 from .distinct import DIGEST_BYTES, Distinct
 from .ledger import BAD, Ledger
 from .output import Block, ColumnTypes, write_jsonl, write_npy, write_parquet
-from .rows import Row, Source, read_rows
+from .rows import Row, Source, import_parquet, read_rows
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
@@ -119,6 +119,8 @@ def run_job(
     -------
     Summary
     """
+    if format == "parquet":
+        import_parquet()  # now, not when all is computed
     dim = Request.of({"dim": dim}, model.dim, stacklevel=1).dim
     settings = {
         "model": model.fingerprint,

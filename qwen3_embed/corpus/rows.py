@@ -18,7 +18,15 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-__all__ = ["FORMATS", "Row", "Source", "count_rows", "find_sources", "read_rows"]
+__all__ = [
+    "FORMATS",
+    "Row",
+    "Source",
+    "count_rows",
+    "find_sources",
+    "import_parquet",
+    "read_rows",
+]
 
 _SUFFIXES = {
     ".txt": "text",
@@ -275,14 +283,19 @@ def _place(name: str, columns: Sequence[str], wanted: str | None) -> int:
     return list(columns).index(wanted)
 
 
-def _parquet(name: str) -> Any:
+def import_parquet() -> Any:
+    """The module `pyarrow.parquet`."""
     try:
         from pyarrow import parquet
     except ImportError:
         raise ImportError(
             "Parquet needs pyarrow: pip install 'qwen3-embed-native[parquet]'"
         ) from None
-    return parquet.ParquetFile(name)
+    return parquet
+
+
+def _parquet(name: str) -> Any:
+    return import_parquet().ParquetFile(name)
 
 
 def _parquet_rows(name: str, column: str | None, keep: Sequence[str]) -> Iterator[Row]:
