@@ -64,6 +64,7 @@ void
 py_job_reap(EngineObject *engine)
 {
     struct orphan **link = &engine->orphans;
+    struct orphan *done = NULL;
 
     while (*link != NULL) {
         struct orphan *orphan = *link;
@@ -72,6 +73,13 @@ py_job_reap(EngineObject *engine)
             continue;
         }
         *link = orphan->next;
+        orphan->next = done;
+        done = orphan;
+    }
+    /* The end of an array may run Python, which may come here again. */
+    while (done != NULL) {
+        struct orphan *orphan = done;
+        done = orphan->next;
         qe_job_free(orphan->job);
         Py_DECREF(orphan->out);
         PyMem_Free(orphan);

@@ -176,6 +176,37 @@ def test_dropped_job_keeps_its_array(models: ModelMaker) -> None:
     np.testing.assert_array_equal(embed(engine, texts[:1], 64), expected)
 
 
+def test_the_end_of_a_dropped_array_may_call_the_engine(models: ModelMaker) -> None:
+    """It frees, meanwhile, a dropped job that was not yet done when the engine looked at it."""
+    run_python(
+        """
+        import sys
+        from pathlib import Path
+        import numpy as np
+        from engines import open_engine
+        engine = open_engine(Path(sys.argv[1]), batch_tokens=2048)
+        random = np.random.default_rng(0)
+        def submit(rows, n_tokens=1024):
+            tokens = random.integers(0, 100, n_tokens, dtype=np.int32)
+            return engine.submit(tokens, np.array([0, n_tokens], np.int32), rows, 0, True)
+        later = []
+        class Ending(np.ndarray):
+            def __del__(self):
+                company.wait()
+                later.append(submit(engine.rows(1, 8)))
+        first = submit(engine.rows(1, 8), 2048)  # a batch of its own
+        running, company = submit(engine.rows(1, 8)), submit(engine.rows(1, 8))
+        first.wait()
+        waiting = submit(np.zeros((1, 8), np.float32).view(Ending))
+        del waiting, running
+        submit(engine.rows(1, 8)).wait()
+        [job.wait() for job in later]
+        """,
+        models("small"),
+        PYTHONMALLOC="debug",  # overwrites what is freed
+    )
+
+
 def test_done_fd(models: ModelMaker) -> None:
     """An event loop is woken by what is done, also by a cancelled job, and by nothing else."""
     engine = open_engine(models("small"))
@@ -229,15 +260,19 @@ def test_cancelled_job(models: ModelMaker) -> None:
         job.wait()
 
 
-def run_python(code: str, *arguments: object, timeout_s: float = 120) -> str:
-    """Runs a program in a new interpreter; its standard output."""
+def run_python(code: str, *arguments: object, timeout_s: float = 120, **variables: str) -> str:
+    """Runs a program in a new interpreter, with environment variables; its standard output."""
     done = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", "-c", textwrap.dedent(code)]
         + [str(a) for a in arguments],
         capture_output=True,
         text=True,
         timeout=timeout_s,
-        env={**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent / 'csrc'}"},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent / 'csrc'}",
+            **variables,
+        },
         cwd=TESTS.parent,
     )
     assert done.returncode == 0, done.stderr
