@@ -310,7 +310,10 @@ qe_engine_submit(struct qe_engine *e, const struct qe_input *input, struct qe_jo
 struct qe_counts
 qe_engine_counts(struct qe_engine *e)
 {
-    return qe_scheduler_counts(e->scheduler);
+    /* In a forked child that has not called yet the jobs are the parent's, and so may
+     * be the thread that holds the mutex. */
+    return e->pid == getpid() ? qe_scheduler_counts(e->scheduler)
+                              : (struct qe_counts){0};
 }
 
 int

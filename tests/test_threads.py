@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import select
+import signal
 import subprocess
 import sys
 import textwrap
@@ -230,6 +231,19 @@ def test_done_fd(models: ModelMaker) -> None:
 
 
 @cpu_only
+def test_counts_after_fork(models: ModelMaker) -> None:
+    """A child that has not called yet has nothing pending: the jobs are the parent's."""
+    engine = open_engine(models("small"))
+    tokens, offsets = np.zeros(4096, np.int32), np.array([0, 2048, 4096], np.int32)
+    job = engine.submit(tokens, offsets, engine.rows(2, 8), 0, True)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(engine.pending_tokens() != 0 or engine.counts()["texts"] != 0)
+    assert os.waitpid(pid, 0)[1] == 0
+    job.wait()
+
+
+@cpu_only
 def test_done_fd_after_fork(models: ModelMaker) -> None:
     """The child has a descriptor of its own: what it computes does not wake the parent."""
     engine = open_engine(models("small"))
@@ -303,6 +317,20 @@ def test_interrupt(models: ModelMaker) -> None:
         models("small"),
     )
     assert float(output) < 0.25
+
+
+@cpu_only
+def test_signals_are_not_for_the_engines_threads(models: ModelMaker) -> None:
+    """So a program that blocks a signal, to wait for it, is not ended by it after all."""
+    engine = open_engine(models("tiny64"), num_threads=3)
+    embed(engine, random_texts([5]), 8)
+    names = []
+    for status in Path("/proc/self/task").glob("*/status"):
+        fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
+        if fields["Name"].startswith("qe "):
+            names.append(fields["Name"])
+            assert int(fields["SigBlk"], 16) >> (signal.SIGTERM - 1) & 1, fields["Name"]
+    assert {"qe cpu", "qe forward"} <= set(names)
 
 
 def test_exit_with_calls_in_flight(models: ModelMaker) -> None:

@@ -10,6 +10,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdalign.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -172,6 +173,26 @@ begin(struct qe_threads *pool, bool wake)
     }
 }
 
+/* Starts threads until one can't be. Signals are for the threads of the program. */
+static void
+start_workers(struct qe_threads *pool)
+{
+    sigset_t all, before;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (pool->n_started < pool->n_threads - 1) {
+        struct worker *worker = &pool->workers[pool->n_started + 1];
+        worker->pool = pool;
+        worker->index = pool->n_started + 1;
+        if (pthread_create(&worker->thread, NULL, work_until_closed, worker) != 0) {
+            break;
+        }
+        pool->n_started++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 int
 qe_threads_open(int n_threads, struct qe_threads **threads, struct qe_error *err)
 {
@@ -190,25 +211,17 @@ qe_threads_open(int n_threads, struct qe_threads **threads, struct qe_error *err
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->begun, NULL);
     pthread_cond_init(&pool->finished, NULL);
-    for (int i = 1; i < n_threads; i++) {
-        struct worker *worker = &pool->workers[i];
-        worker->pool = pool;
-        worker->index = i;
-        if (pthread_create(&worker->thread, NULL, work_until_closed, worker) != 0) {
-            qe_fail(err, QE_ENOMEM,
-                    "could start %d of %d threads: use fewer threads or raise the "
-                    "limit of processes (ulimit -u)",
-                    i, n_threads);
-            goto fail;
-        }
-        pool->n_started++;
+    start_workers(pool);
+    if (pool->n_started < n_threads - 1) {
+        qe_fail(err, QE_ENOMEM,
+                "could start %d of %d threads: use fewer threads or raise the "
+                "limit of processes (ulimit -u)",
+                pool->n_started + 1, n_threads);
+        qe_threads_close(pool);
+        return err->status;
     }
     *threads = pool;
     return 0;
-
-fail:
-    qe_threads_close(pool);
-    return err->status;
 }
 
 int
