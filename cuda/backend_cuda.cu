@@ -313,21 +313,9 @@ run_large(struct pass *p, const struct qe_batch *batch)
 }
 
 static int
-forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_error *err)
+run_batch(struct device *gpu, const struct device_weights *weights,
+          const struct qe_batch *batch, struct qe_error *err)
 {
-    struct device *gpu = &reinterpret_cast<struct cuda_backend *>(backend)->gpu;
-    int before;
-
-    if (batch->n_tokens > gpu->ws.max_rows || batch->n_seqs > gpu->max_seqs) {
-        return qe_fail(err, QE_EVALUE,
-                       "batch: %d tokens in %d sequences, expected at most %d in %d",
-                       batch->n_tokens, batch->n_seqs, gpu->ws.max_rows, gpu->max_seqs);
-    }
-    const struct device_weights *weights = device_weights_of(gpu, batch->weights);
-    if (weights == NULL) {
-        return qe_fail(err, QE_EVALUE, "batch: weights that are not on %s", gpu->name);
-    }
-    CUDA_TRY(err, cudaGetDevice(&before));
     CUDA_TRY(err, cudaSetDevice(gpu->index));
     places_fill(&gpu->places, batch, RING_FLOATS);
     int status = device_prepare(gpu, err);
@@ -343,9 +331,6 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
     }
     cudaError_t drained = cudaStreamSynchronize(gpu->stream);
     run(&pass, drained);
-    if (before != gpu->index && gpu->index == 0) {
-        cudaSetDevice(before); /* a caller's own thread, with another device in use */
-    }
     if (pass.status != cudaSuccess) {
         return cuda_fail(err, pass.status, "forward");
     }
@@ -353,6 +338,29 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
         return qe_fail(err, QE_ECANCELLED, "cancelled");
     }
     return 0;
+}
+
+static int
+forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_error *err)
+{
+    struct device *gpu = &reinterpret_cast<struct cuda_backend *>(backend)->gpu;
+    int before;
+
+    if (batch->n_tokens > gpu->ws.max_rows || batch->n_seqs > gpu->max_seqs) {
+        return qe_fail(err, QE_EVALUE,
+                       "batch: %d tokens in %d sequences, expected at most %d in %d",
+                       batch->n_tokens, batch->n_seqs, gpu->ws.max_rows, gpu->max_seqs);
+    }
+    const struct device_weights *weights = device_weights_of(gpu, batch->weights);
+    if (weights == NULL) {
+        return qe_fail(err, QE_EVALUE, "batch: weights that are not on %s", gpu->name);
+    }
+    CUDA_TRY(err, cudaGetDevice(&before));
+    int status = run_batch(gpu, weights, batch, err);
+    if (before != gpu->index && gpu->index == 0) {
+        cudaSetDevice(before); /* a caller's own thread, with another device in use */
+    }
+    return status;
 }
 
 /* ---- rows ---- */

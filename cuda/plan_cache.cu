@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "plans.h"
@@ -239,7 +240,8 @@ plan_cache_save(struct gemm *gemm)
     if (path == NULL) {
         return;
     }
-    snprintf(path, n_path, "%s.%ld", gemm->cache_path, (long)getpid());
+    /* Engines of one process, on several GPUs, save at the same time. */
+    snprintf(path, n_path, "%s.%ld", gemm->cache_path, syscall(SYS_gettid));
     make_folders(path);
     FILE *file = fopen(path, "we");
     if (file == NULL) {
