@@ -21,6 +21,7 @@ struct qe_engine {
     struct qe_backend *backend;     /* owned; NULL once stopped */
     struct qe_scheduler *scheduler; /* owned                    */
     struct qe_engine_info info;
+    pthread_mutex_t measuring; /* held while the backend is in use without a job */
     int vocab_size, max_length, hidden_size;
     pid_t pid; /* of the process whose threads these are */
 };
@@ -93,6 +94,7 @@ qe_engine_open(const struct qe_config *config, const char *const *paths, int n_p
         return qe_fail(err, QE_ENOMEM, "engine: no memory");
     }
     e->pid = getpid();
+    pthread_mutex_init(&e->measuring, NULL);
     status = qe_model_open(config, paths, n_paths, &e->model, err);
     if (status < 0) {
         goto fail;
@@ -147,6 +149,7 @@ notice_fork(struct qe_engine *e, struct qe_error *err)
         status = qe_scheduler_after_fork(e->scheduler, err);
     }
     if (status == 0) {
+        pthread_mutex_init(&e->measuring, NULL);
         e->pid = pid;
     }
     return status;
@@ -327,7 +330,11 @@ qe_engine_done_fd(struct qe_engine *e, struct qe_error *err)
 int
 qe_engine_measure(struct qe_engine *e, struct qe_peak *peak, struct qe_error *err)
 {
-    return e->backend->measure(e->backend, peak, err);
+    pthread_mutex_lock(&e->measuring);
+    int status = e->backend == NULL ? qe_fail(err, QE_ECLOSED, "closed")
+                                    : e->backend->measure(e->backend, peak, err);
+    pthread_mutex_unlock(&e->measuring);
+    return status;
 }
 
 void
@@ -337,16 +344,19 @@ qe_engine_stop(struct qe_engine *e)
         if (e->scheduler != NULL) {
             qe_scheduler_stop(e->scheduler);
         }
+        pthread_mutex_lock(&e->measuring);
         if (e->backend != NULL) {
             e->backend->close(e->backend);
+            e->backend = NULL;
         }
+        pthread_mutex_unlock(&e->measuring);
     } else if (e->scheduler != NULL) {
         /* A child that never called: there is no thread to join, and the backend's
          * threads are not there to be told. */
         struct qe_error ignored;
         qe_scheduler_after_fork(e->scheduler, &ignored);
+        e->backend = NULL;
     }
-    e->backend = NULL;
     close_adapters(e);
     qe_model_close(&e->model);
 }
@@ -359,5 +369,6 @@ qe_engine_close(struct qe_engine *e)
     }
     qe_engine_stop(e);
     qe_scheduler_close(e->scheduler);
+    pthread_mutex_destroy(&e->measuring);
     free(e);
 }

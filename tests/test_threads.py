@@ -164,6 +164,20 @@ def test_close_while_encoding(models: ModelMaker) -> None:
     assert outcomes == ["closed"] * 4
 
 
+def test_close_while_measuring(models: ModelMaker) -> None:
+    """close() waits for a measurement, which reads what it would free."""
+    engine = open_engine(models("tiny64"))
+    peaks: list[tuple[float, float]] = []
+    thread = threading.Thread(target=lambda: peaks.append(engine.measure()))
+    thread.start()
+    time.sleep(0.1)  # of some seconds
+    engine.close()
+    thread.join(timeout=0.5)
+    assert not thread.is_alive()
+    assert len(peaks) == 1
+    assert min(peaks[0]) > 0
+
+
 def test_dropped_job_keeps_its_array(models: ModelMaker) -> None:
     """The worker may still write to a dropped job's array, so it must live on."""
     engine = open_engine(models("small"), batch_tokens=512)
