@@ -18,10 +18,12 @@ view_array(PyObject *name, PyObject *value, struct qe_tensor *tensor)
         return -1;
     }
     if (!PyArray_Check(value) || !PyArray_IS_C_CONTIGUOUS(array) ||
-        PyArray_NDIM(array) < 1 || PyArray_NDIM(array) > 2 ||
+        !PyArray_ISNOTSWAPPED(array) || PyArray_NDIM(array) < 1 ||
+        PyArray_NDIM(array) > 2 ||
         (PyArray_TYPE(array) != NPY_UINT16 && PyArray_TYPE(array) != NPY_FLOAT32)) {
         PyErr_Format(PyExc_TypeError,
-                     "%s: expected a C-contiguous array, uint16 (bf16) or float32",
+                     "%s: expected a C-contiguous array, uint16 (bf16) or float32 in "
+                     "the machine's byte order",
                      tensor->name);
         return -1;
     }

@@ -398,6 +398,7 @@ engine_close(PyObject *object, PyObject *unused)
         qe_engine_stop(self->engine);
         Py_END_ALLOW_THREADS;
         py_job_reap(self);
+        Py_CLEAR(self->kept);
     }
     Py_RETURN_NONE;
 }

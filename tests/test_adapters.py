@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -294,6 +295,7 @@ class TestSwitching:
             ("embed_tokens.weight", (319, 128), "u2", ValueError, "expected a matrix of bf16"),
             ("embed_tokens.weight", (320, 128), "f8", TypeError, "expected a C-contiguous array"),
             ("embed_tokens.weight", (320, 128, 1), "u2", TypeError, "expected a C-contiguous"),
+            ("embed_tokens.weight", (320, 128), ">u2", TypeError, "the machine's byte order"),
         ],
     )
     def test_the_engine_checks_too(
@@ -306,6 +308,14 @@ class TestSwitching:
             engine.add_adapter([])  # type: ignore[arg-type]
         assert engine.add_adapter({"norm.weight": np.ones(128, np.float32)}) == 1
         engine.close()
+
+    def test_a_closed_engine_lets_go_of_the_arrays(self, base: Path) -> None:
+        engine = open_engine(base)
+        weight = np.ones(128, np.float32)
+        before = sys.getrefcount(weight)
+        engine.add_adapter({"norm.weight": weight})
+        engine.close()
+        assert sys.getrefcount(weight) == before
 
     def test_names(self, model: Embedder, adapter: Path) -> None:
         with pytest.raises(
