@@ -13,10 +13,11 @@ int
 qe_queue_open(struct qe_queue *q, int batch_tokens, struct qe_error *err)
 {
     *q = (struct qe_queue){.batch_tokens = batch_tokens, .max_seqs = batch_tokens};
-    q->taken = malloc(q->max_seqs * sizeof *q->taken);
-    q->texts = malloc(q->max_seqs * sizeof *q->texts);
-    q->seqs = malloc((q->max_seqs + q->max_seqs / 2) * sizeof *q->seqs);
-    q->items = malloc(q->max_seqs * sizeof *q->items);
+    size_t max_seqs = (size_t)q->max_seqs; /* half as many more pass an int's range */
+    q->taken = malloc(max_seqs * sizeof *q->taken);
+    q->texts = malloc(max_seqs * sizeof *q->texts);
+    q->seqs = malloc((max_seqs + max_seqs / 2) * sizeof *q->seqs);
+    q->items = malloc(max_seqs * sizeof *q->items);
     if (q->taken == NULL || q->texts == NULL || q->seqs == NULL || q->items == NULL) {
         qe_queue_close(q);
         return qe_fail(err, QE_ENOMEM, "queue: no memory for batches of %d tokens",

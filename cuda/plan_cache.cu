@@ -74,7 +74,8 @@ same_shape(const struct linear_shape *a, const struct linear_shape *b)
            a->ldy == b->ldy && a->output == b->output;
 }
 
-/* A cuBLASLt algorithm is checked against the product that it is for. */
+/* The plan is checked against the product that it is for: gemm_stream.cu would leave
+ * rows past its most unwritten. */
 static bool
 is_usable(struct gemm *gemm, enum linear linear, int bucket, const struct plan *plan)
 {
@@ -82,6 +83,10 @@ is_usable(struct gemm *gemm, enum linear linear, int bucket, const struct plan *
     struct cublas_problem p;
     cublasLtMatmulHeuristicResult_t result;
 
+    if (plan->kind == PLAN_STREAM && (bucket_rows(bucket) > GEMM_STREAM_MAX_ROWS ||
+                                      gemm->shapes[linear].k % GEMM_STREAM_BLOCK_K)) {
+        return false;
+    }
     if (plan->kind != PLAN_CUBLAS) {
         return gemm->shapes[linear].dtype == QE_BFLOAT16;
     }
