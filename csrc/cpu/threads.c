@@ -245,7 +245,8 @@ void
 qe_threads_run(struct qe_threads *threads, int n_tasks, qe_task *task, void *context,
                const atomic_int *cancel)
 {
-    int n_threads = threads->n_threads;
+    const int n_threads = threads->n_threads;
+    const int unfinished = atomic_load(&threads->n_finished); /* until this job is */
 
     if (n_tasks <= 0) {
         return;
@@ -265,7 +266,6 @@ qe_threads_run(struct qe_threads *threads, int n_tasks, qe_task *task, void *con
     begin(threads, n_tasks > 1);
     run_tasks(threads, 0);
 
-    int unfinished = atomic_load(&threads->n_begun) - 1;
     if (spin_while(&threads->n_finished, unfinished)) {
         return;
     }
