@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -187,7 +187,7 @@ class Reranker(Model):
             raise TypeError("documents is str, expected an iterable of str")
         if top_k is not None and (type(top_k) is not int or top_k < 1):
             raise ValueError(f"top_k={top_k!r}, expected a positive int or None")
-        texts = list_texts(documents)
+        texts = list_texts(documents, "documents")
         pairs = [(query, text) for text in texts]
         scores = self._score(pairs, instruction, activation, show_progress_bar, on_long)
         order = np.argsort(-scores, kind="stable")[:top_k]
@@ -312,13 +312,15 @@ def _is_pair(pairs: Any) -> bool:
 
 
 def _list_pairs(pairs: Pairs) -> list[tuple[str, str]]:
-    if isinstance(pairs, (str, bytes)) or not hasattr(pairs, "__iter__"):
+    if isinstance(pairs, (str, bytes, Mapping)) or not hasattr(pairs, "__iter__"):
         raise TypeError(
             f"pairs is {type(pairs).__name__}, expected an iterable of (query, document)"
         )
     checked = []
     for i, pair in enumerate(pairs):
-        if isinstance(pair, (str, bytes)) or not hasattr(pair, "__len__") or len(pair) != 2:
+        # A dict would be scored by its keys, and a set has no first.
+        is_ordered = hasattr(pair, "__len__") and not isinstance(pair, (str, bytes, Mapping, Set))
+        if not is_ordered or len(pair) != 2:
             raise TypeError(f"pairs[{i}] is {type(pair).__name__}, expected (query, document)")
         query, document = pair
         for j, text in enumerate((query, document)):

@@ -14,16 +14,23 @@ Texts = Iterable[str]
 pyarrow string array."""
 
 
-def _refuse_non_iterable(texts: Any) -> None:
+def _refuse_non_iterable(texts: Any, noun: str = "texts") -> None:
     """Raises TypeError for what iterates, or doesn't, but can't be meant as texts."""
+    kind = type(texts).__name__
     if isinstance(texts, (bytes, bytearray, memoryview, Mapping)) or not hasattr(texts, "__iter__"):
-        raise TypeError(f"texts is {type(texts).__name__}, expected str or an iterable of str")
-    if isinstance(texts, np.ndarray) and texts.ndim != 1:
-        raise TypeError(f"texts is an array of shape {texts.shape}, expected (n,)")
+        raise TypeError(f"{noun} is {kind}, expected str or an iterable of str")
+    if getattr(texts, "ndim", 1) == 1:
+        return
+    if isinstance(texts, np.ndarray):
+        raise TypeError(f"{noun} is an array of shape {texts.shape}, expected (n,)")
+    # Iterating over a pandas DataFrame gives its columns' names, which are str too.
+    raise TypeError(f"{noun} is {kind} with rows and columns: choose the column of the texts")
 
 
-def check_texts(texts: list[Any], first_index: int = 0) -> list[str]:
-    """The same list, of nothing but str; `first_index` is the first one's number in messages.
+def check_texts(texts: list[Any], first_index: int = 0, noun: str = "texts") -> list[str]:
+    """The same list, of nothing but str.
+
+    `first_index` is the first one's number in messages, `noun` what they are there.
 
     Raises
     ------
@@ -32,12 +39,12 @@ def check_texts(texts: list[Any], first_index: int = 0) -> list[str]:
     """
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"texts[{first_index + i}] is {type(text).__name__}, expected str")
+            raise TypeError(f"{noun}[{first_index + i}] is {type(text).__name__}, expected str")
     return texts
 
 
-def list_texts(texts: Texts) -> list[str]:
-    """A new list of an iterable's texts.
+def list_texts(texts: Texts, noun: str = "texts") -> list[str]:
+    """A new list of an iterable's texts; `noun` is what they are in messages.
 
     pandas, Polars and pyarrow are served without being imported: the first two iterate over
     str, and a pyarrow array says how it becomes a list.
@@ -47,9 +54,9 @@ def list_texts(texts: Texts) -> list[str]:
     TypeError
         Not an iterable of str; names the first wrong index.
     """
-    _refuse_non_iterable(texts)
+    _refuse_non_iterable(texts, noun)
     convert = getattr(texts, "to_pylist", None) or getattr(texts, "tolist", None)
-    return check_texts(convert() if callable(convert) else list(texts))
+    return check_texts(convert() if callable(convert) else list(texts), noun=noun)
 
 
 def iterate_texts(texts: Texts) -> Iterator[Any]:

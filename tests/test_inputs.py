@@ -37,6 +37,12 @@ class ArrowLike:
         return list(self.texts)
 
 
+class DataFrameLike(list[str]):
+    """A pandas DataFrame: iterating gives the names of its columns."""
+
+    ndim = 2
+
+
 class TestInputs:
     @pytest.mark.parametrize(
         "make",
@@ -93,6 +99,7 @@ class TestInputs:
             (bytearray(b"a"), "texts is bytearray"),
             (np.array("a"), r"shape \(\)"),
             (np.array([["a"]]), r"shape \(1, 1\)"),
+            (DataFrameLike(["text", "label"]), "DataFrameLike with rows and columns: choose"),
         ],
     )
     def test_wrong_whole(self, model: Embedder, value: Any, words: str) -> None:

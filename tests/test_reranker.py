@@ -329,6 +329,9 @@ class TestErrors:
             ([(CHINA, "a"), (CHINA, "b", "c")], r"pairs\[1\] is tuple, expected"),
             ([(CHINA, "a"), (CHINA, None)], r"pairs\[1\]\[1\] is NoneType, expected str"),
             ([(b"q", "a")], r"pairs\[0\]\[0\] is bytes, expected str"),
+            ([{"query": CHINA, "document": "a"}], r"pairs\[0\] is dict, expected \(query, doc"),
+            ([{CHINA, "a"}], r"pairs\[0\] is set, expected \(query, document\)"),
+            ({(CHINA, "a"): 0.5}, "pairs is dict, expected an iterable"),
         ],
     )
     def test_wrong_types(self, ranker: Reranker, pairs: Any, message: str) -> None:
@@ -340,8 +343,10 @@ class TestErrors:
             ranker.rank(None, ["a"])  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="documents is str"):
             ranker.rank(CHINA, "a")
-        with pytest.raises(TypeError, match=r"texts\[0\] is int"):
+        with pytest.raises(TypeError, match=r"^documents\[0\] is int"):
             ranker.rank(CHINA, [1])  # type: ignore[list-item]
+        with pytest.raises(TypeError, match=r"^documents is NoneType"):
+            ranker.rank(CHINA, None)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="instruction is int"):
             ranker.rank(CHINA, ["a"], instruction=1)  # type: ignore[arg-type]
 
