@@ -109,7 +109,11 @@ def resolve_device(device: str | Sequence[str]) -> tuple[str, ...]:
             f"device='cuda:all': {list_gpus()[0].name} has compute capability "
             f"{list_gpus()[0].capability}, expected {_LEAST_CAPABILITY} or later"
         )
-    names = [device] if isinstance(device, str) else list(device)
+    names: list[str] = []
+    if isinstance(device, str):
+        names = [device]
+    elif isinstance(device, Sequence):
+        names = list(device)
     if not names or not all(isinstance(name, str) and _CUDA.fullmatch(name) for name in names):
         raise ValueError(
             f"device={device!r}, expected 'auto', 'cpu', 'cuda', 'cuda:1', 'cuda:all' or a list "

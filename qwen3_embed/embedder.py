@@ -125,7 +125,7 @@ class Embedder(Model):
             L2-normalise the rows, by default True.
         precision : {"float32", "float16", "int8", "uint8", "binary", "ubinary"}
         quantizer : Quantizer, optional
-            Needed for int8 and uint8.
+            Needed for int8 and uint8, refused for floats.
         show_progress_bar : bool, optional
             On standard error; by default where the logger "qwen3_embed" is at level INFO.
         on_long : {"warn", "error"}
@@ -258,7 +258,8 @@ class Embedder(Model):
             raise TypeError("encode_iter takes no out=: every chunk is a new array")
         request = Request.of(options, self.dim, stacklevel=2)
         prefix = _prefix(self.prompts, self._default_prompt, options)
-        return self._stream(iterate_texts(texts), chunk, prefix, request, self._weights)
+        report = LengthReport(self._max_length, request.on_long)
+        return self._stream(iterate_texts(texts), chunk, prefix, request, report, self._weights)
 
     def encode_tokens(
         self,
@@ -393,9 +394,14 @@ class Embedder(Model):
         return result[0] if single else result
 
     def _stream(
-        self, texts: Iterator[Any], chunk: int, prefix: str, request: Request, weights: Weights
+        self,
+        texts: Iterator[Any],
+        chunk: int,
+        prefix: str,
+        request: Request,
+        report: LengthReport,
+        weights: Weights,
     ) -> Generator[npt.NDArray[Any]]:
-        report = LengthReport(self._max_length, request.on_long)
         with progress(request.show_progress_bar, None) as on_done:
             pipeline = self._pipeline(prefix, request, report, on_done, weights)
             ready: npt.NDArray[np.float32] | None = None

@@ -35,6 +35,8 @@ __all__ = ["Model", "Weights"]
 
 _DTYPES = ("bfloat16", "float8")
 
+_MAX_INT = 2**31 - 1  # of the engine's numbers
+
 _FIRST_ADAPTER = "default"  # the name of the one that the constructor is given
 
 _logger = logging.getLogger("qwen3_embed")
@@ -91,8 +93,8 @@ class Model:
         if dtype not in ("auto", *_DTYPES):
             raise ValueError(f"dtype={dtype!r}, expected 'auto' or {', '.join(map(repr, _DTYPES))}")
         for name, value in (("batch_tokens", batch_tokens), ("num_threads", num_threads)):
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"{name}={value!r}, expected a positive int or None")
+            if value is not None and (type(value) is not int or not 1 <= value <= _MAX_INT):
+                raise ValueError(f"{name}={value!r}, expected 1..{_MAX_INT} or None")
         self._dtype = _DTYPES[0] if dtype == "auto" else dtype
         self._hub = HubOptions(revision, cache_dir, token, local_files_only)
         self._files = find_model(model, self._hub, self._KIND)

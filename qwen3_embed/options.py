@@ -65,7 +65,7 @@ class Request:
     normalize : bool
     precision : Precision
     quantizer : Quantizer or None
-        Set for int8 and uint8.
+        Set for int8 and uint8; binary and ubinary need none.
     show_progress_bar : bool or None
     on_long : {"warn", "error"}
     out : ndarray or None
@@ -103,7 +103,7 @@ class Request:
             raise ValueError(
                 f"precision={precision!r}, expected one of {', '.join(get_args(Precision))}"
             )
-        if precision in ("int8", "uint8"):
+        if quantizer is not None or precision in ("int8", "uint8"):
             _check_quantizer(quantizer, precision, dim)
         out = options.get("out")
         if out is not None and precision != "float32":
@@ -183,6 +183,10 @@ def _check_dim(dim: int | None, hidden_size: int, stacklevel: int) -> int:
 
 
 def _check_quantizer(quantizer: Quantizer | None, precision: str, dim: int) -> None:
+    if precision in ("float32", "float16"):
+        raise TypeError(
+            f"quantizer= is given and precision is {precision!r}, expected 'int8' or 'uint8'"
+        )
     if not isinstance(quantizer, Quantizer):
         raise TypeError(
             f"precision={precision!r} needs quantizer=, a Quantizer fitted on vectors of this "

@@ -137,6 +137,10 @@ class TestResults:
             with pytest.raises(ValueError, match="fitted on dim 128, and dim is 64"):
                 model.encode(TEXTS, dim=64, precision=precision, quantizer=quantizer)
         assert model.encode("x", precision="int8", quantizer=quantizer).shape == (HIDDEN,)
+        assert model.encode("x", precision="binary", quantizer=quantizer).shape == (HIDDEN // 8,)
+        for precision in ("float32", "float16"):
+            with pytest.raises(TypeError, match=f"precision is '{precision}', expected"):
+                model.encode(TEXTS, precision=precision, quantizer=quantizer)
         with pytest.raises(ValueError, match="precision='int4'"):
             model.encode(TEXTS, precision="int4")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="out= takes float32"):

@@ -278,6 +278,8 @@ class TestStreams:
             model.encode_iter([], chunk=0)
         with pytest.raises(ValueError, match="dim=500"):
             model.encode_iter([], dim=500)
+        with pytest.raises(ValueError, match="on_long='cut'"):
+            model.encode_iter([], on_long="cut")  # type: ignore[typeddict-item]
         with pytest.raises(TypeError, match="no out="):
             model.encode_iter([], out=np.empty((1, HIDDEN), np.float32))
 
