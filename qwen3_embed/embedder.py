@@ -56,7 +56,7 @@ class Embedder(Model):
         A PEFT LoRA folder or its name on the hub, merged at load and in use at once, under the
         name "default"; see `add_adapter` and `set_adapter`.
     revision : str, optional
-        Branch, tag or commit on the hub.
+        Branch, tag or commit on the hub; a folder has none.
     cache_dir : path-like, optional
         The hub's cache; by default that of `huggingface_hub`.
     token : str or bool, optional

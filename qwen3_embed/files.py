@@ -117,13 +117,15 @@ def find_model(
         Nothing of that name, a file is missing or unreadable, or the hub can't be reached.
     ModelFileError
         A file is damaged or describes a model that this engine doesn't compute.
+    ValueError
+        A revision of a folder.
     """
-    if not isinstance(model, str):
-        return _from_folder(str(model), Path(model), kind)
     official = _OFFICIAL[kind]
     other, what_it_is = _OF_THE_OTHER_KIND[kind]
     if other in Path(model).name:
         raise ModelFileError(f"{model} is {what_it_is} such as {official[0]}")
+    if not isinstance(model, str):
+        return _from_folder(str(model), Path(model), options, kind)
     if model == _EMBEDDED:
         folder = _EMBEDDED if kind == "embedder" else f"{_EMBEDDED}-{kind}"
         embedded = Path(__file__).parent / "models" / folder
@@ -132,10 +134,10 @@ def find_model(
                 f"this installation holds no built-in {kind} {_EMBEDDED!r}; "
                 f"expected a folder, or a name such as {official[0]}"
             )
-        return _from_folder(_EMBEDDED, embedded, kind)
+        return _from_folder(_EMBEDDED, embedded, options, kind)
     path = Path(model).expanduser()
     if model and path.is_dir():
-        return _from_folder(model, path, kind)
+        return _from_folder(model, path, options, kind)
     if model in official:
         return _from_hub(f"{_OWNER}/{model}", options, kind)
     if is_hub_name(model):
@@ -151,10 +153,15 @@ def is_hub_name(name: str) -> bool:
     return _HUB_NAME.fullmatch(name) is not None and ".." not in name
 
 
-def _from_folder(name: str, folder: Path, kind: Kind) -> ModelFiles:
+def _from_folder(name: str, folder: Path, options: HubOptions, kind: Kind) -> ModelFiles:
     folder = folder.expanduser()
     if not folder.is_dir():
         raise ModelNotFoundError(f"no folder {str(folder)!r} for the model {name!r}")
+    if options.revision is not None:
+        raise ValueError(
+            f"revision={options.revision!r} is for a model on the hub, and {name!r} is a folder, "
+            f"which has none"
+        )
     config, settings = _read_settings(folder, kind)
     return ModelFiles(name, None, folder, config, settings, _find_shards(folder))
 

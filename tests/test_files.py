@@ -80,6 +80,17 @@ def test_rerankers_are_refused_by_name(tmp_path: Path) -> None:
     for name in ("Qwen3-Reranker-0.6B", "Qwen/Qwen3-Reranker-4B"):
         with pytest.raises(ModelFileError, match="is a reranker"):
             find(name)
+    folder = tmp_path / "Qwen3-Reranker-0.6B"
+    folder.mkdir()
+    for model in (str(folder), folder):
+        with pytest.raises(ModelFileError, match="is a reranker"):
+            find(model)
+
+
+def test_a_folder_has_no_revision(folder: Path) -> None:
+    for model in ("mini", folder, str(folder)):
+        with pytest.raises(ValueError, match=r"^revision='v1' is for a model on the hub"):
+            find_model(model, HubOptions(revision="v1"))
 
 
 def test_shards(sharded: Path) -> None:
