@@ -171,7 +171,7 @@ class TestBadRows:
         Path("in.jsonl").write_bytes(b"\n".join(lines))
         encode("in.jsonl", "-o", "out.jsonl")
         assert capsys.readouterr().err == (
-            "warning: 7 of 9 rows were bad, see in out.jsonl.bad.jsonl\n"
+            "warning: 7 of 9 rows were bad, see out.jsonl.bad.jsonl\n"
         )
         assert [row["row"] for row in json_lines("out.jsonl")] == [0, 8]
         bad = json_lines("out.jsonl.bad.jsonl")

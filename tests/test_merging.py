@@ -185,11 +185,14 @@ class TestCommand:
         self, first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         out = ["-o", str(tmp_path / "m")]
-        assert main(["merge", "--base", str(first), *out]) == 1
-        assert "--base goes with --adapter" in capsys.readouterr().err
-        assert main(["merge", "--slerp", str(first), "--adapter", "x", *out]) == 1
-        with pytest.raises(SystemExit, match="2"):
-            main(["merge", *out])
+        for arguments, words in (
+            (["--base", str(first)], "--base goes with --adapter"),
+            (["--slerp", str(first), str(first), "--adapter", "x"], "--adapter goes with --base"),
+            ([], "required"),
+        ):
+            with pytest.raises(SystemExit, match="2"):
+                main(["merge", *arguments, *out])
+            assert words in capsys.readouterr().err
 
 
 def test_memory_stays_bounded(tmp_path: Path) -> None:

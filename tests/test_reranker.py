@@ -303,8 +303,29 @@ def test_command(
     assert main([*arguments, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["rank"], record["index"]) == (1, best["corpus_id"])
+    assert record["line"] == 1 + 2 * best["corpus_id"]
     with pytest.raises(SystemExit, match="2"):  # a reranker makes no vectors to keep
         main([*arguments, "--cache", str(tmp_path / "cache.sqlite")])
+
+
+def test_command_reads_lines_as_the_others_do(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line ends at a line feed only; the text can't move the cursor; bad bytes are named."""
+    notes = tmp_path / "notes.txt"
+    arguments = ["rerank", CHINA, str(notes), "--model", str(folder)]
+    notes.write_bytes("\ufeffone\r\n\u2028 two \x1b[31m\n".encode())
+    assert main([*arguments, "--json"]) == 0
+    texts = {json.loads(line)["text"] for line in capsys.readouterr().out.split("\n")[:-1]}
+    assert texts == {"one", "\u2028 two \x1b[31m"}
+    assert main(arguments) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    notes.write_bytes(b"ok\n\xff\n")
+    assert main(arguments) == 1
+    assert "notes.txt is not UTF-8 in line 2" in capsys.readouterr().err
+    notes.write_bytes(b"\n")
+    assert main(arguments) == 1
+    assert "notes.txt holds no text" in capsys.readouterr().err
 
 
 def test_verify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from .model_arguments import add_model_arguments, open_model
+from .model_arguments import add_model_arguments, open_model, positive
 
 __all__ = ["add_arguments", "run"]
 
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on with an unfinished run")
     add_model_arguments(parser, "mini")
-    parser.add_argument("--dim", type=int, help="dimensions to keep (default: all)")
+    parser.add_argument("--dim", type=positive, help="dimensions to keep (default: all)")
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--instruction", help="embed as queries with this instruction")
     prompt.add_argument("--prompt-name", metavar="NAME", help="e.g. query, legal, code")
@@ -143,7 +143,7 @@ def _encode(
             file=sys.stderr,
         )
     if summary.n_bad:
-        where = "above" if namespace.output == "-" else f"in {namespace.output}.bad.jsonl"
+        where = "above" if namespace.output == "-" else f"{namespace.output}.bad.jsonl"
         print(
             f"warning: {summary.n_bad} of {summary.n_rows} rows were bad, see {where}",
             file=sys.stderr,

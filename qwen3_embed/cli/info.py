@@ -6,7 +6,7 @@ import argparse
 import platform
 
 from ..version import NUMERICS_VERSION, __version__
-from .model_arguments import add_model_arguments, open_model
+from .model_arguments import add_model_arguments, model_settings, open_model
 
 __all__ = ["add_arguments", "run"]
 
@@ -14,10 +14,16 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
     add_model_arguments(parser, None, takes_cache=False)
+    parser.set_defaults(wrong=parser.error)
 
 
 def run(namespace: argparse.Namespace) -> int:
     """Prints one `name: value` a line."""
+    others = model_settings(namespace) | {"adapter": namespace.adapter}
+    if namespace.model is None and any(
+        value not in (None, "auto", False) for value in others.values()
+    ):
+        namespace.wrong("--device, --adapter and the like say how a model is opened: pass --model")
     from .._core import instruction_sets
 
     lines = {

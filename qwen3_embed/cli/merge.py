@@ -33,22 +33,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", help="branch, tag or commit of the base on the hub")
     parser.add_argument("--offline", action="store_true", help="never use the network")
+    parser.set_defaults(wrong=parser.error)
 
 
 def run(namespace: argparse.Namespace) -> int:
     """Writes the folder and says what went into it."""
+    if namespace.slerp and namespace.adapter:
+        namespace.wrong("--adapter goes with --base, not with --slerp")
+    if namespace.slerp and len(namespace.slerp) < 2:
+        namespace.wrong("--slerp has 1 model, expected two or more")
+    if namespace.base and (not namespace.adapter or namespace.t):
+        namespace.wrong("--base goes with --adapter, and -t with --slerp")
     from ..files import HubOptions
     from ..merging import interpolate_models, merge_adapter
 
     hub = HubOptions(revision=namespace.revision, local_files_only=namespace.offline)
     if namespace.slerp:
-        if namespace.adapter:
-            raise ValueError("--adapter goes with --base, not with --slerp")
         interpolate_models(namespace.slerp, namespace.output, namespace.t, hub)
         print(f"{namespace.output}: {len(namespace.slerp)} models interpolated")
         return 0
-    if not namespace.adapter or namespace.t:
-        raise ValueError("--base goes with --adapter, and -t with --slerp")
     adapter = merge_adapter(namespace.base, namespace.adapter, namespace.output, hub)
     print(
         f"{namespace.output}: {len(adapter.merged)} modules merged, "

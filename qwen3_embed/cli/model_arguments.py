@@ -9,7 +9,15 @@ if TYPE_CHECKING:
     from ..embedder import Embedder
     from ..reranker import Reranker
 
-__all__ = ["add_model_arguments", "model_settings", "open_model", "open_reranker"]
+__all__ = ["add_model_arguments", "model_settings", "open_model", "open_reranker", "positive"]
+
+
+def positive(text: str) -> int:
+    """An argument that counts something, from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}, expected at least 1")
+    return value
 
 
 def add_model_arguments(
@@ -35,11 +43,14 @@ def add_model_arguments(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 or cuda:all (default: auto)"
     )
     parser.add_argument(
-        "--dtype", default="auto", help="bfloat16, or float8 on a GPU (default: bfloat16)"
+        "--dtype",
+        default="auto",
+        choices=("auto", "bfloat16", "float8"),
+        help="float8 is for GPUs (default: bfloat16)",
     )
     parser.add_argument("--adapter", metavar="NAME", help="LoRA adapter: PEFT folder or owner/name")
-    parser.add_argument("--max-length", type=int, metavar="TOKENS", help="cut texts here")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
+    parser.add_argument("--max-length", type=positive, metavar="TOKENS", help="cut texts here")
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads of the CPU engine")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     if takes_cache:
         parser.add_argument("--cache", metavar="FILE", help="keep vectors in this SQLite file")

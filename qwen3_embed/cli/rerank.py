@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from .model_arguments import add_model_arguments, open_reranker
+from .columns import printable
+from .model_arguments import add_model_arguments, open_reranker, positive
 
 __all__ = ["add_arguments", "run"]
 
@@ -20,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", metavar="INPUT", help="a text file, one document a line; - is stdin"
     )
-    parser.add_argument("--top-k", type=int, default=10, metavar="N", help="lines to print")
+    parser.add_argument(
+        "--top-k", type=positive, default=10, metavar="N", help="lines to print (default: 10)"
+    )
     add_model_arguments(parser, _DEFAULT_MODEL, takes_cache=False)
     parser.add_argument("--instruction", help="what makes a document right (default: web search's)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -29,13 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(namespace: argparse.Namespace) -> int:
     """Prints rank, score and text, best first."""
-    if namespace.top_k < 1:
-        namespace.wrong(f"--top-k is {namespace.top_k}, expected at least 1")
-    if namespace.input == "-":
-        text = sys.stdin.buffer.read().decode("utf-8")
-    else:
-        text = Path(namespace.input).read_text("utf-8")
-    documents = [line for line in text.splitlines() if line.strip()]
+    from ..passages import decode_text
+
+    if not namespace.query.strip():
+        namespace.wrong("QUERY is empty")
+    from_stdin = namespace.input == "-"
+    content = sys.stdin.buffer.read() if from_stdin else Path(namespace.input).read_bytes()
+    lines = decode_text(content, "stdin" if from_stdin else namespace.input).split("\n")
+    numbers = [number for number, line in enumerate(lines, 1) if line.strip()]
+    documents = [lines[number - 1] for number in numbers]
+    if not documents:
+        raise ValueError(f"{namespace.input} holds no text")
     with open_reranker(namespace, namespace.model) as ranker:
         hits = ranker.rank(
             namespace.query,
@@ -47,9 +54,14 @@ def run(namespace: argparse.Namespace) -> int:
         )
     for rank, hit in enumerate(hits, 1):
         if namespace.json:
-            score = round(hit["score"], 4)
-            record = {"rank": rank, "score": score, "index": hit["corpus_id"], "text": hit["text"]}
+            record = {
+                "rank": rank,
+                "score": round(hit["score"], 4),
+                "index": hit["corpus_id"],
+                "line": numbers[hit["corpus_id"]],
+                "text": hit["text"],
+            }
             print(json.dumps(record, ensure_ascii=False))
         else:
-            print(f"{rank:2}  {hit['score']:.3f}  {hit['text']}")
+            print(f"{rank:2}  {hit['score']:.3f}  {printable(hit['text'])}")
     return 0

@@ -16,7 +16,7 @@ from textwrap import dedent
 from typing import TYPE_CHECKING, NamedTuple
 
 from .columns import cut_to_width, display_width, printable, wrap
-from .model_arguments import add_model_arguments, open_model
+from .model_arguments import add_model_arguments, open_model, positive
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("query", metavar="QUERY", help="what is looked for, in plain words")
     parser.add_argument(
-        "--top-k", type=int, default=5, metavar="N", help="passages to show (default: 5)"
+        "--top-k", type=positive, default=5, metavar="N", help="passages to show (default: 5)"
     )
     add_model_arguments(parser, "mini")
     parser.add_argument(
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help=f"a reranker that orders the best {_CANDIDATES}; its scores are shown",
     )
-    parser.add_argument("--dim", type=int, help="dimensions to compare (default: all)")
+    parser.add_argument("--dim", type=positive, help="dimensions to compare (default: all)")
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--instruction", help="what to look for (default: the model's own)")
     prompt.add_argument("--prompt-name", metavar="NAME", help="e.g. legal, code")
@@ -68,8 +68,6 @@ def run(namespace: argparse.Namespace) -> int:
     """Prints the best passages, best first."""
     from ..passages import read_passages
 
-    if namespace.top_k < 1:
-        namespace.wrong(f"--top-k is {namespace.top_k}, expected at least 1")
     if not namespace.query.strip():
         namespace.wrong("QUERY is empty")
     passages = read_passages(namespace.corpus, namespace.field)

@@ -7,7 +7,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .model_arguments import add_model_arguments, model_settings, open_model
+from .model_arguments import add_model_arguments, model_settings, open_model, positive
 
 if TYPE_CHECKING:
     from ..server.work import Registry
@@ -51,14 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truncate", action="store_true", help="cut long texts unless a request says otherwise"
     )
-    parser.add_argument("--max-body-mb", type=int, default=16, help="of one request (default: 16)")
     parser.add_argument(
-        "--max-inputs", type=int, default=2048, help="texts of one request (default: 2048)"
+        "--max-body-mb", type=positive, default=16, help="of one request (default: 16)"
     )
     parser.add_argument(
-        "--max-queue", type=int, default=512, help="requests at once (default: 512)"
+        "--max-inputs", type=positive, default=2048, help="texts of one request (default: 2048)"
     )
-    parser.add_argument("--max-connections", type=int, default=1024, help="at once (default: 1024)")
+    parser.add_argument(
+        "--max-queue", type=positive, default=512, help="requests at once (default: 512)"
+    )
+    parser.add_argument(
+        "--max-connections", type=positive, default=1024, help="at once (default: 1024)"
+    )
     parser.add_argument(
         "--client-seconds",
         type=float,
@@ -77,6 +81,10 @@ def run(namespace: argparse.Namespace) -> int:
             f"--host {namespace.host} can be reached from elsewhere: pass --api-key-file, or "
             f"--no-key if everyone may ask"
         )
+    if not namespace.client_seconds > 0:
+        namespace.wrong(f"--client-seconds is {namespace.client_seconds}, expected more than 0")
+    if not 0 <= namespace.port < 1 << 16:
+        namespace.wrong(f"--port is {namespace.port}, expected 0..65535")
     try:
         from ..server.application import Application
         from ..server.foreign_ids import ForeignIds
