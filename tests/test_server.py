@@ -318,6 +318,14 @@ class TestTei:
         expected = model.encode("a", dim=64, prompt_name="query", normalize=False)
         assert np.array_equal(np.array(answer[0], np.float32), expected)
 
+    def test_token_ids(self, server: Served, model: Embedder) -> None:
+        body = {"inputs": model.tokenizer.encode([TEXTS[0]]).tokens.tolist()}
+        _, answer, _ = server.ask("/embed", body | {"prompt_name": "document"})
+        assert np.array_equal(np.array(answer[0], np.float32), model.encode(TEXTS[0]))
+        status, answer, _ = server.ask("/embed", body | {"prompt_name": "query"})
+        assert status == 400
+        assert "take no prompt" in answer["error"]
+
     def test_errors_in_its_shape(self, server: Served) -> None:
         status, answer, _ = server.ask("/embed", {"inputs": []})
         assert status == 400

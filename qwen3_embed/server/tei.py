@@ -49,6 +49,8 @@ async def embed_texts(exchange: Exchange) -> Answer:
     inputs, _ = decode_inputs(body.inputs, settings.max_inputs, "inputs")
     name, model = _first(exchange)
     prefix = _prefix(model, body.prompt_name)
+    if prefix and body.prompt_name and isinstance(inputs[0], list):
+        raise Problem(400, "token ids take no prompt: put its tokens before them")
     truncate = settings.truncate if body.truncate is None else body.truncate
     found = await embed(exchange, model, inputs, prefix, body.dimensions, body.normalize, truncate)
     exchange.count(name, found)
