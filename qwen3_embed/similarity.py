@@ -15,7 +15,9 @@ def _unit_rows(vectors: npt.ArrayLike, name: str) -> npt.NDArray[np.float32]:
     rows = np.atleast_2d(rows).astype(np.float32)
     if rows.ndim != 2:
         raise ValueError(f"{name} has shape {rows.shape}, expected (n, dim) or (dim,)")
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    # In float64 no square of a float32 overflows or vanishes.
+    squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    norms = np.sqrt(squares).astype(np.float32)[:, None]
     # A row of zeros has no direction: its similarity to anything is 0, not NaN.
     norms[norms == 0] = 1
     unit: npt.NDArray[np.float32] = rows / norms

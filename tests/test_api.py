@@ -245,6 +245,12 @@ class TestSimilarity:
     def test_zeros_have_no_direction(self, model: Embedder) -> None:
         assert model.similarity([[0.0, 0.0]], [[1.0, 0.0]]).tolist() == [[0.0]]
 
+    def test_any_length_has_a_direction(self, model: Embedder) -> None:
+        for length in (1e30, 1e-30):
+            vector = [3 * length, 4 * length]
+            assert model.similarity(vector, [[1.0, 0.0]])[0, 0] == pytest.approx(0.6)
+            assert model.similarity_pairwise(vector, vector)[0] == pytest.approx(1)
+
     def test_refused(self, model: Embedder) -> None:
         with pytest.raises(ValueError, match="a has dim 2 and b has dim 3"):
             model.similarity([[1, 2]], [[1, 2, 3]])
