@@ -387,6 +387,13 @@ class TestRerank:
                 ({"documents": ["word " * 200_000], "truncate": False}, 422),
             ):
                 assert served.ask("/v1/rerank", {"query": "q", **wrong})[0] == status
+            long = "word " * 4500
+            assert served.ask("/v1/rerank", {"query": "q", "documents": [long]})[0] == 200
+            for path, name in (("/v1/rerank", "documents"), ("/rerank", "texts")):
+                body = {"query": long, name: ["a", "b"], "truncate": True}
+                status, answer, _ = served.ask(path, body)
+                assert status == 422
+                assert "none is left for a document" in json.dumps(answer)
             assert served.ask("/v1/embeddings", {"input": "a", "model": "ranker"})[0] == 404
         finally:
             served.stop()

@@ -179,6 +179,8 @@ async def score(
     bodies = [model.body_of(query, each, instruction=instruction) for each in documents]
     bounds = (model.max_length, truncate, exchange.settings)
     batch = await exchange.run(_tokenise, model, bodies, bounds)
+    if batch.lengths.max() > model.max_length:
+        _check_room(model, model.body_of(query, "", instruction=instruction))
     rows, job = model.submit_tokens(batch.tokens, batch.cu_seqlens, normalize=False)
     await exchange.finish(job)
     scores = model.scores_of(rows, activation=None if logits else "sigmoid")
@@ -247,6 +249,19 @@ def _check_lengths(
             f"the request has {n_tokens} tokens, expected at most {settings.max_request_tokens}: "
             f"send fewer texts at a time",
             param="input",
+        )
+
+
+def _check_room(model: Reranker, body: str) -> None:
+    """Raises where a cut would leave nothing of the documents, so that all score the same."""
+    n_tokens = int(model.tokenizer.count([body])[0])
+    if n_tokens >= model.max_length:
+        raise Problem(
+            422,
+            f"the query has {n_tokens} tokens with its prompt, and of {model.max_length} none is "
+            f"left for a document: shorten it",
+            param="query",
+            code="context_length_exceeded",
         )
 
 
