@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -95,6 +96,25 @@ def test_rerank(notes: str, tmp_path: Path, capsys: Capture) -> None:
     best = sorted(expected, key=lambda text: -expected[text])[:3]
     assert [hit["text"] for hit in hits] == best
     assert [hit["score"] for hit in hits] == [round(float(expected[text]), 4) for text in best]
+
+
+def test_rerank_on_the_same_terms(notes: str, capsys: Capture, monkeypatch: Any) -> None:
+    """The reranker gets the device, dtype, threads and network of the command line."""
+    given: dict[str, Any] = {}
+
+    def refuse(model: str, **options: Any) -> None:
+        given.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("qwen3_embed.reranker.Reranker", refuse)
+    terms = ["--device", "cpu", "--dtype", "bfloat16", "--threads", "1", "--offline"]
+    assert main(["search", notes, "eggs", "--rerank", "r", *terms]) == 1
+    assert given == {
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "num_threads": 1,
+        "local_files_only": True,
+    }
 
 
 def test_folder_with_headings(notes: str, capsys: Capture) -> None:

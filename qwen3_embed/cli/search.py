@@ -114,6 +114,7 @@ def _reranked(hits: list[_Hit], namespace: argparse.Namespace) -> list[_Hit]:
     with Reranker(
         namespace.rerank,
         device=namespace.device,
+        dtype=namespace.dtype,
         num_threads=namespace.threads,
         local_files_only=namespace.offline,
     ) as ranker:
