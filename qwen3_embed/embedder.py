@@ -377,6 +377,7 @@ class Embedder(Model):
         if request.out is None:
             rows = self._engines.rows(len(items), request.dim)
         else:
+            self._engines.check_open()
             request.check_out((request.dim,) if single else (len(items), request.dim))
             rows = request.out.reshape(len(items), request.dim)
         report = LengthReport(self._max_length, request.on_long)

@@ -40,7 +40,13 @@ class Engines:
 
     def rows(self, n: int, dim: int) -> npt.NDArray[np.float32]:
         """A new (n, dim) array for any of the engines to write."""
+        self.check_open()
         return self._engines[0].rows(n, dim)
+
+    def check_open(self) -> None:
+        """Raises ValueError once they are closed."""
+        if self._engines[0].info["closed"]:
+            raise ValueError("the model is closed: open it again")
 
     def submit(
         self,

@@ -183,8 +183,6 @@ class Reranker(Model):
         """
         if not isinstance(query, str):
             raise TypeError(f"query is {type(query).__name__}, expected str")
-        if isinstance(documents, str):
-            raise TypeError("documents is str, expected an iterable of str")
         if top_k is not None and (type(top_k) is not int or top_k < 1):
             raise ValueError(f"top_k={top_k!r}, expected a positive int or None")
         texts = list_texts(documents, "documents")

@@ -52,8 +52,10 @@ def list_texts(texts: Texts, noun: str = "texts") -> list[str]:
     Raises
     ------
     TypeError
-        Not an iterable of str; names the first wrong index.
+        A single str, or not an iterable of str; names the first wrong index.
     """
+    if isinstance(texts, str):
+        raise TypeError(f"{noun} is str, expected an iterable of str")
     _refuse_non_iterable(texts, noun)
     convert = getattr(texts, "to_pylist", None) or getattr(texts, "tolist", None)
     return check_texts(convert() if callable(convert) else list(texts), noun=noun)

@@ -94,9 +94,18 @@ class TestConstruction:
         other.close()
         other.close()
         for call in (other.encode, other.encode_query, lambda t: list(other.encode_iter(t))):
-            with pytest.raises(ValueError, match="closed"):
+            with pytest.raises(ValueError, match="the model is closed: open it again"):
                 call(["x"])
         assert other.dim == HIDDEN
+
+    def test_close_with_a_cache_and_out(self, folder: Path, tmp_path: Path) -> None:
+        """No vector comes out of the cache of a closed model, and its file stays closed."""
+        out = np.empty((1, HIDDEN), np.float32)
+        with Embedder(folder, cache=tmp_path / "cache.sqlite") as other:
+            other.encode(["x"], out=out)
+        for texts in (["x"], []):
+            with pytest.raises(ValueError, match="closed"):
+                other.encode(texts, out=out[: len(texts)])
 
     def test_special_tokens_in_text(self, folder: Path, model: Embedder) -> None:
         text = "a<|endoftext|>"

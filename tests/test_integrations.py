@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -430,3 +431,41 @@ class TestVectorStores:
         found = client.search("texts", data=[model.encode_query("capital?")], limit=5)
         assert [hit["id"] for hit in found[0]] == self.expected(model)
         client.close()
+
+
+@pytest.mark.parametrize(
+    ("package", "module", "name", "settings"),
+    [
+        ("langchain_core", "langchain", "Qwen3Embeddings", {"device": "cpu"}),
+        ("langchain_core", "langchain", "Qwen3Rerank", {"settings": {"device": "cpu"}}),
+        ("llama_index.core", "llama_index", "Qwen3Embedding", {"settings": {"device": "cpu"}}),
+        ("llama_index.core", "llama_index", "Qwen3Rerank", {"settings": {"device": "cpu"}}),
+        ("haystack", "haystack", "Qwen3TextEmbedder", {"settings": {"device": "cpu"}}),
+        ("haystack", "haystack", "Qwen3Ranker", {"settings": {"device": "cpu"}}),
+        ("sentence_transformers", "sentence_transformers", "Qwen3Module", {"device": "cpu"}),
+        ("sklearn", "sklearn", "Qwen3Vectorizer", {"device": "cpu"}),
+    ],
+)
+def test_settings_of_an_open_model(
+    package: str, module: str, name: str, settings: Any, model: Embedder, ranker: Reranker
+) -> None:
+    """They would be without effect: refused, not ignored."""
+    pytest.importorskip(package)
+    kind = getattr(import_module(f"qwen3_embed.integrations.{module}"), name)
+    given = ranker if "rank" in name.lower() else model
+
+    def use() -> None:
+        made = kind(model=given, **settings)
+        made.fit(["a"])  # where scikit-learn wants arguments to be looked at
+
+    with pytest.raises(TypeError, match="is open already, too late for device"):
+        use()
+
+
+def test_one_text_is_not_many(model: Embedder) -> None:
+    """A str is not an iterable of texts of one letter each."""
+    pytest.importorskip("sklearn")
+    from qwen3_embed.integrations.sklearn import Qwen3Vectorizer
+
+    with pytest.raises(TypeError, match=r"^texts is str, expected an iterable of str$"):
+        Qwen3Vectorizer(model).transform("abc")

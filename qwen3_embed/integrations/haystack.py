@@ -16,6 +16,7 @@ from haystack import Document, component
 
 from ..embedder import Embedder
 from ..reranker import Reranker
+from .opening import opened
 
 __all__ = ["Qwen3DocumentEmbedder", "Qwen3Ranker", "Qwen3TextEmbedder"]
 
@@ -34,7 +35,7 @@ class _EmbedderComponent:
         self.dim = dim
         self.instruction = instruction
         self.settings = settings
-        self._embedder = model if isinstance(model, Embedder) else None
+        self._embedder = opened(Embedder, model, settings) if isinstance(model, Embedder) else None
 
     def warm_up(self) -> None:
         """Opens the model, once."""
@@ -156,7 +157,7 @@ class Qwen3Ranker:
         self.top_k = top_k
         self.instruction = instruction
         self.settings = settings
-        self._ranker = model if isinstance(model, Reranker) else None
+        self._ranker = opened(Reranker, model, settings) if isinstance(model, Reranker) else None
 
     def warm_up(self) -> None:
         """Opens the model, once."""

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from ..embedder import Embedder
 from ..reranker import Reranker
+from .opening import opened
 
 __all__ = ["Qwen3Embeddings", "Qwen3Rerank"]
 
@@ -44,7 +45,7 @@ class Qwen3Embeddings(Embeddings):
         instruction: str | None = None,
         **settings: Any,
     ) -> None:
-        self.embedder = model if isinstance(model, Embedder) else Embedder(model, **settings)
+        self.embedder = opened(Embedder, model, settings)
         self.dim = dim
         self.instruction = instruction
 
@@ -91,8 +92,7 @@ class Qwen3Rerank(BaseDocumentCompressor):
 
     def model_post_init(self, context: Any) -> None:
         """Opens the model."""
-        given = self.model
-        self._ranker = given if isinstance(given, Reranker) else Reranker(given, **self.settings)
+        self._ranker = opened(Reranker, self.model, self.settings)
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None

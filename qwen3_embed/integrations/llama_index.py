@@ -12,6 +12,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
 from ..embedder import Embedder
 from ..reranker import Reranker
+from .opening import opened
 
 __all__ = ["Qwen3Embedding", "Qwen3Rerank"]
 
@@ -51,7 +52,7 @@ class Qwen3Embedding(BaseEmbedding):
         settings: dict[str, Any] | None = None,
         **others: Any,
     ) -> None:
-        embedder = model if isinstance(model, Embedder) else Embedder(model, **(settings or {}))
+        embedder = opened(Embedder, model, settings)
         base: dict[str, Any] = {"embed_batch_size": _BATCH, "model_name": embedder.name} | others
         super().__init__(dim=dim, instruction=instruction, **base)
         self._embedder = embedder
@@ -108,7 +109,7 @@ class Qwen3Rerank(BaseNodePostprocessor):
         settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(top_n=top_n, instruction=instruction)
-        self._ranker = model if isinstance(model, Reranker) else Reranker(model, **(settings or {}))
+        self._ranker = opened(Reranker, model, settings)
 
     @classmethod
     def class_name(cls) -> str:

@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.input_module import InputModule
 
 from ..embedder import Embedder
+from .opening import opened
 
 __all__ = ["Qwen3Module", "sentence_transformer"]
 
@@ -33,7 +34,7 @@ class Qwen3Module(InputModule):
         self, model: str | Embedder = "mini", *, dim: int | None = None, **settings: Any
     ) -> None:
         super().__init__()
-        self.embedder = model if isinstance(model, Embedder) else Embedder(model, **settings)
+        self.embedder = opened(Embedder, model, settings)
         self.dim = dim
 
     def preprocess(

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from ..embedder import Embedder
 from ..texts import list_texts
+from .opening import opened
 
 __all__ = ["Qwen3Vectorizer"]
 
@@ -47,11 +48,8 @@ class Qwen3Vectorizer(TransformerMixin, BaseEstimator):
 
     def fit(self, texts: Iterable[str], labels: Any = None) -> Self:
         """Opens the model."""
-        self.embedder_ = (
-            self.model
-            if isinstance(self.model, Embedder)
-            else Embedder(self.model, device=self.device)
-        )
+        settings = {} if self.device == "auto" else {"device": self.device}
+        self.embedder_ = opened(Embedder, self.model, settings)
         self.n_features_out_ = self.dim or self.embedder_.dim
         return self
 
