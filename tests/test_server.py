@@ -151,6 +151,9 @@ class TestEmbeddings:
         _, answer, _ = server.ask("/v1/models")
         names = [entry["id"] for entry in answer["data"]]
         assert names == [folder.name, folder.name + "-query", "other"]
+        for entry in answer["data"]:
+            assert server.ask("/v1/models/" + entry["id"])[:2] == (200, entry)
+        assert server.ask("/v1/models/none")[0] == 404
 
 
 NAN = b'{"input": NaN, "model": "other"}'
@@ -207,7 +210,8 @@ class TestRefusals:
             assert server.ask(path, {"input": "a"})[0] == 404
         assert server.ask("/v1/embeddings")[0] == 405
         assert server.ask("/health", {})[0] == 405
-        assert server.ask("/v1/embeddings", method="DELETE")[0] == 405
+        status, _, headers = server.ask("/v1/embeddings", method="DELETE")
+        assert (status, headers["allow"]) == (405, "POST")
 
     def test_chunked_body_without_a_length(self, server: Served) -> None:
         """The bound holds for what comes, not for what was declared."""

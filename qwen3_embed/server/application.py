@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -236,7 +237,7 @@ class Application:
         finally:
             self._held_bytes -= exchange.held_bytes
         if answer is not None:
-            await _send(send, answer, exchange.request_id, retry_after_s)
+            await _send(send, answer, exchange.request_id, retry_after_s, route)
         name = scope["path"] if route else "none"
         status = answer.status if answer else _CLIENT_LEFT
         taken_s = time.perf_counter() - begin
@@ -332,6 +333,9 @@ class Application:
 def _routes(registry: Registry) -> dict[str, _Route]:
     """Only what there is a model for."""
     routes = {"/v1/models": _Route("GET", openai.models, openai.problem_body)}
+    for name in registry.names():
+        handler = partial(openai.model, name)
+        routes[f"/v1/models/{name}"] = _Route("GET", handler, openai.problem_body)
     if registry.embedders:
         routes |= {
             "/v1/embeddings": _Route("POST", openai.embeddings, openai.problem_body),
@@ -362,7 +366,9 @@ def _problem_of(error: Exception) -> Problem:
     return Problem(500, "the server has failed; its log says more")
 
 
-async def _send(send: Send, answer: Answer, request_id: str, retry_after_s: int | None) -> None:
+async def _send(
+    send: Send, answer: Answer, request_id: str, retry_after_s: int | None, route: _Route | None
+) -> None:
     headers = [
         (b"content-type", answer.content_type),
         (b"content-length", str(len(answer.body)).encode()),
@@ -374,5 +380,7 @@ async def _send(send: Send, answer: Answer, request_id: str, retry_after_s: int 
         headers.append((b"connection", b"close"))  # what is left of the body is not read
     if answer.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    if answer.status == 405 and route is not None:
+        headers.append((b"allow", route.method.encode()))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

@@ -1,4 +1,4 @@
-"""OpenAI's routes: /v1/embeddings and /v1/models."""
+"""OpenAI's routes: /v1/embeddings, /v1/models and /v1/models/NAME."""
 
 from __future__ import annotations
 
@@ -77,11 +77,22 @@ def _answer(found: Vectors, model: bytes, base64: bool) -> bytes:
 
 async def models(exchange: Exchange) -> Answer:
     """GET /v1/models."""
-    data = [
-        {"id": name, "object": "model", "created": exchange.started_at, "owned_by": "qwen3_embed"}
-        for name in exchange.registry.names()
-    ]
+    data = [_entry(name, exchange) for name in exchange.registry.names()]
     return exchange.json(msgspec.json.encode({"object": "list", "data": data}))
+
+
+async def model(name: str, exchange: Exchange) -> Answer:
+    """GET /v1/models/NAME."""
+    return exchange.json(msgspec.json.encode(_entry(name, exchange)))
+
+
+def _entry(name: str, exchange: Exchange) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": exchange.started_at,
+        "owned_by": "qwen3_embed",
+    }
 
 
 def problem_body(problem: Problem) -> dict[str, Any]:

@@ -25,7 +25,6 @@ _BODIES: dict[str, type] = {
     "/rerank": TeiRerankRequest,
     "/tokenize": TokenizeRequest,
 }
-_READS = ("/v1/models", "/info", "/health", "/metrics", "/openapi.json")
 _TEXT_OR_IDS = {
     "oneOf": [
         {"type": "string"},
@@ -52,7 +51,7 @@ _ERRORS = {
 
 
 def openapi_page(paths: set[str]) -> dict[str, Any]:
-    """The description of these routes, and of those that are always there."""
+    """The description of these routes; those without a body are read by GET."""
     _, components = msgspec.json.schema_components(
         list(_BODIES.values()), ref_template="#/components/schemas/{name}"
     )
@@ -73,10 +72,9 @@ def openapi_page(paths: set[str]) -> dict[str, Any]:
                     "responses": _responses(_ERRORS),
                 }
             }
-    for path in _READS:
-        if path in paths or path not in ("/info",):
-            kept = {status: _ERRORS[status] for status in ("401", "429", "503")}
-            operations[path] = {"get": {"responses": _responses(kept)}}
+    for path in sorted(paths - set(_BODIES)):
+        kept = {status: _ERRORS[status] for status in ("401", "429", "503")}
+        operations[path] = {"get": {"responses": _responses(kept)}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "qwen3-embed", "version": __version__},
