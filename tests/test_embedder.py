@@ -62,6 +62,7 @@ class TestConstruction:
             {"batch_tokens": 0},
             {"batch_tokens": 2**31},
             {"num_threads": 10**12},
+            {"num_threads": 4097},
             {"device": None},
             {"device": 0},
             {"device": []},

@@ -21,6 +21,10 @@
  * than most jobs take before it sleeps, since waking it costs a good part of a job. */
 #define SPIN_NS 200000
 
+/* More than any machine has cores: a slip would take the user's whole share of threads.
+ */
+#define MAX_THREADS 4096
+
 #define CACHE_LINE 64
 
 struct worker {
@@ -197,8 +201,9 @@ int
 qe_threads_open(int n_threads, struct qe_threads **threads, struct qe_error *err)
 {
     *threads = NULL;
-    if (n_threads < 1) {
-        return qe_fail(err, QE_EVALUE, "threads is %d, expected at least 1", n_threads);
+    if (n_threads < 1 || n_threads > MAX_THREADS) {
+        return qe_fail(err, QE_EVALUE, "num_threads=%d, expected 1 to %d", n_threads,
+                       MAX_THREADS);
     }
     size_t n_bytes =
         sizeof(struct qe_threads) + (size_t)n_threads * sizeof(struct worker);
