@@ -200,6 +200,8 @@ class TestHybrid:
         by_meaning = np.argsort(-scores, kind="stable").tolist()
         found = index.search("iso audit 9001", top_k=3)
         expected = hybrid.fuse([by_words, by_meaning])[:3]
+        with pytest.raises(ValueError, match="top_k=-1, expected a positive int"):
+            index.search("x", top_k=-1)
         assert [(hit.document, hit.score) for hit in found] == expected
         assert index.search("力加", top_k=1, candidates=1)[0].document in (3, by_meaning[0])
         assert index._by_words("力加", 5) == [3]

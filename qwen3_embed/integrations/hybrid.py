@@ -138,6 +138,8 @@ class HybridIndex:
         reranker : Reranker, optional
             Scores the best `candidates` of the fused list anew.
         """
+        if type(top_k) is not int or top_k < 1:
+            raise ValueError(f"top_k={top_k!r}, expected a positive int")
         candidates = max(candidates, top_k)
         fused = fuse(
             [self._by_words(query, candidates), self._by_meaning(query, candidates, instruction)]
