@@ -109,7 +109,7 @@ qe_json_separator(struct qe_json *json, char close, bool *more)
     return *more ? 0 : qe_json_expect(json, close);
 }
 
-/* The four digits of \uXXXX. */
+/* The four hexadecimal digits of an escape \u. */
 static int
 read_hex4(struct qe_json *json, uint32_t *code)
 {
@@ -130,7 +130,7 @@ read_hex4(struct qe_json *json, uint32_t *code)
     return 0;
 }
 
-/* After the u of \uXXXX: one code point, from a pair of them if it is a surrogate. */
+/* After the u of an escape: a code point, from a pair of them if it is a surrogate. */
 static int
 read_unicode_escape(struct qe_json *json, uint32_t *code)
 {

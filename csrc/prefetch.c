@@ -8,13 +8,14 @@
 #include "prefetch.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include "thread.h"
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22 /* Linux 5.14; older ones answer EINVAL */
@@ -58,7 +59,6 @@ struct qe_prefetch *
 qe_prefetch_open(struct qe_range *ranges, size_t n_ranges)
 {
     struct qe_prefetch *prefetch = calloc(1, sizeof *prefetch);
-    sigset_t all, before;
 
     if (prefetch == NULL || ranges == NULL) {
         goto fail;
@@ -66,12 +66,7 @@ qe_prefetch_open(struct qe_range *ranges, size_t n_ranges)
     prefetch->ranges = ranges;
     prefetch->n_ranges = n_ranges;
     prefetch->pid = getpid();
-    /* Signals are for the threads of the program. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int status = pthread_create(&prefetch->thread, NULL, populate, prefetch);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (status != 0) {
+    if (qe_thread_start(&prefetch->thread, populate, prefetch) != 0) {
         goto fail;
     }
     return prefetch;

@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -17,6 +16,7 @@
 #include <unistd.h>
 
 #include "queue.h"
+#include "thread.h"
 
 struct qe_scheduler {
     struct qe_backend *backend; /* borrowed                                          */
@@ -193,13 +193,8 @@ run_left(struct qe_scheduler *s, struct qe_job *job)
 static int
 start_worker(struct qe_scheduler *s, struct qe_error *err)
 {
-    sigset_t all, before;
+    int failed = qe_thread_start(&s->worker, work, s);
 
-    /* Signals belong to the caller's threads. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&s->worker, NULL, work, s);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (failed) {
         return qe_fail(err, QE_ENOMEM, "worker thread: %s", strerror(failed));
     }

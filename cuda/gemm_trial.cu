@@ -238,8 +238,7 @@ try_own_plans(struct candidate c, struct plan *best, float *best_ms,
 {
     int status = 0;
 
-    if (c.m <= GEMM_STREAM_MAX_ROWS &&
-        c.gemm->shapes[c.linear].k % GEMM_STREAM_BLOCK_K == 0) {
+    if (gemm_stream_takes(c.m, c.gemm->shapes[c.linear].k)) {
         struct plan plan = {PLAN_STREAM, 0, {}};
         status = try_plan(c, &plan, best, best_ms, err);
     }

@@ -83,8 +83,8 @@ is_usable(struct gemm *gemm, enum linear linear, int bucket, const struct plan *
     struct cublas_problem p;
     cublasLtMatmulHeuristicResult_t result;
 
-    if (plan->kind == PLAN_STREAM && (bucket_rows(bucket) > GEMM_STREAM_MAX_ROWS ||
-                                      gemm->shapes[linear].k % GEMM_STREAM_BLOCK_K)) {
+    if (plan->kind == PLAN_STREAM &&
+        !gemm_stream_takes(bucket_rows(bucket), gemm->shapes[linear].k)) {
         return false;
     }
     if (plan->kind != PLAN_CUBLAS) {

@@ -10,19 +10,19 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdalign.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "../thread.h"
+
 /* A forward pass is some 200 jobs in a row: a thread looks for the next one for longer
  * than most jobs take before it sleeps, since waking it costs a good part of a job. */
 #define SPIN_NS 200000
 
-/* More than any machine has cores: a slip would take the user's whole share of threads.
- */
+/* More than any machine has cores: a slip would take the user's share of threads. */
 #define MAX_THREADS 4096
 
 #define CACHE_LINE 64
@@ -177,24 +177,19 @@ begin(struct qe_threads *pool, bool wake)
     }
 }
 
-/* Starts threads until one can't be. Signals are for the threads of the program. */
+/* Starts threads until one can't be. */
 static void
 start_workers(struct qe_threads *pool)
 {
-    sigset_t all, before;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     while (pool->n_started < pool->n_threads - 1) {
         struct worker *worker = &pool->workers[pool->n_started + 1];
         worker->pool = pool;
         worker->index = pool->n_started + 1;
-        if (pthread_create(&worker->thread, NULL, work_until_closed, worker) != 0) {
+        if (qe_thread_start(&worker->thread, work_until_closed, worker) != 0) {
             break;
         }
         pool->n_started++;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 int
