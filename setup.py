@@ -16,10 +16,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-sys.path.insert(0, str(Path(__file__).parent / "csrc"))
-sys.path.insert(0, str(Path(__file__).parent / "cuda"))
-from sources import FLAGS, binding_sources, cuda_sources, engine_sources, kernel_sources
-from toolkit import ToolkitError, find_toolkit
+sys.path.insert(0, str(Path(__file__).parent))
+from csrc.sources import FLAGS, binding_sources, cuda_sources, engine_sources, kernel_sources
+from csrc.toolkit import ToolkitError, find_toolkit
 
 SANITIZE = os.environ.get("QWEN3_EMBED_SANITIZE", "")
 CUDA = "0" if SANITIZE else os.environ.get("QWEN3_EMBED_CUDA", "auto")

@@ -1,6 +1,6 @@
 """`qwen3-embed encode` over many short lines: its memory, and its time beside the engine alone.
 
-    python benchmarks/corpus.py --lines 1000000 --csv
+    python -m benchmarks.corpus --lines 1000000 --csv
 
 Both are processes of their own; "alone" is one call of encode over the same texts. Memory is what
 a process holds itself, in files not mapped, at its highest.
@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from memory import resident
-from record import model_folder, parser_of, record
+from benchmarks.memory import resident
+from benchmarks.record import model_folder, parser_of, record
 
 ALONE = """
 import sys

@@ -1,6 +1,6 @@
 """How fast a pure-Python thread counts while another encodes, and its longest stall.
 
-    python benchmarks/gil.py --csv
+    python -m benchmarks.gil --csv
 
 The engine gets all cores but one, so that the counting thread has a core to itself; what
 it loses then is the GIL's doing. Alone and beside take turns; the stall alone is the
@@ -13,10 +13,9 @@ import threading
 import time
 from dataclasses import dataclass
 
-from record import model_folder, n_cores, parser_of, record
-from texts import text_of
-
+from benchmarks.record import model_folder, n_cores, parser_of, record
 from qwen3_embed import Embedder
+from tests.support.texts import text_of
 
 
 @dataclass(frozen=True)

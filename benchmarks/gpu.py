@@ -1,7 +1,7 @@
 """The CUDA engine beside its rivals on one GPU, in one run: the rows of results/gpu.csv.
 
-    python benchmarks/gpu.py --shape 0.6B --csv
-    python benchmarks/gpu.py --shape 4B --only load,lengths,mixed,gpus --csv
+    python -m benchmarks.gpu --shape 0.6B --csv
+    python -m benchmarks.gpu --shape 4B --only load,lengths,mixed,gpus --csv
 
 Random weights at the official shapes. Throughput of ours is of whole calls, from ids (or texts)
 to vectors in NumPy; Transformers' is of forward passes alone, on ids that are on the GPU
@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from gpu_rivals import SentenceTransformers, Transformers, gpu_words
-from mixed_texts import mixed_texts
-from record import ROOT, model_folder, parser_of, record, seconds
 
+from benchmarks.gpu_rivals import SentenceTransformers, Transformers, gpu_words
+from benchmarks.mixed_texts import mixed_texts
+from benchmarks.record import model_folder, parser_of, record, seconds
 from qwen3_embed import Embedder
 
 Row = dict[str, Any]
@@ -247,8 +247,7 @@ class Benchmark:
 
     def retrieval(self) -> list[Row]:
         """The embedded model on its held-out tasks in float8, against our own bfloat16."""
-        sys.path.insert(0, str(ROOT / "training" / "mini"))
-        from evaluate import embedder_encoder, measure, read_tasks
+        from training.mini.evaluate import embedder_encoder, measure, read_tasks
 
         scores: dict[str, dict[str, float]] = {"float8": {}, "bfloat16": {}}
         tasks = read_tasks(self.arguments.tasks)

@@ -1,6 +1,6 @@
 """Attention alone: the engine's kernels beside PyTorch's cuDNN backend, in one run.
 
-    QE_ATTENTION_LIBRARY=... python benchmarks/gpu_attention.py [--csv]
+    QE_ATTENTION_LIBRARY=... python -m benchmarks.gpu_attention [--csv]
 
 Causal, bf16, head size 128, random data; medians of single launches by CUDA events. Rates
 count unmasked work. cuDNN gets dense batches of equal lengths, which ours need not be.
@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "cuda"))
-
-from attention_kernel import HS, Attention, pack, random_qkv
-from gpu_rivals import gpu_words
-from record import record
+from benchmarks.gpu_rivals import gpu_words
+from benchmarks.record import record
+from tests.cuda.attention_kernel import HS, Attention, pack, random_qkv
 
 WORKLOADS = ((1024, 16), (512, 32), (256, 64), (132, 128), (33, 512), (8, 2048), (2, 8192))
 WORKLOADS += ((1, 32768),)

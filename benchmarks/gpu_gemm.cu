@@ -1,16 +1,16 @@
 /* gpu_gemm.cu: what cuBLASLt offers for each product of a layer, how fast, and whether
  * it gives the canonical bits, beside our own kernels.
  *
- *     nvcc -std=c++20 -Icsrc -Icuda benchmarks/gpu_gemm.cu cuda/{gemm,gemm_rows,
- *         gemm_stream,swiglu,plan_cache,cuda_error}.cu csrc/error.c
- *         -lcublasLt
+ *     nvcc -std=c++20 -Icsrc -Icuda benchmarks/gpu_gemm.cu
+ *         cuda/products/{gemm,gemm_rows,gemm_stream,plan_cache}.cu
+ *         cuda/ops/swiglu.cu cuda/cuda_error.cu csrc/error.c -lcublasLt
  *     gpu_gemm HIDDEN INTERMEDIATE LAYERS HEADS KV_HEADS HEAD_DIM [MAX_ROWS [float8]]
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "../cuda/gemm_trial.cu"
+#include "../cuda/products/gemm_trial.cu"
 
 struct line {
     const char *name;

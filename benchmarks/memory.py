@@ -1,6 +1,6 @@
 """Peak resident memory beyond the mapped weights while many long texts are encoded.
 
-    python benchmarks/memory.py --csv
+    python -m benchmarks.memory --csv
 
 Everything that is not a page of a file counts: interpreter, tokenizer, work memory, rows.
 The child's status is read every 10 ms: VmHWM counts mapped files too, so it can't serve.
@@ -13,12 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-from record import model_folder, parser_of, record
+from benchmarks.record import ROOT, model_folder, parser_of, record
 
 CHILD = """
 import sys
-sys.path.insert(0, sys.argv[4])
-from texts import text_of
+from tests.support.texts import text_of
 from qwen3_embed import Embedder
 n_texts, n_tokens = int(sys.argv[2]), int(sys.argv[3])
 with Embedder(sys.argv[1], device="cpu", max_length=n_tokens) as model:
@@ -46,7 +45,6 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--tokens", type=int, default=512)
     arguments = parser.parse_args()
-    tests = Path(__file__).resolve().parents[1] / "tests"
     command = [
         sys.executable,
         "-c",
@@ -54,10 +52,9 @@ def main() -> None:
         str(model_folder(arguments)),
         str(arguments.texts),
         str(arguments.tokens),
-        str(tests),
     ]
     begin = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
     peak_own = peak_file = 0
     while child.poll() is None:
         sizes = resident(child.pid)

@@ -1,6 +1,6 @@
 """encode_iter over a stream of 1,000,000 short texts: bounded memory, and how fast.
 
-    python benchmarks/million.py --csv
+    python -m benchmarks.million --csv
 
 The texts are made as they are asked for. Memory is what the process holds itself, in
 files not mapped, after the first chunk and at its highest.
@@ -12,9 +12,8 @@ import os
 import time
 from collections.abc import Iterator
 
-from memory import resident
-from record import model_folder, parser_of, record
-
+from benchmarks.memory import resident
+from benchmarks.record import model_folder, parser_of, record
 from qwen3_embed import Embedder
 
 

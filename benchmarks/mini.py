@@ -1,6 +1,6 @@
 """The embedded model: tokens per second from text to rows, and where the time goes.
 
-    python benchmarks/mini.py --csv
+    python -m benchmarks.mini --csv
 
 The texts are windows into the parity tests' words, cut to the length asked for. Each row of the
 table is one way in: `encode` with texts, the tokenizer alone, `encode_tokens` with its ids, the
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import machine_limits, model_folder, n_cores, parser_of, record, seconds
-from texts import parity_texts
-from throughput import flop_counts
 
+from benchmarks.record import machine_limits, model_folder, n_cores, parser_of, record, seconds
+from benchmarks.throughput import flop_counts
 from qwen3_embed import Embedder
+from tests.support.texts import parity_texts
 
 
 def texts_of_length(model: Embedder, n_texts: int, n_tokens: int) -> list[str]:

@@ -1,15 +1,16 @@
 """Distance of the engine's vectors from Transformers fp32, beside Transformers bf16's own.
 
-    python benchmarks/parity.py --csv
+    python -m benchmarks.parity --csv
 
-All 64 texts of tests/texts.py, 1 to 2,000 tokens: English, Chinese, code, emoji, empty.
+All 64 texts of tests/support/texts.py, 1 to 2,000 tokens: English, Chinese, code, emoji, empty.
 """
 
 from __future__ import annotations
 
-from record import model_folder, parser_of, record
 from test_parity import measure
-from texts import parity_texts
+
+from benchmarks.record import model_folder, parser_of, record
+from tests.support.texts import parity_texts
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Milliseconds of one warm query of 16 tokens, against Transformers and the memory.
 
-    python benchmarks/query.py --csv
+    python -m benchmarks.query --csv
 
 The floor is the time to read once, at the bandwidth measured in the same run, every
 weight that a text needs: all but the token embeddings.
@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
-from record import machine_limits, model_folder, n_cores, parser_of, record
-from reference import read_header
-from rivals import Contest, random_texts
+from benchmarks.record import machine_limits, model_folder, n_cores, parser_of, record
+from benchmarks.rivals import Contest, random_texts
+from tests.support.reference import read_header
 
 
 def weight_bytes(folder: Path) -> int:

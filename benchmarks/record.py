@@ -19,12 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from qwen3_embed import _core
+from tests.support.make_model import SHAPES, make_model
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from make_model import SHAPES, make_model  # noqa: E402
-
-from qwen3_embed import _core  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 MACHINE_SOURCES = (

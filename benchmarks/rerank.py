@@ -1,8 +1,8 @@
 """A query's documents scored with their shared part computed once, and each on its own.
 
-    python benchmarks/rerank.py --csv
-    python benchmarks/rerank.py --parity --csv
-    python benchmarks/rerank.py --shape 4B --device cuda --rivals --rounds 5 --csv
+    python -m benchmarks.rerank --csv
+    python -m benchmarks.rerank --parity --csv
+    python -m benchmarks.rerank --shape 4B --device cuda --rivals --rounds 5 --csv
 
 Without sharing, every prompt begins with a token of its own, so that nothing is alike;
 that must cost no more than `encode` at the same length. --rivals compares with
@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from record import parser_of, record, seconds
-from rerankers import NO, YES, make_reranker
 
+from benchmarks.record import parser_of, record, seconds
 from qwen3_embed import Reranker
 from qwen3_embed._core import Job
-from qwen3_embed.engines import Engines
+from qwen3_embed.loading.engines import Engines
 from qwen3_embed.templates import DEFAULT_INSTRUCTION, reranker_body
+from tests.support.rerankers import NO, YES, make_reranker
 
 QUERY = "What is the capital of China?"
 WORDS = ("the", "capital", "of", "a", "country", "is", "where", "its", "government", "sits")
@@ -124,7 +124,7 @@ def measure_speed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def measure_rivals(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Ours and sentence-transformers' CrossEncoder in bf16, in turns, texts to scores."""
-    from gpu_rivals import CROSS_BATCH_SIZES, CrossEncoderRival
+    from benchmarks.gpu_rivals import CROSS_BATCH_SIZES, CrossEncoderRival
 
     folder = reranker_folder(arguments)
     rival = CrossEncoderRival(folder, arguments.device)
@@ -204,7 +204,7 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = None
     if arguments.device != "cpu":
-        from gpu_rivals import gpu_words
+        from benchmarks.gpu_rivals import gpu_words
 
         machine = gpu_words()
     if arguments.parity:

@@ -1,6 +1,6 @@
 """A corpus job killed at random moments and resumed: is the result the same, byte for byte?
 
-python benchmarks/resume.py --kills 50 --csv
+python -m benchmarks.resume --kills 50 --csv
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from record import model_folder, parser_of, record
-from resuming import run_killed, run_whole, write_corpus
+from benchmarks.record import model_folder, parser_of, record
+from tests.support.resuming import run_killed, run_whole, write_corpus
 
 
 def main() -> None:

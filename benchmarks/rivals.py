@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from record import n_cores, seconds
-from rival import Transformers
 
+from benchmarks.record import n_cores, seconds
 from qwen3_embed import Embedder
+from tests.support.rival import Transformers
 
 # Before each turn: a rival's threads look for work for some milliseconds after their
 # last, and would take a core from whoever comes next.

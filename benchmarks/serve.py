@@ -1,6 +1,6 @@
 """The server under load: requests a second beside the engine alone, its CPU, p99, memory.
 
-    python benchmarks/serve.py --model mini --requests 4000 --rival 400 --csv
+    python -m benchmarks.serve --model mini --requests 4000 --rival 400 --csv
 
 Every vector is compared. Rounds of the server, of the engine alone and of the rival (--rival
 requests in all) take turns, so that a neighbour disturbs them alike.
@@ -24,11 +24,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from memory import resident
-from record import model_folder, parser_of, print_table, record
-from served import Served
-
+from benchmarks.memory import resident
+from benchmarks.record import model_folder, parser_of, print_table, record
 from qwen3_embed import Embedder
+from tests.support.served import Served
 
 N_TEXTS = 4000
 _ENGINE_THREADS = ("qe forward", "qe cpu")

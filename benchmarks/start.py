@@ -1,7 +1,7 @@
 """Seconds from a new process to its first vector, with the files in the page cache.
 
-    python benchmarks/start.py --csv
-    python benchmarks/start.py --model mini --csv
+    python -m benchmarks.start --csv
+    python -m benchmarks.start --model mini --csv
 
 Import, model, tokenizer and the encoding of one short text included; the parent's clock.
 """
@@ -13,7 +13,7 @@ import sys
 import time
 from statistics import median
 
-from record import model_folder, parser_of, record
+from benchmarks.record import model_folder, parser_of, record
 
 CHILD = """
 import sys, time

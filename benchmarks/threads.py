@@ -1,6 +1,6 @@
 """Eight Python threads with one text a call, against one thread with eight texts a call.
 
-    python benchmarks/threads.py --csv
+    python -m benchmarks.threads --csv
 
 The engine batches what waits together, so threads should lose little. Both ways take
 turns and count by their best round.
@@ -11,9 +11,9 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-from record import model_folder, parser_of, record, seconds
-from rivals import Texts, random_texts
 
+from benchmarks.record import model_folder, parser_of, record, seconds
+from benchmarks.rivals import Texts, random_texts
 from qwen3_embed import Embedder
 
 

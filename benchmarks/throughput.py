@@ -1,6 +1,6 @@
 """Tokens per second of the engine against Transformers bf16, and of what the CPU can do.
 
-    python benchmarks/throughput.py --csv
+    python -m benchmarks.throughput --csv
 
 FLOP are counted two ways. "nominal" is what the model's formulas need for every token of
 every layer: products with the weights, and causal attention, whose two products take
@@ -15,8 +15,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from record import machine_limits, model_folder, n_cores, parser_of, record
-from rivals import Contest, random_texts
+from benchmarks.record import machine_limits, model_folder, n_cores, parser_of, record
+from benchmarks.rivals import Contest, random_texts
 
 WORKLOADS = ((4, 512), (8, 128), (16, 32), (1, 2048))
 

@@ -38,7 +38,7 @@ def engine_sources() -> list[str]:
         for file in HERE.rglob("*.c")
         if file.name not in COMMON_KERNELS
         and not PER_SET.fullmatch(file.name)
-        and not file.name.startswith("py_")
+        and file.parent.name != "python"
     )
 
 
@@ -53,9 +53,11 @@ def kernel_sources() -> list[tuple[str, str, list[str]]]:
 
 def binding_sources() -> list[str]:
     """The files that know Python."""
-    return sorted(f"csrc/{file.name}" for file in HERE.glob("py_*.c"))
+    return sorted(f"csrc/python/{file.name}" for file in (HERE / "python").glob("*.c"))
 
 
 def cuda_sources() -> list[str]:
     """The CUDA engine's files; csrc/error.c goes with them."""
-    return sorted(f"cuda/{file.name}" for file in (HERE.parent / "cuda").glob("*.cu"))
+    return sorted(
+        str(file.relative_to(HERE.parent)) for file in (HERE.parent / "cuda").rglob("*.cu")
+    )

@@ -3,8 +3,8 @@
 #define QE_DEVICE_H
 
 #include "adapters.h"
-#include "attention.h"
-#include "gemm.h"
+#include "attention/attention.h"
+#include "products/gemm.h"
 #include "graphs.h"
 #include "places.h"
 #include "weights.h"

@@ -5,7 +5,7 @@
 #include <cublasLt.h>
 
 #include "cuda_error.h"
-#include "kernels.h"
+#include "ops/kernels.h"
 
 #define EDGE 8192
 #define MATRIX_ELEMENTS ((size_t)EDGE * EDGE)

@@ -5,7 +5,7 @@
 #ifndef QE_PLACES_H
 #define QE_PLACES_H
 
-#include "attention.h"
+#include "attention/attention.h"
 #include "weights.h"
 
 /* The same arrays in host or in device memory. */

@@ -7,7 +7,7 @@
 #ifndef QE_WEIGHTS_H
 #define QE_WEIGHTS_H
 
-#include "kernels.h"
+#include "ops/kernels.h"
 #include "seam.h"
 
 #define QE_PAD 64

@@ -2,7 +2,7 @@
 #ifndef QE_WORKSPACE_H
 #define QE_WORKSPACE_H
 
-#include "gemm.h"
+#include "products/gemm.h"
 #include "weights.h"
 
 struct workspace {

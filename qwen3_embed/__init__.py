@@ -27,8 +27,8 @@ if TYPE_CHECKING:
         QwenEmbedError,
         TruncationWarning,
     )
-    from .quantizer import Quantizer
     from .reranker import Reranker
+    from .retrieval.quantizer import Quantizer
     from .templates import INSTRUCTIONS
 
 __all__ = [
@@ -51,7 +51,7 @@ __all__ = [
 _HOMES = {
     "Embedder": "embedder",
     "INSTRUCTIONS": "templates",
-    "Quantizer": "quantizer",
+    "Quantizer": "retrieval.quantizer",
     "Reranker": "reranker",
     "VectorCache": "cache",
 }
@@ -68,4 +68,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+    return sorted(__all__)

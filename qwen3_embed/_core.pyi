@@ -1,4 +1,4 @@
-"""The C engine (csrc/py_*.c). Private: `qwen3_embed.Embedder` is the interface."""
+"""The C engine (csrc/python/py_*.c). Private: `qwen3_embed.Embedder` is the interface."""
 
 from collections.abc import Sequence
 from typing import Any, final

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 import numpy as np
 import numpy.typing as npt
 
-from . import similarity as _similarity
+from .encoding.options import EncodeOptions, PromptOptions, Request, SentenceTransformersOptions
+from .encoding.pipeline import LengthReport, Pipeline, chunk_bounds
+from .encoding.progress import progress
+from .encoding.texts import Texts, check_texts, iterate_texts, list_texts, surrogate_error
 from .model import Model, Weights
-from .options import EncodeOptions, PromptOptions, Request, SentenceTransformersOptions
-from .pipeline import LengthReport, Pipeline, chunk_bounds
-from .progress import progress
-from .quantizer import Precision, Quantizer
+from .retrieval import similarity as _similarity
+from .retrieval.quantizer import Precision, Quantizer
 from .templates import resolve_prompt
-from .texts import Texts, check_texts, iterate_texts, list_texts, surrogate_error
 
 if TYPE_CHECKING:
-    from .cached_pipeline import CachedPipeline
+    from .encoding.cached_pipeline import CachedPipeline
 
 __all__ = ["Embedder"]
 
@@ -446,7 +446,7 @@ class Embedder(Model):
         if self._cache is None:
             return computing(report, on_done)
         from .cache import CacheKeys
-        from .cached_pipeline import CachedPipeline
+        from .encoding.cached_pipeline import CachedPipeline
 
         return CachedPipeline(
             self._cache,

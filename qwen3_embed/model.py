@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from .config import Kind
-from .device import resolve_device
-from .engines import Engines, open_engines
+from .encoding.options import Request
 from .errors import DeviceError, DeviceMemoryError, ModelFileError
-from .files import HubOptions, ModelFiles, find_model
-from .fingerprint import fingerprint_of
-from .head import HEADS
-from .options import Request
+from .loading.config import Kind
+from .loading.device import resolve_device
+from .loading.engines import Engines, open_engines
+from .loading.files import HubOptions, ModelFiles, find_model
+from .loading.fingerprint import fingerprint_of
+from .loading.head import HEADS
+from .loading.tokenizer import Tokenizer
 from .templates import resolve_prompt
-from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from ._core import Job
-    from .adapters import Adapter
+    from .adapters.adapter import Adapter
     from .cache import VectorCache
 
 __all__ = ["Model", "Weights"]
@@ -295,7 +295,7 @@ class Model:
         >>> model.adapters["legal"].merged                                 # doctest: +SKIP
         ('layers.0.self_attn.q_proj', ...)
         """
-        from .adapters import Adapter, find_adapter
+        from .adapters.adapter import Adapter, find_adapter
 
         if not isinstance(name, str):
             raise TypeError(f"name is {type(name).__name__}, expected str")

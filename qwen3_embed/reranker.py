@@ -15,14 +15,14 @@ from typing import Any, ClassVar, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from .config import Kind
+from .encoding.pipeline import LengthReport, Pipeline
+from .encoding.progress import progress
+from .encoding.texts import Texts, list_texts
 from .errors import ModelFileError
-from .head import logits_of, read_head
+from .loading.config import Kind
+from .loading.head import logits_of, read_head
 from .model import Model, Weights
-from .pipeline import LengthReport, Pipeline
-from .progress import progress
 from .templates import DEFAULT_INSTRUCTION, RERANKER_PREFIX, RERANKER_SUFFIX, reranker_body
-from .texts import Texts, list_texts
 
 __all__ = ["Activation", "Pairs", "Reranker"]
 

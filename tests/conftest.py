@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from make_model import make_model
+
+from tests.support.make_model import make_model
 
 if os.environ.get("QE_TEST_DEVICE", "cpu") == "cpu":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that device="auto" is the CPU everywhere

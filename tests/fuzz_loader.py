@@ -1,10 +1,10 @@
 """Fuzzes the safetensors reader and the loader with libFuzzer (clang), address sanitizer on.
 
-    python tests/fuzz_loader.py --seconds 60
-    python tests/fuzz_loader.py --runs 10000000 --corpus FOLDER
+    python -m tests.fuzz_loader --seconds 60
+    python -m tests.fuzz_loader --runs 10000000 --corpus FOLDER
 
 Prints the number of inputs run. On a crash or a leak it exits 1 and keeps the input in
-the corpus folder's parent as crash-*: add what it shows to tests/make_bad_safetensors.py.
+the corpus folder's parent as crash-*: add what it shows to tests/support/make_bad_safetensors.py.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from c_build import LOADER, build
-from make_bad_safetensors import fuzz_seeds
+from tests.support.c_build import LOADER, build
+from tests.support.make_bad_safetensors import fuzz_seeds
 
 WORDS = (
     *('"dtype":', '"shape":[', '"data_offsets":[', '"__metadata__":{', '"BF16"', '"F16"'),

@@ -1,7 +1,7 @@
 """Measures how much of the loader the tests reach, by branch, with clang and llvm-cov.
 
-    python tests/loader_coverage.py            # a table; exits 1 below 95 % of branches
-    python tests/loader_coverage.py --missed   # and the lines with a branch not taken
+    python -m tests.loader_coverage            # a table; exits 1 below 95 % of branches
+    python -m tests.loader_coverage --missed   # and the lines with a branch not taken
 
 What runs is what pytest and the fuzzer run: every case of make_bad_safetensors.py, the
 fuzzer's seeds, the C tests of the loader, and every fault of test_faults.c.
@@ -18,10 +18,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from c_build import FAULT_LINK, FAULTS, LOADER, ROOT, Source, build
-from fuzz_loader import write_seeds
-from make_bad_safetensors import all_cases
-from model_files import SIZES, random_weights, small_weights, write_file
+from tests.fuzz_loader import write_seeds
+from tests.support.c_build import FAULT_LINK, FAULTS, LOADER, ROOT, Source, build
+from tests.support.make_bad_safetensors import all_cases
+from tests.support.model_files import SIZES, random_weights, small_weights, write_file
 
 MEASURED = ("json.c", "safetensors.c", "model.c", "floats.c", "prefetch.c", "weight_table.c")
 LEAST_PERCENT = 95.0

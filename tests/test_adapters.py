@@ -12,9 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from engines import open_engine
-from make_adapter import (
+
+from qwen3_embed import Embedder, ModelFileError, Reranker
+from qwen3_embed.adapters.adapter import Adapter
+from qwen3_embed.loading.files import HubOptions, find_model
+from qwen3_embed.loading.tensors import TensorFiles, as_floats
+from tests.conftest import ModelMaker
+from tests.support.engines import open_engine
+from tests.support.make_adapter import (
     PREFIX,
     adapter_config,
     make_adapter,
@@ -22,13 +27,8 @@ from make_adapter import (
     random_tensors,
     write_adapter,
 )
-from reference import read_weights, round_bf16
-from rerankers import make_reranker
-
-from qwen3_embed import Embedder, ModelFileError, Reranker
-from qwen3_embed.adapters import Adapter
-from qwen3_embed.files import HubOptions, find_model
-from qwen3_embed.tensors import TensorFiles, as_floats
+from tests.support.reference import read_weights, round_bf16
+from tests.support.rerankers import make_reranker
 
 TEXTS = ["The capital of China is Beijing.", "", "重力", "x = [i**2 for i in range(9)]", "🦊 " * 30]
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import HIDDEN, TEXTS
 
 import qwen3_embed
 from qwen3_embed import Embedder, Quantizer
 from qwen3_embed.templates import instruct_prompt
+from tests.conftest import HIDDEN, TEXTS
 
 
 class TestResults:
@@ -295,7 +295,8 @@ def test_version_is_that_of_the_distribution() -> None:
 def test_docstring_examples() -> None:
     import doctest
 
-    from qwen3_embed import embedder, quantizer, similarity, templates
+    from qwen3_embed import embedder, templates
+    from qwen3_embed.retrieval import quantizer, similarity
 
     for module in (embedder, quantizer, similarity, templates):
         failed, tried = doctest.testmod(module)

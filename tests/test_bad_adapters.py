@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from make_adapter import PREFIX, adapter_config, make_adapter, random_tensors, write_adapter
 
 from qwen3_embed import Embedder, ModelFileError, ModelNotFoundError
+from tests.conftest import ModelMaker
+from tests.support.make_adapter import (
+    PREFIX,
+    adapter_config,
+    make_adapter,
+    random_tensors,
+    write_adapter,
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from engines import (
+
+from csrc.sources import FLAGS, binding_sources, engine_sources, kernel_sources
+from tests.conftest import ModelMaker
+from tests.support.engines import (
     TOLERANCE,
     Tokens,
     embed,
@@ -32,11 +33,9 @@ from engines import (
     relative_errors,
     rms,
 )
-from reference import Floats
+from tests.support.reference import Floats
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "csrc"))
-from sources import FLAGS, binding_sources, engine_sources, kernel_sources  # noqa: E402
 
 
 @dataclass(frozen=True)

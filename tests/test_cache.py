@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TEXTS, ModelMaker
 
 from qwen3_embed import Embedder, InputTooLongError, TruncationWarning, VectorCache
 from qwen3_embed.cache import CacheKeys
+from tests.conftest import TEXTS, ModelMaker
 
 KEYS = CacheKeys("fingerprint", 8, True)
 

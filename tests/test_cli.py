@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from engines import cpu_only
-from make_model import make_model
 
 from qwen3_embed import Embedder, __version__
-from qwen3_embed import verify as verification
+from qwen3_embed.checks import verify as verification
 from qwen3_embed.cli import main
+from tests.conftest import ModelMaker
+from tests.support.engines import cpu_only
+from tests.support.make_model import make_model
 
 Capture = pytest.CaptureFixture[str]
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TEXTS
+
+from tests.conftest import TEXTS
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("msgspec")
-from served import Served
-
 from qwen3_embed import Embedder
+from tests.support.served import Served
 
 KEY = "a-secret-of-enough-length"
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from make_model import config_of
 
-from qwen3_embed.config import ModelConfig, parse_config, read_json
 from qwen3_embed.errors import ModelFileError, ModelNotFoundError
+from qwen3_embed.loading.config import ModelConfig, parse_config, read_json
+from tests.support.make_model import config_of
 
 GONE = object()
 

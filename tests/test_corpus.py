@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from resuming import run_killed, run_whole, write_corpus
 
 from qwen3_embed import Embedder
 from qwen3_embed.cli import main
@@ -19,6 +17,8 @@ from qwen3_embed.corpus import job as corpus_job
 from qwen3_embed.corpus.distinct import Distinct
 from qwen3_embed.corpus.ledger import Ledger
 from qwen3_embed.corpus.output import ColumnTypes
+from tests.conftest import ModelMaker
+from tests.support.resuming import run_killed, run_whole, write_corpus
 
 TEXTS = ["first", "second, with a comma", "", "重力\u2028", "first"]
 

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from engines import DEVICE, cpu_only
 
-from qwen3_embed import DeviceError, _core, device
-from qwen3_embed.device import CUDA_PATHS, resolve_device
+from qwen3_embed import DeviceError, _core
+from qwen3_embed.loading import device
+from qwen3_embed.loading.device import CUDA_PATHS, resolve_device
+from tests.support.engines import DEVICE, cpu_only
 
 pytestmark = cpu_only
 in_this_build = pytest.mark.skipif(CUDA_PATHS.library is None, reason="built without CUDA")
@@ -30,7 +31,7 @@ def shared_library(folder: Path, name: str, content: str = "") -> Path:
 
 def run_python(folder: Path, *arguments: str) -> str:
     """Runs this package in a new process, with `folder` before the system's libraries."""
-    package_folder = str(Path(device.__file__).parents[1])
+    package_folder = str(Path(device.__file__).parents[2])
     environment = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": package_folder}
     return subprocess.run(
         [sys.executable, "-P", *arguments],

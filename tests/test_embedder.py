@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import HIDDEN, TEXTS
-from engines import OPENED_ON, cpu_only
-from make_model import make_model
 
 from qwen3_embed import DeviceError, Embedder, ModelFileError, NonFiniteError
-from qwen3_embed.fingerprint import fingerprint_of
+from qwen3_embed.loading.fingerprint import fingerprint_of
+from tests.conftest import HIDDEN, TEXTS
+from tests.support.engines import OPENED_ON, cpu_only
+from tests.support.make_model import make_model
 
 
 @pytest.fixture(scope="module")

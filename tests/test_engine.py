@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from engines import embed, engine_config, open_engine, random_texts
 
 from qwen3_embed import _core, errors
+from tests.conftest import ModelMaker
+from tests.support.engines import embed, engine_config, open_engine, random_texts
 
 TOKENS = np.arange(10, dtype=np.int32)
 

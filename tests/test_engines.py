@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from engines import cpu_only, open_engine
-from make_adapter import make_adapter
 
-from qwen3_embed import DeviceError, DeviceMemoryError, Embedder, engines
+from qwen3_embed import DeviceError, DeviceMemoryError, Embedder
 from qwen3_embed import model as model_module
-from qwen3_embed.engines import Engines, open_engines
+from qwen3_embed.loading import engines
+from qwen3_embed.loading.engines import Engines, open_engines
+from tests.conftest import ModelMaker
+from tests.support.engines import cpu_only, open_engine
+from tests.support.make_adapter import make_adapter
 
 TEXTS = [f"text number {i} " + "and more " * (i % 13) for i in range(400)]
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from c_build import ASAN, ENGINE, FAULT_LINK, FAULTS, LOADER, Source, build
-from model_files import run, small_weights, write_file
+
+from tests.support.c_build import ASAN, ENGINE, FAULT_LINK, FAULTS, LOADER, Source, build
+from tests.support.model_files import run, small_weights, write_file
 
 
 def check(folder: Path, dtype: str, program: Path, least: dict[str, int]) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ModelMaker
 
-from qwen3_embed import Embedder, ModelFileError, ModelNotFoundError, files
-from qwen3_embed.files import HubOptions, ModelFiles, find_model
+from qwen3_embed import Embedder, ModelFileError, ModelNotFoundError
+from qwen3_embed.loading import files
+from qwen3_embed.loading.files import HubOptions, ModelFiles, find_model
+from tests.conftest import ModelMaker
 
 
 def find(model: str | Path) -> ModelFiles:
@@ -59,9 +60,9 @@ def test_existing_folder_comes_before_a_hub_name(
 def test_mini_is_always_the_embedded_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     folder.rename("mini")
-    assert find("mini").folder == Path(files.__file__).parent / "models" / "mini"
+    assert find("mini").folder == Path(files.__file__).parents[1] / "models" / "mini"
     assert find("./mini").name == "./mini"
-    monkeypatch.setattr(files, "__file__", str(folder / "files.py"))
+    monkeypatch.setattr(files, "__file__", str(folder / "loading" / "files.py"))
     with pytest.raises(ModelNotFoundError, match="holds no built-in embedder"):
         find("mini")
 

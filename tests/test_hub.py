@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import Hub, Repository, serve
-from make_model import make_model
+
+from tests.support.hub_server import Hub, Repository, serve
+from tests.support.make_model import make_model
 
 pytest.importorskip("huggingface_hub")
 

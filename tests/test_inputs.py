@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import HIDDEN, TEXTS
 
 from qwen3_embed import Embedder, InputTooLongError, TruncationWarning
-from qwen3_embed.pipeline import chunk_bounds
+from qwen3_embed.encoding.pipeline import chunk_bounds
+from tests.conftest import HIDDEN, TEXTS
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from conftest import TEXTS
-from rerankers import make_reranker
 
 from qwen3_embed import Embedder, Reranker
+from tests.conftest import TEXTS
+from tests.support.rerankers import make_reranker
 
 CORPUS = ["Gravity pulls.", "Beijing is a capital.", "ISO 9001 audit", "重力加速度", "x y"]
 

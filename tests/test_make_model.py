@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from make_model import OFFICIAL, config_of, tensor_shapes
-from reference import Reference, read_header
+
+from tests.conftest import ModelMaker
+from tests.support.make_model import OFFICIAL, config_of, tensor_shapes
+from tests.support.reference import Reference, read_header
 
 PARAMETERS = {"0.6B": 595_776_512, "4B": 4_021_774_336, "8B": 7_567_295_488}
 TENSORS = {"0.6B": 310, "4B": 398, "8B": 398}

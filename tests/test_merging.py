@@ -11,15 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from make_adapter import PREFIX, adapter_config, make_adapter, random_tensors, write_adapter
-from make_model import make_model, write_json
-from reference import read_weights, round_bf16
-from rerankers import make_reranker
 
 from qwen3_embed import Embedder, ModelFileError, Reranker
+from qwen3_embed.adapters.merging import interpolate_models, merge_adapter
 from qwen3_embed.cli import main
-from qwen3_embed.merging import interpolate_models, merge_adapter
+from tests.conftest import ModelMaker
+from tests.support.make_adapter import (
+    PREFIX,
+    adapter_config,
+    make_adapter,
+    random_tensors,
+    write_adapter,
+)
+from tests.support.make_model import make_model, write_json
+from tests.support.reference import read_weights, round_bf16
+from tests.support.rerankers import make_reranker
 
 TEXTS = ["The capital of China is Beijing.", "", "重力", "🦊 " * 30]
 
@@ -105,7 +111,7 @@ class TestSlerp:
     def test_against_numpy(
         self, first: Path, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t: float
     ) -> None:
-        monkeypatch.setattr("qwen3_embed.merging._BLOCK", 1000)
+        monkeypatch.setattr("qwen3_embed.adapters.merging._BLOCK", 1000)
         interpolate_models([first, second], tmp_path / "m", [t])
         a, b, found = (read_weights(folder) for folder in (first, second, tmp_path / "m"))
         for name in a:
@@ -201,7 +207,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
     for seed in (0, 1):
         make_model(tmp_path / str(seed), "tiny64", seed=seed, **options)
     code = (
-        "import resource, sys, qwen3_embed.merging as m, pathlib\n"
+        "import resource, sys, qwen3_embed.adapters.merging as m, pathlib\n"
         "m._BLOCK = 1 << 20\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "m.interpolate_models(sys.argv[1:3], pathlib.Path(sys.argv[3]))\n"

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from test_cli import scale_tensor
-from texts import parity_texts, text_of
 
 import qwen3_embed
 from qwen3_embed import Embedder, Quantizer
 from qwen3_embed.cli import main
+from tests.support.texts import parity_texts, text_of
+from tests.test_cli import scale_tensor
 
 FOLDER = Path(qwen3_embed.__file__).parent / "models" / "mini"
 DIMS = (32, 64, 128, 256)
@@ -192,7 +192,7 @@ def texts(model: Embedder) -> list[str]:
 class TestParity:
     def test_transformers(self, model: Embedder, texts: list[str]) -> None:
         pytest.importorskip("torch")
-        from rival import Transformers, token_ids
+        from tests.support.rival import Transformers, token_ids
 
         ids = token_ids(FOLDER, texts)
         assert model.count_tokens(texts).tolist() == list(map(len, ids))  # type: ignore[union-attr]

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from c_build import ASAN, LOADER, build
-from model_files import SHAPES, Bits, Weights, names, random_weights, run, write_file
+
+from tests.support.c_build import ASAN, LOADER, build
+from tests.support.model_files import SHAPES, Bits, Weights, names, random_weights, run, write_file
 
 
 def widened(dtype: str, bits: Bits) -> npt.NDArray[np.uint32]:

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from engines import (
+
+from tests.conftest import ModelMaker
+from tests.support.engines import (
     TOLERANCE,
     embed,
     open_engine,
@@ -23,7 +24,7 @@ from engines import (
     relative_errors,
     rms,
 )
-from reference import Floats, Reference, rope_frequencies
+from tests.support.reference import Floats, Reference, rope_frequencies
 
 TEXTS = random_texts([2, 5, 9, 16, 17, 33, 64, 65, 100, 129])
 

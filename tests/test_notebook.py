@@ -42,7 +42,7 @@ def committed() -> Any:
 @pytest.fixture(scope="module")
 def fresh() -> Any:
     """Run here: a cell that raises is an error of this fixture, with the cell and its traceback."""
-    import execute
+    from notebooks import execute
 
     return execute.executed(QUICKSTART, ROOT)
 

@@ -1,4 +1,4 @@
-"""The engine's forward pass against tests/reference.py, on every instruction set here.
+"""The engine's forward pass against tests/support/reference.py, on every instruction set here.
 
 The tolerance. Engine and reference compute the same formulas and round to bf16 at the
 same places, but sum in different orders, so now and then a value falls on the other
@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import ModelMaker
-from engines import (
+
+from qwen3_embed import _core
+from tests.conftest import ModelMaker
+from tests.support.engines import (
     TOLERANCE,
     embed,
     open_engine,
@@ -32,10 +34,8 @@ from engines import (
     relative_errors,
     rms,
 )
-from make_model import YARN
-from reference import Floats, Reference
-
-from qwen3_embed import _core
+from tests.support.make_model import YARN
+from tests.support.reference import Floats, Reference
 
 ISAS = _core.instruction_sets()
 SHAPES = ["tiny64", "tiny128", "odd64", "odd128"]

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import ModelMaker
-from texts import parity_texts
 
 from qwen3_embed import Embedder
+from tests.conftest import ModelMaker
+from tests.support.texts import parity_texts
 
 pytest.importorskip("torch")
-from rival import Floats, Transformers, token_ids
+from tests.support.rival import Floats, Transformers, token_ids
 
 
 @dataclass

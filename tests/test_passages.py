@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_embed.passages import Passage, read_passages
+from qwen3_embed.retrieval.passages import Passage, read_passages
 
 MARKDOWN = """\
 Before any heading.

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
 
 from qwen3_embed import Embedder
+from tests.conftest import ModelMaker
 
 BATCH_TOKENS = 32
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qwen3_embed import Quantizer
-from qwen3_embed.quantizer import Precision, quantize_binary
+from qwen3_embed.retrieval.quantizer import Precision, quantize_binary
 
 RNG = np.random.default_rng(7)
 SAMPLE = RNG.standard_normal((500, 48)).astype(np.float32)

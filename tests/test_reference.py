@@ -1,4 +1,4 @@
-"""Pins tests/reference.py to Transformers, so that it can judge the engine.
+"""Pins tests/support/reference.py to Transformers, so that it can judge the engine.
 
 Both compute in fp32 and differ in the order of sums and the last bit of cos, sin and
 exp: about 1e-7 a step. Attention scores of size 10 turn that into 1e-6 of a weight, and
@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from make_model import YARN, make_model
-from reference import Reference, round_bf16
+
+from tests.support.make_model import YARN, make_model
+from tests.support.reference import Reference, round_bf16
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

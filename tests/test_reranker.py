@@ -12,11 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from engines import DEVICE, Rounding
-from make_model import write_json
-from reference import read_weights
-from rerankers import NO, YES, convert_to_classifier, make_reranker
 
 from qwen3_embed import (
     Embedder,
@@ -28,7 +23,12 @@ from qwen3_embed import (
     TruncationWarning,
 )
 from qwen3_embed.cli import main
-from qwen3_embed.tensors import TensorFiles, as_bf16, write_tensors
+from qwen3_embed.loading.tensors import TensorFiles, as_bf16, write_tensors
+from tests.conftest import ModelMaker
+from tests.support.engines import DEVICE, Rounding
+from tests.support.make_model import write_json
+from tests.support.reference import read_weights
+from tests.support.rerankers import NO, YES, convert_to_classifier, make_reranker
 
 CHINA = "What is the capital of China?"
 GRAVITY = "Explain gravity"

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from c_build import ASAN, LOADER, build
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from make_bad_safetensors import REASONS_TO_BE_STRICTER, Case, all_cases, file_of
 from safetensors import SafetensorError, deserialize
+
+from tests.support.c_build import ASAN, LOADER, build
+from tests.support.make_bad_safetensors import REASONS_TO_BE_STRICTER, Case, all_cases, file_of
 
 CASES = all_cases()
 EFORMAT = "-4 "

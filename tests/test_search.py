@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rerankers import make_reranker
 
 from qwen3_embed import Embedder, Reranker
 from qwen3_embed.cli import main
 from qwen3_embed.cli.columns import cut_to_width, display_width, printable, wrap
+from tests.support.rerankers import make_reranker
 
 Capture = pytest.CaptureFixture[str]
 

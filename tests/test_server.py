@@ -15,15 +15,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from conftest import TEXTS, ModelMaker
+
+from tests.conftest import TEXTS, ModelMaker
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("msgspec")
-from rerankers import make_reranker
-from served import Served
-
 from qwen3_embed import Embedder, Reranker, TruncationWarning
 from qwen3_embed.cli import main
+from tests.support.rerankers import make_reranker
+from tests.support.served import Served
 
 KEY = "a-secret-of-enough-length"
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
+
+from tests.conftest import ModelMaker
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("msgspec")
-from rerankers import make_reranker
-from served import Served
-
 from qwen3_embed import Embedder
+from tests.support.rerankers import make_reranker
+from tests.support.served import Served
 
 # `qwen3-embed serve` on an engine whose device fails at a text of more than 50 tokens.
 FAILING = """

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from make_adapter import make_adapter
+
+from tests.conftest import ModelMaker
+from tests.support.make_adapter import make_adapter
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("msgspec")
-from served import Served
-
 from qwen3_embed import Embedder
+from tests.support.served import Served
 
 SECRET = "the text that no log may hold"
 

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from c_build import ASAN, TSAN, build
-from conftest import ModelMaker
-from engines import cpu_only, embed, engine_config, open_engine, random_texts
-from sources import engine_sources, kernel_sources
 
+from csrc.sources import engine_sources, kernel_sources
 from qwen3_embed import Embedder, _core
+from tests.conftest import ModelMaker
+from tests.support.c_build import ASAN, TSAN, build
+from tests.support.engines import cpu_only, embed, engine_config, open_engine, random_texts
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[1]
 C_ENGINE = [
     *engine_sources(),
     *((source, tuple(flags)) for _, source, flags in kernel_sources()),
@@ -198,7 +198,7 @@ def test_the_end_of_a_dropped_array_may_call_the_engine(models: ModelMaker) -> N
         import sys
         from pathlib import Path
         import numpy as np
-        from engines import open_engine
+        from tests.support.engines import open_engine
         engine = open_engine(Path(sys.argv[1]), batch_tokens=2048)
         random = np.random.default_rng(0)
         def submit(rows, n_tokens=1024):
@@ -298,10 +298,10 @@ def run_python(code: str, *arguments: object, timeout_s: float = 120, **variable
         timeout=timeout_s,
         env={
             **os.environ,
-            "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent / 'csrc'}",
+            "PYTHONPATH": str(ROOT),
             **variables,
         },
-        cwd=TESTS.parent,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

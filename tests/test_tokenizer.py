@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from make_model import byte_tokenizer, qwen3_tokenizer
 
 from qwen3_embed.errors import ModelFileError, ModelNotFoundError
-from qwen3_embed.tokenizer import Tokenizer
+from qwen3_embed.loading.tokenizer import Tokenizer
+from tests.support.make_model import byte_tokenizer, qwen3_tokenizer
 
 END = 151643
 ROWS = 151669

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-import toolkit
-from sources import cuda_sources
-from toolkit import ToolkitError, find_toolkit
+
+from csrc import toolkit
+from csrc.sources import cuda_sources
+from csrc.toolkit import ToolkitError, find_toolkit
 
 NVCC = """#!/bin/sh
 echo "Cuda compilation tools, release {release}, V{release}.88"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .model_arguments import add_model_arguments, open_model
 
 if TYPE_CHECKING:
-    from ..bench import Bench
+    from ..checks.bench import Bench
 
 __all__ = ["add_arguments", "run"]
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(namespace: argparse.Namespace) -> int:
     """Prints a table, or JSON."""
-    from ..bench import as_dict, run_bench
+    from ..checks.bench import as_dict, run_bench
 
     if not namespace.seconds > 0:
         namespace.wrong(f"--seconds is {namespace.seconds}, expected more than 0")

@@ -114,7 +114,7 @@ def _encode(
 ) -> None:
     from ..corpus.job import Corpus, run_job
     from ..corpus.rows import count_rows, find_sources
-    from ..progress import progress
+    from ..encoding.progress import progress
 
     sources = find_sources(namespace.input, namespace.format)
     show = sys.stderr.isatty()

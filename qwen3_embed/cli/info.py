@@ -56,8 +56,8 @@ def run(namespace: argparse.Namespace) -> int:
 
 def _describe_gpus() -> str:
     """What `device="cuda"` would find, or the one sentence on why it wouldn't."""
-    from ..device import list_gpus
     from ..errors import DeviceError
+    from ..loading.device import list_gpus
 
     try:
         gpus = list_gpus()

@@ -44,8 +44,8 @@ def run(namespace: argparse.Namespace) -> int:
         namespace.wrong("--slerp has 1 model, expected two or more")
     if namespace.base and (not namespace.adapter or namespace.t):
         namespace.wrong("--base goes with --adapter, and -t with --slerp")
-    from ..files import HubOptions
-    from ..merging import interpolate_models, merge_adapter
+    from ..adapters.merging import interpolate_models, merge_adapter
+    from ..loading.files import HubOptions
 
     hub = HubOptions(revision=namespace.revision, local_files_only=namespace.offline)
     if namespace.slerp:

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(namespace: argparse.Namespace) -> int:
     """Prints rank, score and text, best first."""
-    from ..passages import decode_text
+    from ..retrieval.passages import decode_text
 
     if not namespace.query.strip():
         namespace.wrong("QUERY is empty")

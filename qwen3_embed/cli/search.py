@@ -20,7 +20,7 @@ from .model_arguments import add_model_arguments, open_model, positive
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
-    from ..passages import Passage
+    from ..retrieval.passages import Passage
 
 __all__ = ["add_arguments", "run"]
 
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(namespace: argparse.Namespace) -> int:
     """Prints the best passages, best first."""
-    from ..passages import read_passages
+    from ..retrieval.passages import read_passages
 
     if not namespace.query.strip():
         namespace.wrong("QUERY is empty")

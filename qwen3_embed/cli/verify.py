@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .model_arguments import add_model_arguments, open_model, open_reranker
 
 if TYPE_CHECKING:
-    from ..verify import Check
+    from ..checks.verify import Check
 
 __all__ = ["add_arguments", "run"]
 
@@ -45,7 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(namespace: argparse.Namespace) -> int:
     """Prints a table; 1 if a number is off, or nothing is known about the model."""
-    from ..verify import SAME_ENGINE_ERROR, VALUES_FILE, official_name, record_values, run_checks
+    from ..checks.verify import (
+        SAME_ENGINE_ERROR,
+        VALUES_FILE,
+        official_name,
+        record_values,
+        run_checks,
+    )
 
     max_error = namespace.max_error
     if max_error is not None and (namespace.write is None or not 0 < max_error < 1):
@@ -76,7 +82,7 @@ def run(namespace: argparse.Namespace) -> int:
 
 
 def _verify_reranker(namespace: argparse.Namespace) -> int:
-    from ..verify_reranker import run_reranker_checks
+    from ..checks.verify_reranker import run_reranker_checks
 
     if namespace.write is not None or namespace.values is not None:
         namespace.wrong("--write and --values are for embedding models")

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache import CacheKeys
-from ..cached_pipeline import fill_rows
+from ..encoding.cached_pipeline import fill_rows
+from ..encoding.options import Request
 from ..errors import NonFiniteError
-from ..options import Request
 from .distinct import DIGEST_BYTES, Distinct
 from .ledger import BAD, Ledger
 from .output import Block, ColumnTypes, write_jsonl, write_npy, write_parquet

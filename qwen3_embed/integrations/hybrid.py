@@ -14,8 +14,8 @@ import bm25s
 import numpy as np
 
 from ..embedder import Embedder
+from ..encoding.texts import list_texts
 from ..reranker import Reranker
-from ..texts import list_texts
 
 __all__ = ["Hit", "HybridIndex", "character_bigrams", "fuse", "words"]
 

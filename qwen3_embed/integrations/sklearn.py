@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from ..embedder import Embedder
-from ..texts import list_texts
+from ..encoding.texts import list_texts
 from .opening import opened
 
 __all__ = ["Qwen3Vectorizer"]

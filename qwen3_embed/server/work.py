@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache import CacheKeys
-from ..cached_pipeline import CachedRows
 from ..embedder import Embedder
+from ..encoding.cached_pipeline import CachedRows
+from ..loading.tokenizer import TokenBatch
 from ..reranker import Reranker
-from ..tokenizer import TokenBatch
 from .bodies import Texts
 from .problems import Problem
 from .settings import Settings

@@ -1,7 +1,7 @@
-/* attention_entry.cu: cuda/attention.h as a test calls it through ctypes. */
+/* attention_entry.cu: cuda/attention/attention.h as a test calls it through ctypes. */
 #include <new>
 
-#include "attention.h"
+#include "attention/attention.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 

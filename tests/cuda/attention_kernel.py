@@ -3,8 +3,8 @@
 QE_ATTENTION_LIBRARY is their library:
 
     nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -Icuda -Icsrc -shared \\
-        -Xcompiler -fPIC tests/cuda/attention_entry.cu cuda/attention.cu \\
-        cuda/attention_sm90.cu -o libattention.so
+        -Xcompiler -fPIC tests/cuda/attention_entry.cu cuda/attention/attention.cu \\
+        cuda/attention/attention_sm90.cu -o libattention.so
 """
 
 from __future__ import annotations

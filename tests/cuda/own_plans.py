@@ -4,7 +4,7 @@ cuBLAS writes its products by tensor copies, which initcheck does not see, and h
 ways that racecheck takes for races. Our plans give the same bits.
 
     export XDG_CACHE_HOME=FOLDER
-    python tests/cuda/smoke.py --short && python tests/cuda/own_plans.py FOLDER
+    python -m tests.cuda.smoke --short && python -m tests.cuda.own_plans FOLDER
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-PLAN_ROWS, PLAN_CUBLAS = 1, 2  # cuda/plans.h
-LAST_VARIANT = 6  # cuda/gemm_rows.cu
+PLAN_ROWS, PLAN_CUBLAS = 1, 2  # cuda/products/plans.h
+LAST_VARIANT = 6  # cuda/products/gemm_rows.cu
 KIND = 7  # words of a line before it: dtype, n, k, ldx, ldy, output, bucket
 
 
 def hash_text(text: str) -> int:
-    """FNV-1a of 64 bits, as cuda/plan_cache.cu has it."""
+    """FNV-1a of 64 bits, as cuda/products/plan_cache.cu has it."""
     value = 0xCBF29CE484222325
     for byte in text.encode():
         value = (value ^ byte) * 0x100000001B3 % 2**64

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import DEVICE, engine_config, random_texts, relative_errors, rms
-from reference import CudaReference, Floats, Reference
 
 from qwen3_embed import _core
-from qwen3_embed.device import CUDA_PATHS
-from qwen3_embed.user_cache import cache_folder
+from qwen3_embed.loading.device import CUDA_PATHS
+from qwen3_embed.loading.user_cache import cache_folder
+from tests.support.engines import DEVICE, engine_config, random_texts, relative_errors, rms
+from tests.support.reference import CudaReference, Floats, Reference
 
 needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="QE_TEST_DEVICE=cuda runs it, on a GPU")
 

@@ -25,7 +25,7 @@ for part in "$@"; do
             >"$OUT/build.txt" 2>&1 || { tail -20 "$OUT/build.txt"; exit 1; }
         nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -Icuda -Icsrc -shared \
             -Xcompiler -fPIC -o "$QE_ATTENTION_LIBRARY" tests/cuda/attention_entry.cu \
-            cuda/attention.cu cuda/attention_sm90.cu
+            cuda/attention/attention.cu cuda/attention/attention_sm90.cu
         python3 -m qwen3_embed info
         ;;
     tests)
@@ -48,22 +48,22 @@ for part in "$@"; do
         plans=$(mktemp -d)
         sanitize() {
             XDG_CACHE_HOME=$plans timeout 90 compute-sanitizer --tool "$@" \
-                python3 tests/cuda/smoke.py --short >"$OUT/$1.txt" 2>&1
+                python3 -m tests.cuda.smoke --short >"$OUT/$1.txt" 2>&1
             echo "$1: $(tail -n 1 "$OUT/$1.txt")"
         }
-        XDG_CACHE_HOME=$plans python3 tests/cuda/smoke.py --short
+        XDG_CACHE_HOME=$plans python3 -m tests.cuda.smoke --short
         sanitize memcheck
         sanitize synccheck --num-cuda-barriers 65536
-        python3 tests/cuda/own_plans.py "$plans"
+        python3 -m tests.cuda.own_plans "$plans"
         sanitize initcheck
         sanitize racecheck --num-cuda-barriers 65536 --kernel-name-exclude kns=gemm_stream
         ;;
     benchmark)
         for shape in ${SHAPES:-0.6B 4B}; do
-            python3 benchmarks/gpu.py --shape "$shape" --texts 20000 --csv 2>&1 |
+            python3 -m benchmarks.gpu --shape "$shape" --texts 20000 --csv 2>&1 |
                 tee "$OUT/gpu_$shape.txt"
         done
-        python3 benchmarks/gpu_attention.py --csv 2>&1 | tee "$OUT/attention.txt"
+        python3 -m benchmarks.gpu_attention --csv 2>&1 | tee "$OUT/attention.txt"
         cp benchmarks/results/gpu*.csv "$OUT/"
         ;;
     esac

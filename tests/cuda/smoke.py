@@ -1,6 +1,6 @@
 """A small model once through every kernel: a first sign of life, and work for a sanitizer.
 
-python tests/cuda/smoke.py [--short]
+python -m tests.cuda.smoke [--short]
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
-from engines import embed, random_texts, relative_errors, rms
-from make_model import make_model
-from reference_cuda import open_cuda, reference_rows
+
+from tests.cuda.reference_cuda import open_cuda, reference_rows
+from tests.support.engines import embed, random_texts, relative_errors, rms
+from tests.support.make_model import make_model
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 if "QE_ATTENTION_LIBRARY" not in os.environ:
     pytest.skip("QE_ATTENTION_LIBRARY is not set", allow_module_level=True)
 
-from attention_kernel import (  # noqa: E402
+from tests.cuda.attention_kernel import (  # noqa: E402
     HS,
     Attention,
     Seq,

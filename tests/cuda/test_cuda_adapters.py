@@ -10,9 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TEXTS, ModelMaker
-from engines import embed, random_texts, relative_errors, rms
-from make_adapter import (
+
+from qwen3_embed import Embedder
+from qwen3_embed.adapters.adapter import Adapter
+from qwen3_embed.loading.device import list_gpus
+from qwen3_embed.loading.files import HubOptions, find_model
+from tests.conftest import TEXTS, ModelMaker
+from tests.cuda.reference_cuda import needs_gpu, open_cuda, reference_rows
+from tests.support.engines import embed, random_texts, relative_errors, rms
+from tests.support.make_adapter import (
     PREFIX,
     adapter_config,
     make_adapter,
@@ -20,13 +26,7 @@ from make_adapter import (
     random_tensors,
     write_adapter,
 )
-from reference import read_weights
-from reference_cuda import needs_gpu, open_cuda, reference_rows
-
-from qwen3_embed import Embedder
-from qwen3_embed.adapters import Adapter
-from qwen3_embed.device import list_gpus
-from qwen3_embed.files import HubOptions, find_model
+from tests.support.reference import read_weights
 
 pytestmark = needs_gpu
 

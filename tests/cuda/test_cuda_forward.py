@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from engines import Tokens, embed, random_texts, relative_errors, rms
-from reference import Floats
-from reference_cuda import needs_gpu, open_cuda, reference_rows
+
+from tests.conftest import ModelMaker
+from tests.cuda.reference_cuda import needs_gpu, open_cuda, reference_rows
+from tests.support.engines import Tokens, embed, random_texts, relative_errors, rms
+from tests.support.reference import Floats
 
 pytestmark = needs_gpu
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from engines import Tokens, embed, random_texts, relative_errors, rms
-from make_adapter import make_adapter, merge_into_copy
-from make_model import make_model
-from reference import Floats, Reference
-from reference_cuda import CudaReference, change_weights, needs_gpu, open_cuda
 
 from qwen3_embed import Embedder
-from qwen3_embed.adapters import Adapter
-from qwen3_embed.files import HubOptions, find_model
+from qwen3_embed.adapters.adapter import Adapter
+from qwen3_embed.loading.files import HubOptions, find_model
+from tests.conftest import ModelMaker
+from tests.cuda.reference_cuda import CudaReference, change_weights, needs_gpu, open_cuda
+from tests.support.engines import Tokens, embed, random_texts, relative_errors, rms
+from tests.support.make_adapter import make_adapter, merge_into_copy
+from tests.support.make_model import make_model
+from tests.support.reference import Floats, Reference
 
 pytestmark = needs_gpu
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ModelMaker
-from engines import embed, random_texts, relative_errors, rms
-from make_adapter import make_adapter
-from make_model import make_model
-from reference import Floats, Reference
-from reference_cuda import CudaReference, change_weights, needs_gpu, open_cuda
 
 from qwen3_embed import DeviceMemoryError, Embedder, NonFiniteError
-from qwen3_embed.device import list_gpus
+from qwen3_embed.loading.device import list_gpus
+from tests.conftest import ModelMaker
+from tests.cuda.reference_cuda import CudaReference, change_weights, needs_gpu, open_cuda
+from tests.support.engines import embed, random_texts, relative_errors, rms
+from tests.support.make_adapter import make_adapter
+from tests.support.make_model import make_model
+from tests.support.reference import Floats, Reference
 
 pytestmark = needs_gpu
 

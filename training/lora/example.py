@@ -1,6 +1,6 @@
 """Pairs for the worked example: lint messages and why they matter, from ruff's own rules.
 
-    python training/lora/example.py FOLDER
+    python -m training.lora.example FOLDER
 
 Domain: the documentation of the rules of the Python package ruff (MIT licence), which `ruff
 rule --all` prints. A query is a rule's message or its name in words, its document the section
@@ -21,7 +21,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from pairs import Pair, write_pairs
+from training.lora.pairs import Pair, write_pairs
 
 INSTRUCTION = "Given a message of a Python linter, retrieve the explanation why it matters"
 BASE_INSTRUCTION = "Given the summary of a Python function, retrieve its description"

@@ -1,7 +1,7 @@
 """What a model ranks: nDCG@10 of pairs, and hard negatives mined for them.
 
-    python training/lora/ranking.py mine pairs.jsonl -o with_negatives.jsonl --model mini
-    python training/lora/ranking.py evaluate held_out.jsonl --model mini --adapter FOLDER
+    python -m training.lora.ranking mine pairs.jsonl -o with_negatives.jsonl --model mini
+    python -m training.lora.ranking evaluate held_out.jsonl --model mini --adapter FOLDER
 
 Both run on this package's own engine.
 """
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pairs import Pair, read_pairs, write_pairs
 
 from qwen3_embed import Embedder, Reranker
+from training.lora.pairs import Pair, read_pairs, write_pairs
 
 CHUNK = 1024  # queries whose cosines with all documents are held at a time
 

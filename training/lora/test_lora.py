@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "tests"), str(ROOT)]
-
-from losses import info_nce, matryoshka  # noqa: E402
-from make_model import make_model  # noqa: E402
-from pairs import Pair, batches, read_pairs, write_pairs  # noqa: E402
-from ranking import mine, ndcg_at_10  # noqa: E402
-from train import Trainer  # noqa: E402
 
 from qwen3_embed import Embedder  # noqa: E402
+from tests.support.make_model import make_model  # noqa: E402
+from training.lora.losses import info_nce, matryoshka  # noqa: E402
+from training.lora.pairs import Pair, batches, read_pairs, write_pairs  # noqa: E402
+from training.lora.ranking import mine, ndcg_at_10  # noqa: E402
+from training.lora.train import Trainer  # noqa: E402
 
 
 def unit(n: int, seed: int) -> Any:

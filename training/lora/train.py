@@ -1,6 +1,6 @@
 """Fine-tunes a LoRA adapter on pairs of a query and its answer.
 
-    python training/lora/train.py pairs.jsonl -o adapter --model mini --evaluate held_out.jsonl
+    python -m training.lora.train pairs.jsonl -o adapter --model mini --evaluate held_out.jsonl
 
 Writes a PEFT folder that `Embedder(model, adapter=folder)` opens, and a checkpoint beside
 it from which the same command line goes on after an interruption.
@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from losses import matryoshka
-from pairs import Pair, batches, read_pairs
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from ranking import mine, ndcg_at_10
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModel
 
 from qwen3_embed import Embedder
-from qwen3_embed.tokenizer import Tokenizer
+from qwen3_embed.loading.tokenizer import Tokenizer
+from training.lora.losses import matryoshka
+from training.lora.pairs import Pair, batches, read_pairs
+from training.lora.ranking import mine, ndcg_at_10
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CHECKPOINT = "checkpoint.pt"

@@ -1,6 +1,6 @@
 """One command from nothing to the model folder.
 
-    python build.py --work WORK_FOLDER --out MODEL_FOLDER
+    python -m training.mini.build --work WORK_FOLDER --out MODEL_FOLDER
 
 Every step leaves files in the work folder and is skipped when they are there, so that the
 command can be stopped and started again. The steps can also be run on different machines:
@@ -14,15 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from training.mini import acquire, corpus, export, licences, teacher, vocabulary
+
 HERE = Path(__file__).parent
 SECOND_RUN_FROM = "0.31"  # part of the schedule: full learning rate, hard negatives at once
-sys.path.insert(0, str(HERE))
-import acquire  # noqa: E402
-import corpus  # noqa: E402
-import export  # noqa: E402
-import licences  # noqa: E402
-import teacher  # noqa: E402
-import vocabulary  # noqa: E402
 
 
 def gather(work: Path) -> Path:
@@ -49,7 +44,16 @@ def train(data: Path, work: Path, seconds: float) -> Path:
     for name in ("trained_first", "trained"):
         out = work / name
         if not (out / "finished").exists():
-            command = [sys.executable, HERE / "train.py", "--data", data, "--out", out, "--compile"]
+            command = [
+                sys.executable,
+                "-m",
+                "training.mini.train",
+                "--data",
+                data,
+                "--out",
+                out,
+                "--compile",
+            ]
             if last is not None:
                 command += ["--resume", last, "--first-part", SECOND_RUN_FROM]
             subprocess.run([*command, "--seconds", str(seconds)], check=True)
@@ -73,7 +77,15 @@ def main() -> None:
     trained = train(data, work, args.seconds)
     export.export(trained, data / "tokenizer.json", args.out)
     if args.until == "results":
-        command = [sys.executable, HERE / "evaluate.py", "--model", args.out, "--work", work]
+        command = [
+            sys.executable,
+            "-m",
+            "training.mini.evaluate",
+            "--model",
+            args.out,
+            "--work",
+            work,
+        ]
         subprocess.run([*command, "--out", work / "results.csv"], check=True)
 
 

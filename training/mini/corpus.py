@@ -18,12 +18,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-import debian
-import functions
-import held_out
-import licences
-import records
-import wordnet
+from training.mini import debian, functions, held_out, licences, records, wordnet
 
 HANDBOOKS = [
     "debian-reference-en",

@@ -1,6 +1,6 @@
 """nDCG@10 of a model folder on the held-out tasks, beside the teacher, BM25 and chance.
 
-python evaluate.py --model FOLDER --work WORK_FOLDER --out results.csv
+python -m training.mini.evaluate --model FOLDER --work WORK_FOLDER --out results.csv
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import argparse
 import csv
 import pickle
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +19,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
-import baselines
-from corpus import library_roots
-from losses import ndcg_at_10
-from tasks import Task, all_tasks
+from training.mini import baselines
+from training.mini.corpus import library_roots
+from training.mini.losses import ndcg_at_10
+from training.mini.tasks import Task, all_tasks
 
 DIMS = (128, 64, 32)
 Encode = Callable[[list[str], bool], Tensor]  # (texts, are_queries) -> (n, C)

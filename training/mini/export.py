@@ -1,6 +1,6 @@
 """Checkpoint and tokenizer -> a model folder in the official layout.
 
-python export.py --checkpoint FOLDER --tokenizer tokenizer.json --out FOLDER
+python -m training.mini.export --checkpoint FOLDER --tokenizer tokenizer.json --out FOLDER
 """
 
 from __future__ import annotations
@@ -8,16 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
-from checkpoint import read_weights
-from data import DEFAULT_TASK, prompted
-from model import Shape
+from training.mini.checkpoint import read_weights
+from training.mini.data import DEFAULT_TASK, prompted
+from training.mini.model import Shape
 
 MAX_BYTES = 20_000_000
 

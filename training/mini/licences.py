@@ -1,6 +1,6 @@
 """Which sources may be used: licences as packages state them -> sources.csv.
 
-    python licences.py --work WORK_FOLDER --out sources.csv
+    python -m training.mini.licences --work WORK_FOLDER --out sources.csv
 
 The one idea: a package is taken only when its own copyright file (Debian) or metadata
 (wheel) names a licence that lets a changed work be shipped, and nothing in doubt stands

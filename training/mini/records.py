@@ -13,12 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import catalogues
-import documents
-import functions
-import held_out
-import wordnet
-from debian import Package, mask_name
+from training.mini import catalogues, documents, functions, held_out, wordnet
+from training.mini.debian import Package, mask_name
 
 MAX_CHARS = 900  # of a document; the teacher reads 256 word pieces anyway
 MAX_LONG_CHARS = 7000

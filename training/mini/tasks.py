@@ -12,11 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import debian
-import functions
-import held_out
-import records
-import wordnet
+from training.mini import debian, functions, held_out, records, wordnet
 
 N_ENGLISH = 1500
 N_ACROSS = 3000

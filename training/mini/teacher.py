@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import Texts, to_device
 from torch import Tensor
+
+from training.mini.data import Texts, to_device
 
 MAX_TOKENS = 256
 END = 102  # BERT's [SEP]

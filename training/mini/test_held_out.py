@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-import held_out
+from training.mini import held_out
 
 WORDS = [
     "alpha",

@@ -4,7 +4,7 @@ The one idea: two stages in one loop. First the student learns to stand where th
 stands (English, and Chinese through translations); then contrastive pairs with mined hard
 negatives take over. The clock, not a step count, drives the schedule.
 
-    python train.py --data CORPUS_FOLDER --out FOLDER --seconds 500
+    python -m training.mini.train --data CORPUS_FOLDER --out FOLDER --seconds 500
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import time
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -24,9 +23,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
-from checkpoint import load_weights, save_weights
-from data import (
+from training.mini.checkpoint import load_weights, save_weights
+from training.mini.data import (
     DEFAULT_TASK,
     TASKS,
     Corpus,
@@ -37,10 +35,10 @@ from data import (
     to_device,
     tokenise,
 )
-from losses import DIMS, contrastive, distillation, ndcg_at_10, relational
-from model import Shape, Student
-from muon import Muon
-from teacher import MAX_TOKENS, Teacher
+from training.mini.losses import DIMS, contrastive, distillation, ndcg_at_10, relational
+from training.mini.model import Shape, Student
+from training.mini.muon import Muon
+from training.mini.teacher import MAX_TOKENS, Teacher
 
 
 class Share(NamedTuple):

@@ -1,0 +1,1 @@
+"""One question per file; run as `python -m benchmarks.NAME`."""

@@ -1,0 +1,139 @@
+/* rope.cuh: RMS norm of one head of q or k, then RoPE: the same bits in every kernel.
+ *
+ * A head is the work of some neighbouring lanes. Lane i holds columns 4i .. 4i+3 of the
+ * left half and the same of the right half: the pairs that RoPE turns. Where the
+ * compiler could choose between a product and a fused one, the code does. */
+#ifndef QE_ROPE_CUH
+#define QE_ROPE_CUH
+
+#include "common.cuh"
+#include "ops/kernels.h"
+
+/* Lanes of a head, those of 96 columns in part idle. */
+template <int HS> static constexpr int HEAD_LANES = HS <= 64 ? 8 : HS <= 128 ? 16 : 32;
+
+/* What a lane holds of a head, of its weights, or of the cosines and sines. */
+struct half_pair {
+    float left[4], right[4];
+};
+
+static __device__ __forceinline__ half_pair
+load_half_pair(const float *left, int half)
+{
+    const float4 l = *reinterpret_cast<const float4 *>(left);
+    const float4 r = *reinterpret_cast<const float4 *>(left + half);
+
+    return {{l.x, l.y, l.z, l.w}, {r.x, r.y, r.z, r.w}};
+}
+
+static __device__ __forceinline__ half_pair
+load_half_pair(const bf16 *left, int half)
+{
+    const uint2 l = *reinterpret_cast<const uint2 *>(left);
+    const uint2 r = *reinterpret_cast<const uint2 *>(left + half);
+
+    return {{__uint_as_float(l.x << 16), __uint_as_float(l.x & 0xffff0000u),
+             __uint_as_float(l.y << 16), __uint_as_float(l.y & 0xffff0000u)},
+            {__uint_as_float(r.x << 16), __uint_as_float(r.x & 0xffff0000u),
+             __uint_as_float(r.y << 16), __uint_as_float(r.y & 0xffff0000u)}};
+}
+
+static __device__ __forceinline__ void
+store_half_pair(bf16 *left, int half, const half_pair &x)
+{
+    *reinterpret_cast<uint2 *>(left) = make_uint2(narrow_pair(x.left[0], x.left[1]),
+                                                  narrow_pair(x.left[2], x.left[3]));
+    *reinterpret_cast<uint2 *>(left + half) = make_uint2(
+        narrow_pair(x.right[0], x.right[1]), narrow_pair(x.right[2], x.right[3]));
+}
+
+/* x <- rope(x / rms(x) * weight), for all lanes of a warp at once. turn: cosines left,
+ * sines right. */
+template <int HS>
+static __device__ __forceinline__ void
+norm_and_turn(half_pair &x, const half_pair &weight, const half_pair &turn, float eps)
+{
+    float squares = 0.0f;
+
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        squares = __fmaf_rn(x.left[i], x.left[i], squares);
+        squares = __fmaf_rn(x.right[i], x.right[i], squares);
+    }
+    const float scale =
+        rsqrtf(__fmaf_rn(lane_sum(squares, HEAD_LANES<HS>), 1.0f / HS, eps));
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float p = __fmul_rn(__fmul_rn(x.left[i], scale), weight.left[i]);
+        float q = __fmul_rn(__fmul_rn(x.right[i], scale), weight.right[i]);
+        x.left[i] = __fmaf_rn(p, turn.left[i], -__fmul_rn(q, turn.right[i]));
+        x.right[i] = __fmaf_rn(q, turn.left[i], __fmul_rn(p, turn.right[i]));
+    }
+}
+
+/* ---- a tile in shared memory, by all THREADS of a block ---- */
+
+/* Rows that a group of lanes has at a time, since each waits for its sum. */
+#define ROWS_AT_ONCE 4
+
+/* rows_smem (n_rows, STRIDE) <- normed and turned; row r is one of `heads` rows of
+ * position start + r / heads. */
+template <int HS, int STRIDE, int THREADS>
+static __device__ __forceinline__ void
+norm_rows(bf16 *rows_smem, int n_rows, int start, int heads, const float *weights,
+          const head_norm &norm)
+{
+    constexpr int LANES = HEAD_LANES<HS>, GROUPS = THREADS / LANES, HALF = HS / 2;
+    const int column = threadIdx.x % LANES * 4, group = threadIdx.x / LANES;
+    const bool active = column < HALF;
+    half_pair weight = {};
+
+    if (active) {
+        weight = load_half_pair(weights + column, HALF);
+    }
+    /* Every lane of a warp makes the same number of rounds, as the sums need. */
+    for (int first = 0; first < n_rows; first += ROWS_AT_ONCE * GROUPS) {
+        half_pair x[ROWS_AT_ONCE] = {}, turn[ROWS_AT_ONCE] = {};
+
+#pragma unroll
+        for (int i = 0; i < ROWS_AT_ONCE; i++) {
+            int row = first + i * GROUPS + group;
+            if (active && row < n_rows) {
+                size_t position = start + row / heads;
+                turn[i] = load_half_pair(norm.cos_sin + position * HS + column, HALF);
+                x[i] = load_half_pair(rows_smem + row * STRIDE + column, HALF);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < ROWS_AT_ONCE; i++) {
+            norm_and_turn<HS>(x[i], weight, turn[i], norm.eps);
+        }
+#pragma unroll
+        for (int i = 0; i < ROWS_AT_ONCE; i++) {
+            int row = first + i * GROUPS + group;
+            if (active && row < n_rows) {
+                store_half_pair(rows_smem + row * STRIDE + column, HALF, x[i]);
+            }
+        }
+    }
+}
+
+/* Brings near what no kernel writes: weights, cosines and sines of the first positions.
+ */
+template <int HS, int THREADS>
+static __device__ __forceinline__ void
+prefetch_norm(const head_norm &norm, int n_positions)
+{
+    constexpr int LINE_FLOATS = 32;
+
+    for (int i = threadIdx.x * LINE_FLOATS; i < n_positions * HS;
+         i += THREADS * LINE_FLOATS) {
+        prefetch_line(norm.cos_sin + i);
+    }
+    if (threadIdx.x * LINE_FLOATS < HS) {
+        prefetch_line(norm.q_weight + threadIdx.x * LINE_FLOATS);
+        prefetch_line(norm.k_weight + threadIdx.x * LINE_FLOATS);
+    }
+}
+
+#endif

@@ -1,0 +1,301 @@
+/* gemm.cu: opens cuBLASLt, keeps the table of plans and runs them. */
+#include "products/gemm.h"
+
+#include <stdlib.h>
+
+#include "cuda_error.h"
+#include "products/plans.h"
+
+int
+bucket_of(int m)
+{
+    int bucket = 0;
+
+    while (bucket < N_BUCKETS - 1 && m > 16 << bucket) {
+        bucket++;
+    }
+    return bucket;
+}
+
+int
+bucket_rows(int bucket)
+{
+    return bucket == N_BUCKETS - 1 ? MAX_TRIAL_ROWS : 16 << bucket;
+}
+
+/* A factor for each row of X and of W, both beginning at multiples of 16 bytes. Where
+ * they lie decides whether there is a plan, too, so NULL will not do. The faster of the
+ * two ways to add up is less than fp32, but so is what is added. */
+static cublasStatus_t
+describe_scales(struct cublas_problem *p, const float *x_scales, const float *w_scales)
+{
+    const cublasLtMatmulMatrixScale_t by_row =
+        CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    const int8_t fast = 1;
+    const struct {
+        cublasLtMatmulDescAttributes_t name;
+        const void *value;
+        size_t n_bytes;
+    } attributes[] = {
+        {CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &by_row, sizeof by_row},
+        {CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &by_row, sizeof by_row},
+        {CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &w_scales, sizeof w_scales},
+        {CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &x_scales, sizeof x_scales},
+        {CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof fast},
+    };
+    cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+
+    for (const auto &a : attributes) {
+        if (status == CUBLAS_STATUS_SUCCESS) {
+            status =
+                cublasLtMatmulDescSetAttribute(&p->product, a.name, a.value, a.n_bytes);
+        }
+    }
+    return status;
+}
+
+/* cuBLASLt is column-major: it computes Y^T (n, m) = W (n, k) X^T (k, m), where a
+ * row-major matrix is the transpose of a column-major one. */
+cublasStatus_t
+cublas_problem_init(struct cublas_problem *p, const struct linear_shape *s, int m,
+                    const float *x_scales, const float *w_scales)
+{
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    const cudaDataType_t input = s->dtype == QE_FLOAT8 ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
+    const cudaDataType_t output = s->output == PRODUCT_ADD ? CUDA_R_32F : CUDA_R_16BF;
+    cublasStatus_t status =
+        cublasLtMatmulDescInit(&p->product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = cublasLtMatmulDescSetAttribute(
+            &p->product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed);
+    }
+    if (status == CUBLAS_STATUS_SUCCESS && s->dtype == QE_FLOAT8) {
+        status = describe_scales(p, x_scales, w_scales);
+    }
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = cublasLtMatrixLayoutInit(&p->w, input, s->k, s->n, s->k);
+    }
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = cublasLtMatrixLayoutInit(&p->x, input, s->k, m, s->ldx);
+    }
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = cublasLtMatrixLayoutInit(&p->y, output, s->n, m, s->ldy);
+    }
+    return status;
+}
+
+int
+find_algos(struct gemm *gemm, enum linear linear, int m,
+           cublasLtMatmulHeuristicResult_t found[MAX_ALGOS])
+{
+    const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE;
+    const uint64_t workspace_bytes = WORKSPACE_BYTES;
+    const uint32_t alignment = 16; /* of every buffer and row, at least */
+    const cublasLtMatmulPreferenceAttributes_t alignments[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+    };
+    const float *const scales = static_cast<float *>(gemm->workspace); /* any will do */
+    cublasLtMatmulPreferenceOpaque_t preference;
+    struct cublas_problem p;
+    int n_found = 0;
+
+    if (cublas_problem_init(&p, &gemm->shapes[linear], m, scales, scales) !=
+            CUBLAS_STATUS_SUCCESS ||
+        cublasLtMatmulPreferenceInit(&preference) != CUBLAS_STATUS_SUCCESS) {
+        return 0;
+    }
+    cublasLtMatmulPreferenceSetAttribute(&preference,
+                                         CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                         &workspace_bytes, sizeof workspace_bytes);
+    cublasLtMatmulPreferenceSetAttribute(&preference,
+                                         CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                         &reductions, sizeof reductions);
+    for (cublasLtMatmulPreferenceAttributes_t attribute : alignments) {
+        cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &alignment,
+                                             sizeof alignment);
+    }
+    if (cublasLtMatmulAlgoGetHeuristic(gemm->handle, &p.product, &p.w, &p.x, &p.y, &p.y,
+                                       &preference, MAX_ALGOS, found,
+                                       &n_found) != CUBLAS_STATUS_SUCCESS) {
+        return 0;
+    }
+    return n_found;
+}
+
+static cudaError_t
+run_cublas(struct gemm *gemm, enum linear linear, const cublasLtMatmulAlgo_t *algo,
+           void *y, struct operand x, struct operand w, int m, cudaStream_t stream)
+{
+    const struct linear_shape *shape = &gemm->shapes[linear];
+    const float one = 1.0f, factor_of_y = shape->output == PRODUCT_ADD ? 1.0f : 0.0f;
+    struct cublas_problem p;
+    cublasStatus_t status = cublas_problem_init(&p, shape, m, x.scales, w.scales);
+
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = cublasLtMatmul(gemm->handle, &p.product, &one, w.values, &p.w,
+                                x.values, &p.x, &factor_of_y, y, &p.y, y, &p.y, algo,
+                                gemm->workspace, WORKSPACE_BYTES, stream);
+    }
+    return status == CUBLAS_STATUS_SUCCESS ? cudaGetLastError() : cudaErrorNotSupported;
+}
+
+cudaError_t
+run_plan(struct gemm *gemm, enum linear linear, const struct plan *plan, void *y,
+         struct operand x, struct operand w, int m, cudaStream_t stream)
+{
+    const struct linear_shape *s = &gemm->shapes[linear];
+    const bf16 *const rows = static_cast<bf16 *>(x.values);
+    const bf16 *const weights = static_cast<bf16 *>(w.values);
+    cudaError_t status;
+
+    if (plan->kind == PLAN_STREAM) {
+        return launch_gemm_stream(y, rows, weights, m, s->n, s->k, s->ldx, s->ldy,
+                                  s->output, stream);
+    }
+    if (plan->kind == PLAN_ROWS) {
+        status = launch_gemm_rows(y, rows, weights, m, s->n, s->k, s->ldx, s->ldy,
+                                  s->output == PRODUCT_ADD, plan->variant, stream);
+    } else {
+        status = run_cublas(gemm, linear, &plan->algo, y, x, w, m, stream);
+    }
+    if (status == cudaSuccess && s->output == PRODUCT_SWIGLU) {
+        status = launch_swiglu(static_cast<bf16 *>(y), m, s->n / 2, stream);
+    }
+    return status;
+}
+
+struct plan
+canonical_plan(struct gemm *gemm, enum linear linear)
+{
+    cublasLtMatmulHeuristicResult_t found[MAX_ALGOS];
+
+    if (gemm->shapes[linear].dtype == QE_BFLOAT16) {
+        return {PLAN_ROWS, N_GEMM_ROWS_VARIANTS - 1, {}};
+    }
+    if (find_algos(gemm, linear, CHECKED_ROWS, found) == 0) {
+        return {PLAN_NONE, 0, {}};
+    }
+    return {PLAN_CUBLAS, 0, found[0].algo};
+}
+
+cudaError_t
+gemm_run(struct gemm *gemm, enum linear linear, void *y, struct operand x,
+         struct operand w, int m, cudaStream_t stream)
+{
+    const struct plan *plan = &gemm->plans[linear][bucket_of(m)];
+    cudaError_t status = run_plan(gemm, linear, plan, y, x, w, m, stream);
+
+    if (status == cudaErrorNotSupported) { /* not the row count that it was tried at */
+        const struct plan canonical = canonical_plan(gemm, linear);
+        status = run_plan(gemm, linear, &canonical, y, x, w, m, stream);
+    }
+    return status;
+}
+
+int
+gemm_prepare(struct gemm *gemm, enum linear linear, int m,
+             const struct linear_trial *trial, cudaStream_t stream,
+             struct qe_error *err)
+{
+    if (gemm->plans[linear][bucket_of(m)].kind != PLAN_NONE) {
+        return 0;
+    }
+    gemm->changed = true;
+    return plan_by_trial(gemm, linear, bucket_of(m), trial, stream, err);
+}
+
+void
+gemm_save(struct gemm *gemm)
+{
+    if (gemm->changed) {
+        plan_cache_save(gemm);
+        gemm->changed = false;
+    }
+}
+
+/* ---- open, close ---- */
+
+static size_t
+canonical_bytes(const struct linear_shape shapes[N_LINEARS])
+{
+    size_t n_bytes = 0;
+
+    for (int i = 0; i < N_LINEARS; i++) {
+        size_t row = shapes[i].ldy *
+                     (shapes[i].output == PRODUCT_ADD ? sizeof(float) : sizeof(bf16));
+        n_bytes = row > n_bytes ? row : n_bytes;
+    }
+    return n_bytes * 2 * CHECKED_ROWS;
+}
+
+size_t
+gemm_device_bytes(const struct linear_shape shapes[N_LINEARS])
+{
+    return WORKSPACE_BYTES + canonical_bytes(shapes);
+}
+
+static int
+open_parts(struct gemm *gemm, const char *cache_folder, struct qe_error *err)
+{
+    cublasStatus_t status = cublasLtCreate(&gemm->handle);
+
+    if (status != CUBLAS_STATUS_SUCCESS) {
+        return qe_fail(err, QE_EDEVICE, "cuBLASLt %zu did not open: %s",
+                       cublasLtGetVersion(), cublasLtGetStatusString(status));
+    }
+    CUDA_TRY(err, gemm_rows_init());
+    CUDA_TRY(err, gemm_stream_init());
+    CUDA_TRY(err, cudaMalloc(&gemm->workspace, WORKSPACE_BYTES));
+    CUDA_TRY(err, cudaMalloc(&gemm->canonical, canonical_bytes(gemm->shapes)));
+    CUDA_TRY(err,
+             cudaHostAlloc(&gemm->differs, sizeof *gemm->differs, cudaHostAllocMapped));
+    CUDA_TRY(err, cudaEventCreate(&gemm->start));
+    CUDA_TRY(err, cudaEventCreate(&gemm->stop));
+    if (cache_folder != NULL) {
+        plan_cache_load(gemm, cache_folder);
+    }
+    return 0;
+}
+
+int
+gemm_open(const struct linear_shape shapes[N_LINEARS], const char *cache_folder,
+          struct gemm **gemm, struct qe_error *err)
+{
+    struct gemm *g = static_cast<struct gemm *>(calloc(1, sizeof *g));
+
+    *gemm = g;
+    if (g == NULL) {
+        return qe_fail(err, QE_ENOMEM, "plans: no memory");
+    }
+    for (int i = 0; i < N_LINEARS; i++) {
+        g->shapes[i] = shapes[i];
+    }
+    return open_parts(g, cache_folder, err);
+}
+
+void
+gemm_close(struct gemm *gemm)
+{
+    if (gemm == NULL) {
+        return;
+    }
+    if (gemm->handle != NULL) {
+        cublasLtDestroy(gemm->handle);
+    }
+    cudaFree(gemm->workspace);
+    cudaFree(gemm->canonical);
+    cudaFreeHost(gemm->differs);
+    if (gemm->start != NULL) {
+        cudaEventDestroy(gemm->start);
+    }
+    if (gemm->stop != NULL) {
+        cudaEventDestroy(gemm->stop);
+    }
+    free(gemm->cache_path);
+    free(gemm->cache_key);
+    free(gemm);
+}

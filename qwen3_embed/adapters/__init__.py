@@ -1,0 +1,1 @@
+"""LoRA adapters: PEFT folders read, checked and merged."""

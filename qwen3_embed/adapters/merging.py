@@ -1,0 +1,257 @@
+"""New model folders of old ones: an adapter merged into its base, or models interpolated.
+
+Weights stream through in blocks, shard by shard, in float32, and are rounded once to the first
+model's own dtype; the result has its files, names and layout, so it loads wherever that does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ModelFileError
+from ..loading.config import read_json
+from ..loading.files import HubOptions, ModelFiles, find_model
+from ..loading.head import HEADS
+from ..loading.tensors import Tensor, TensorFiles, as_dtype, as_floats, write_tensors
+from .adapter import Adapter, find_adapter
+
+__all__ = ["interpolate_models", "merge_adapter"]
+
+_BLOCK = 1 << 24  # elements: 64 MiB of float32
+_PARALLEL = 0.9995  # of the cosine: from here on SLERP's formula loses its digits
+_COPIED = (".json", ".txt", ".jinja")
+_NOT_COPIED = ("verify.json", "model.safetensors.index.json")  # the first is of the base alone
+_MAX_TOKENIZER_BYTES = 64 << 20
+
+Blocks = Iterator[npt.NDArray[Any]]
+
+
+def merge_adapter(
+    base: str | os.PathLike[str],
+    adapter: str | os.PathLike[str],
+    output: Path,
+    hub: HubOptions | None = None,
+) -> Adapter:
+    """Writes the model folder of a base with a LoRA adapter merged into it.
+
+    Parameters
+    ----------
+    base : str or path-like
+        As `Embedder` or `Reranker` takes it.
+    adapter : str or path-like
+        A PEFT folder, or "owner/name" on the hub.
+    output : Path
+        A new folder, or an empty one.
+    hub : HubOptions, optional
+
+    Returns
+    -------
+    Adapter
+        Says which modules it changed.
+
+    Raises
+    ------
+    ModelNotFoundError, ModelFileError
+        As `Embedder(base, adapter=adapter)` raises them.
+    FileExistsError
+        The output folder holds something.
+
+    Examples
+    --------
+    >>> merge_adapter("Qwen3-Embedding-0.6B", "legal", Path("merged"))     # doctest: +SKIP
+    """
+    hub = hub or HubOptions()
+    files = _find(base, hub)
+    loaded = Adapter(find_adapter(adapter, hub), str(adapter), files)
+    changed = {f"{module}.weight" for module in (*loaded.merged, *loaded.replaced)}
+    own = {_bare(tensor.name) for tensor in TensorFiles(files.shards)}
+    # An embedder, which its modules.json tells, has no use for a head.
+    tied = "lm_head.weight" not in own and not (files.folder / "modules.json").exists()
+    if HEADS & (changed - own) or (tied and "embed_tokens.weight" in changed):
+        raise ModelFileError(
+            f"{adapter} changes one of embed_tokens and lm_head, which are one tensor in "
+            f"{files.name}: merge it with PEFT, which can untie them"
+        )
+
+    def blocks_of(tensor: Tensor) -> Blocks:
+        if loaded.changes(_bare(tensor.name)):
+            yield as_dtype(loaded.tensor(_bare(tensor.name)), tensor.dtype)
+        else:
+            yield from tensor.blocks(_BLOCK)
+
+    _write_folder(files, output, blocks_of)
+    return loaded
+
+
+def interpolate_models(
+    models: Sequence[str | os.PathLike[str]],
+    output: Path,
+    t: Sequence[float] | None = None,
+    hub: HubOptions | None = None,
+) -> None:
+    """Writes the model folder of a spherical interpolation (SLERP), tensor by tensor.
+
+    Parameters
+    ----------
+    models : sequence of str or path-like
+        Two or more of one shape and vocabulary.
+    output : Path
+        A new folder, or an empty one.
+    t : sequence of float, optional
+        How far to go from what the models before give, 0, towards each further one, 1: one
+        number less than models. By default 1/2, 1/3, ...: equal shares.
+    hub : HubOptions, optional
+
+    Raises
+    ------
+    ValueError
+        Fewer than two models, or t of another number or outside 0..1.
+    ModelFileError
+        The models differ in shape, vocabulary or in what their config computes.
+    FileExistsError
+        The output folder holds something.
+
+    Examples
+    --------
+    >>> interpolate_models(["a", "b"], Path("between"), [0.5])             # doctest: +SKIP
+    """
+    steps = [1 / (i + 2) for i in range(len(models) - 1)] if t is None else list(t)
+    if len(models) < 2:
+        raise ValueError(f"{len(models)} model(s), expected two or more to interpolate")
+    if len(steps) != len(models) - 1 or not all(0 <= step <= 1 for step in steps):
+        raise ValueError(f"t={steps}, expected {len(models) - 1} number(s) in 0..1")
+    found = [_find(model, hub or HubOptions()) for model in models]
+    tables = [_tensors_by_bare_name(files) for files in found]
+    for files, table in zip(found[1:], tables[1:], strict=True):
+        _check_alike(found[0], tables[0], files, table)
+
+    def blocks_of(tensor: Tensor) -> Blocks:
+        return _interpolate([table[_bare(tensor.name)] for table in tables], steps)
+
+    _write_folder(found[0], output, blocks_of)
+
+
+def _find(model: str | os.PathLike[str], hub: HubOptions) -> ModelFiles:
+    """The files of an embedder, or else of a reranker."""
+    try:
+        return find_model(model, hub)
+    except ModelFileError as as_embedder:
+        try:
+            return find_model(model, hub, "reranker")
+        except ModelFileError:
+            raise as_embedder from None
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("model.")
+
+
+def _tensors_by_bare_name(files: ModelFiles) -> dict[str, Tensor]:
+    return {_bare(tensor.name): tensor for tensor in TensorFiles(files.shards)}
+
+
+def _check_alike(
+    first: ModelFiles, first_table: dict[str, Tensor], files: ModelFiles, table: dict[str, Tensor]
+) -> None:
+    names = f"{first.name} and {files.name}"
+    only = sorted(first_table.keys() ^ table.keys())
+    if only:
+        raise ModelFileError(f"only one of {names} has {only[0]}, expected the same tensors")
+    for name, tensor in first_table.items():
+        if tensor.shape != table[name].shape:
+            raise ModelFileError(
+                f"{name} has shape {tensor.shape} and {table[name].shape} in {names}, expected "
+                f"models of one shape"
+            )
+    a, b = (f.config.for_engine(1) for f in (first, files))
+    for key in a:
+        if not np.array_equal(a[key], b[key]):
+            raise ModelFileError(f"{names} differ in {key} of config.json, expected models alike")
+    tokenizers = [read_json(f.tokenizer, _MAX_TOKENIZER_BYTES) for f in (first, files)]
+    vocabularies = [(t["model"].get("vocab"), t.get("added_tokens")) for t in tokenizers]
+    if vocabularies[0] != vocabularies[1]:
+        raise ModelFileError(f"{names} have different vocabularies, so their rows don't match")
+
+
+def _interpolate(tensors: Sequence[Tensor], steps: Sequence[float]) -> Blocks:
+    """The tensors' interpolation as stored by the first one, in blocks.
+
+    Every step is r <- a r + b v with scalars that follow from the tensors' inner products, so
+    one pass finds those and a second one combines, whatever the tensors' size.
+    """
+    n = len(tensors)
+    products = np.zeros((n, n))
+    for blocks in zip(*(tensor.blocks(_BLOCK) for tensor in tensors), strict=True):
+        values = [as_floats(block).astype(np.float64) for block in blocks]
+        for i in range(n):
+            for j in range(i, n):
+                products[i, j] += np.dot(values[i], values[j])
+                products[j, i] = products[i, j]
+    parts = _parts_of(products, steps)
+    for blocks in zip(*(tensor.blocks(_BLOCK) for tensor in tensors), strict=True):
+        result = as_floats(blocks[0])
+        for block, (a, b) in zip(blocks[1:], parts, strict=True):
+            further = as_floats(block)
+            if a is None:
+                result += b * (further - result)
+            else:
+                result = a * result + b * further
+        yield as_dtype(result, tensors[0].dtype)
+
+
+def _parts_of(
+    products: npt.NDArray[np.float64], steps: Sequence[float]
+) -> list[tuple[np.float32 | None, np.float32]]:
+    """(a, b) of each step; a None: the straight line r + b (v - r), exact for equal tensors."""
+    shares = np.zeros(len(products))  # of each tensor in the result so far
+    shares[0] = 1.0
+    parts: list[tuple[np.float32 | None, np.float32]] = []
+    for i, t in enumerate(steps, start=1):
+        length = math.sqrt(shares @ products @ shares) * math.sqrt(products[i, i])
+        cosine = float(shares @ products[:, i]) / length if length > 0 else 1.0
+        if abs(cosine) > _PARALLEL:
+            shares *= 1 - t
+            shares[i] += t
+            parts.append((None, np.float32(t)))
+            continue
+        angle = math.acos(cosine)
+        a, b = (math.sin(x * angle) / math.sin(angle) for x in (1 - t, t))
+        shares *= a
+        shares[i] += b
+        parts.append((np.float32(a), np.float32(b)))
+    return parts
+
+
+def _write_folder(files: ModelFiles, output: Path, blocks_of: Callable[[Tensor], Blocks]) -> None:
+    """A folder like that of `files` with other numbers; config.json comes last."""
+    output.mkdir(parents=True, exist_ok=True)
+    if any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty, expected a new folder")
+    total_bytes = 0
+    weight_map: dict[str, str] = {}
+    for shard in files.shards:
+        tensors = list(TensorFiles([shard]))
+        layout = {tensor.name: (tensor.dtype, tensor.shape) for tensor in tensors}
+        blocks = (block for tensor in tensors for block in blocks_of(tensor))
+        write_tensors(output / shard.name, layout, blocks)
+        weight_map |= dict.fromkeys(layout, shard.name)
+        total_bytes += sum(tensor.n_bytes for tensor in tensors)
+    if len(files.shards) > 1:
+        index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+        (output / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+    copied = [p for p in files.folder.iterdir() if p.is_file()]
+    copied += [p for f in files.folder.iterdir() if f.is_dir() for p in f.iterdir() if p.is_file()]
+    for path in sorted(copied, key=lambda p: p == files.folder / "config.json"):
+        if path.suffix in _COPIED and path.name not in _NOT_COPIED:
+            target = output / path.relative_to(files.folder)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)

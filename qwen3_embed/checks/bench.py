@@ -1,0 +1,202 @@
+"""How fast a model is here, beside what this device reaches at most: `qwen3-embed bench`.
+
+Token ids are random: the work depends on lengths alone. Every figure is the best of some
+rounds, because what disturbs a measurement only ever adds to it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..embedder import Embedder
+from ..loading.config import ModelConfig
+
+__all__ = ["Bench", "Ceiling", "Query", "Throughput", "as_dict", "run_bench"]
+
+_LENGTHS = (16, 64, 128, 512, 2048, 8192, 32768)
+_BATCHES = 3  # forward passes in a call, at least: enough that their ends don't count
+_BYTES_PER_WEIGHT = {"bfloat16": 2, "float8": 1}
+_QUERY = "What is the capital of China?"
+
+
+class Ceiling(NamedTuple):
+    """What the device reaches on its own: a matrix product of bf16, and its memory."""
+
+    tflops: float
+    gb_per_s: float
+
+
+class Throughput(NamedTuple):
+    """One length.
+
+    Attributes
+    ----------
+    n_tokens, n_texts : int
+        Of each text; texts in a call.
+    tokens_per_s : float
+        Of whole calls, from ids in NumPy to vectors in NumPy.
+    tflops : float
+        That the model needs for these, attention included.
+    of_ceiling : float
+        tflops as part of the ceiling's.
+    """
+
+    n_tokens: int
+    n_texts: int
+    tokens_per_s: float
+    tflops: float
+    of_ceiling: float
+
+
+class Query(NamedTuple):
+    """One query at a time, from str to vector, tokenising included.
+
+    Attributes
+    ----------
+    n_tokens : int
+        With instruction and end token.
+    median_ms, best_ms : float
+    floor_ms : float
+        To read every weight once at the ceiling's rate.
+    """
+
+    n_tokens: int
+    median_ms: float
+    best_ms: float
+    floor_ms: float
+
+
+class Bench(NamedTuple):
+    """All figures of one run."""
+
+    model: str
+    device: str
+    kernels: str
+    dtype: str
+    load_s: float
+    load_gb_per_s: float
+    ceiling: Ceiling
+    throughput: list[Throughput]
+    query: Query
+
+
+def run_bench(
+    open_model: Callable[[], Embedder],
+    *,
+    seconds: float = 1.0,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Bench:
+    """Opens a model, measures, and closes it.
+
+    Parameters
+    ----------
+    open_model : callable
+    seconds : float
+        For each length and for the queries, at least one call each.
+    on_step : callable
+        Told what is measured next.
+
+    Returns
+    -------
+    Bench
+    """
+    on_step("load")
+    begin = time.perf_counter()
+    with open_model() as model:
+        load_s = time.perf_counter() - begin
+        on_step("ceiling")
+        flops, bytes_per_s = model._engines.measure()
+        info, shape = model.info, model._files.config
+        lengths = [n for n in _LENGTHS if n <= model.max_length]
+        throughput = []
+        for n_tokens in lengths:
+            on_step(f"{n_tokens} tokens")
+            throughput.append(_throughput(model, n_tokens, seconds, flops))
+        on_step("query")
+        return Bench(
+            model=model.name,
+            device=model.device,
+            kernels=info["kernels"],
+            dtype=model.dtype,
+            load_s=load_s,
+            load_gb_per_s=(info["mapped_bytes"] + info["owned_bytes"]) / load_s / 1e9,
+            ceiling=Ceiling(flops / 1e12, bytes_per_s / 1e9),
+            throughput=throughput,
+            query=_query(model, seconds, _layer_weights(shape) * _weight_bytes(model), bytes_per_s),
+        )
+
+
+def _throughput(model: Embedder, n_tokens: int, seconds: float, peak_flops: float) -> Throughput:
+    n_texts = max(1, -(-_BATCHES * model.info["batch_tokens"] * len(model._engines) // n_tokens))
+    source = np.random.default_rng(0)
+    vocab_size = model._files.config.vocab_size
+
+    def call(n: int) -> float:
+        tokens = source.integers(0, vocab_size, n * n_tokens, dtype=np.int32)
+        cu_seqlens = np.arange(0, n * n_tokens + 1, n_tokens, dtype=np.int32)
+        begin = time.perf_counter()
+        model.encode_tokens(tokens, cu_seqlens)
+        return time.perf_counter() - begin
+
+    n_most, n_texts = n_texts, 1
+    call(n_texts)  # warms up
+    while n_texts < n_most and call(n_texts) < seconds / 4:  # on a slow device few texts will do
+        n_texts = min(2 * n_texts, n_most)
+    best_s = min(_repeat(lambda: call(n_texts), seconds))
+    tokens_per_s = n_texts * n_tokens / best_s
+    tflops = tokens_per_s * _flops_per_token(model._files.config, n_tokens) / 1e12
+    return Throughput(n_tokens, n_texts, tokens_per_s, tflops, tflops * 1e12 / peak_flops)
+
+
+def _query(model: Embedder, seconds: float, weight_bytes: float, bytes_per_s: float) -> Query:
+    n_tokens = int(model.count_tokens(_QUERY, prompt=model.prompts.get("query", "")))
+
+    def call() -> float:
+        begin = time.perf_counter()
+        model.encode_query(_QUERY)
+        return time.perf_counter() - begin
+
+    call()
+    times = _repeat(call, seconds)
+    floor_ms = weight_bytes / bytes_per_s * 1e3
+    return Query(n_tokens, median(times) * 1e3, min(times) * 1e3, floor_ms)
+
+
+def _repeat(call: Callable[[], float], seconds: float) -> list[float]:
+    """What call returns, for some seconds; the first is a warm-up if there are more."""
+    times = [call()]
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        times.append(call())
+    return times[1:] or times
+
+
+def _layer_weights(config: ModelConfig) -> int:
+    """Elements of all matrices of the layers."""
+    q_width, kv_width = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    attention = config.hidden_size * (2 * q_width + 2 * kv_width)
+    return config.n_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
+
+
+def _flops_per_token(config: ModelConfig, n_tokens: int) -> float:
+    """Two a weight, and two products of each query with half the keys, on average."""
+    attention = config.n_layers * 4 * config.n_heads * config.head_dim * (n_tokens + 1) / 2
+    return 2 * _layer_weights(config) + attention
+
+
+def _weight_bytes(model: Embedder) -> int:
+    return _BYTES_PER_WEIGHT[model.dtype]
+
+
+def as_dict(bench: Bench) -> dict[str, Any]:
+    """For JSON."""
+    return bench._asdict() | {
+        "ceiling": bench.ceiling._asdict(),
+        "throughput": [row._asdict() for row in bench.throughput],
+        "query": bench.query._asdict(),
+    }

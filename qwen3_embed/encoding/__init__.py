@@ -1,0 +1,1 @@
+"""The steps of one encode() call: options, texts, chunks, jobs."""

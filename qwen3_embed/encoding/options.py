@@ -1,0 +1,196 @@
+"""What `encode` and its relatives take beside the texts, checked and put into one record.
+
+The names of sentence-transformers are understood beside our own.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from ..retrieval.quantizer import Precision, Quantizer, quantize_binary
+
+__all__ = ["EncodeOptions", "PromptOptions", "Request", "SentenceTransformersOptions"]
+
+_SMALLEST_TRAINED_DIM = 32
+
+
+class PromptOptions(TypedDict, total=False):
+    """How the texts' prefix is chosen; at most one."""
+
+    instruction: str | None
+    prompt: str | None
+    prompt_name: str | None
+
+
+class SentenceTransformersOptions(TypedDict, total=False):
+    """Arguments of `SentenceTransformer.encode` that mean the same here."""
+
+    batch_size: int
+    truncate_dim: int | None
+    normalize_embeddings: bool
+    convert_to_numpy: bool
+    convert_to_tensor: bool
+
+
+class EncodeOptions(PromptOptions, SentenceTransformersOptions, total=False):
+    """Every keyword of `Embedder.encode`."""
+
+    dim: int | None
+    normalize: bool | None
+    precision: Precision
+    quantizer: Quantizer | None
+    show_progress_bar: bool | None
+    on_long: Literal["warn", "error"]
+    out: npt.NDArray[np.float32] | None
+
+
+_KNOWN = frozenset(EncodeOptions.__annotations__)
+_FROM_SENTENCE_TRANSFORMERS = frozenset(SentenceTransformersOptions.__annotations__)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The options of one call, all decided.
+
+    Attributes
+    ----------
+    dim : int
+        Floats a row.
+    normalize : bool
+    precision : Precision
+    quantizer : Quantizer or None
+        Set for int8 and uint8; binary and ubinary need none.
+    show_progress_bar : bool or None
+    on_long : {"warn", "error"}
+    out : ndarray or None
+        The caller's array.
+    """
+
+    dim: int
+    normalize: bool
+    precision: Precision
+    quantizer: Quantizer | None
+    show_progress_bar: bool | None
+    on_long: str
+    out: npt.NDArray[np.float32] | None
+
+    @classmethod
+    def of(cls, options: EncodeOptions, hidden_size: int, stacklevel: int) -> Request:
+        """Checks the options of a call; `stacklevel` is the caller's, for the warning.
+
+        Raises
+        ------
+        TypeError
+            An unknown keyword, both spellings of one, or a wrong type.
+        ValueError
+            A value out of range.
+        """
+        for name in options:
+            if name not in _KNOWN:
+                raise TypeError(f"unexpected keyword argument {name!r}")
+        if not _FROM_SENTENCE_TRANSFORMERS.isdisjoint(options):
+            options = _own_spelling(options)
+        dim = _check_dim(options.get("dim"), hidden_size, stacklevel + 1)
+        precision = options.get("precision", "float32")
+        quantizer = options.get("quantizer")
+        if precision not in get_args(Precision):
+            raise ValueError(
+                f"precision={precision!r}, expected one of {', '.join(get_args(Precision))}"
+            )
+        if quantizer is not None or precision in ("int8", "uint8"):
+            _check_quantizer(quantizer, precision, dim)
+        out = options.get("out")
+        if out is not None and precision != "float32":
+            raise TypeError(f"out= takes float32 rows, and precision is {precision!r}")
+        normalize = options.get("normalize")
+        return cls(
+            dim=dim,
+            normalize=True if normalize is None else bool(normalize),
+            precision=precision,
+            quantizer=quantizer,
+            show_progress_bar=options.get("show_progress_bar"),
+            on_long=options.get("on_long", "warn"),
+            out=out,
+        )
+
+    def in_precision(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        """The (n, dim) float32 rows of the engine as the caller wants them."""
+        if self.precision == "float32":
+            return rows
+        if self.precision == "float16":
+            return rows.astype(np.float16)
+        if self.precision == "binary" or self.precision == "ubinary":
+            return quantize_binary(rows, self.precision)
+        assert self.quantizer is not None  # checked when the request was made
+        return self.quantizer.quantize(rows, self.precision)
+
+    def check_out(self, shape: tuple[int, ...]) -> None:
+        """Raises unless `out` is a writable C-contiguous float32 array of this shape."""
+        out: Any = self.out
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"out is {type(out).__name__}, expected a NumPy array")
+        if out.dtype != np.float32:
+            raise TypeError(f"out has dtype {out.dtype}, expected float32")
+        if out.shape != shape:
+            raise ValueError(f"out has shape {out.shape}, expected {shape}")
+        if not out.flags.c_contiguous or not out.flags.writeable:
+            raise ValueError("out is expected to be C-contiguous and writable")
+
+
+def _own_spelling(options: EncodeOptions) -> EncodeOptions:
+    own = EncodeOptions(**options)
+    if own.pop("convert_to_tensor", False):
+        raise TypeError(
+            "convert_to_tensor=True is not supported: wrap the result in torch.from_numpy"
+        )
+    if not own.pop("convert_to_numpy", True):
+        raise TypeError(
+            "convert_to_numpy=False is not supported: list(result) is a list of vectors"
+        )
+    own.pop("batch_size", None)  # texts are packed by tokens, never by a number of texts
+    for theirs, ours in (("truncate_dim", "dim"), ("normalize_embeddings", "normalize")):
+        value = own.pop(theirs, None)  # type: ignore[misc]
+        if value is not None:
+            if own.get(ours) is not None:
+                raise TypeError(f"{ours} and {theirs} are given at once, expected one of them")
+            own[ours] = value  # type: ignore[literal-required]
+    return own
+
+
+def _check_dim(dim: int | None, hidden_size: int, stacklevel: int) -> int:
+    if dim is None:
+        return hidden_size
+    try:
+        checked = operator.index(dim)
+    except TypeError:
+        raise TypeError(f"dim is {type(dim).__name__}, expected int") from None
+    if isinstance(dim, bool) or not 1 <= checked <= hidden_size:
+        raise ValueError(f"dim={dim}, expected 1..{hidden_size}")
+    if checked < _SMALLEST_TRAINED_DIM:
+        warnings.warn(
+            f"dim={checked} is below {_SMALLEST_TRAINED_DIM}, the smallest the models are "
+            f"trained for",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
+    return checked
+
+
+def _check_quantizer(quantizer: Quantizer | None, precision: str, dim: int) -> None:
+    if precision in ("float32", "float16"):
+        raise TypeError(
+            f"quantizer= is given and precision is {precision!r}, expected 'int8' or 'uint8'"
+        )
+    if not isinstance(quantizer, Quantizer):
+        raise TypeError(
+            f"precision={precision!r} needs quantizer=, a Quantizer fitted on vectors of this "
+            f"model: Quantizer.fit(model.encode(sample))"
+        )
+    if quantizer.dim != dim:
+        raise ValueError(f"the quantizer was fitted on dim {quantizer.dim}, and dim is {dim}")

@@ -1,0 +1,221 @@
+"""One call's texts on their way through tokenizer and engine.
+
+The next chunk is tokenised while the engines compute the ones before it; at most `_MAX_JOBS`
+chunks an engine are on their way, so the memory of a call is its rows and a few chunks.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputTooLongError, NonFiniteError, TruncationWarning
+from ..loading.tokenizer import TokenBatch, Tokenizer
+from .texts import surrogate_error
+
+if TYPE_CHECKING:
+    from .._core import Job
+    from ..loading.engines import Engines
+
+__all__ = ["LengthReport", "Pipeline", "chunk_bounds", "moved"]
+
+_MAX_JOBS = 3
+_MAX_CHUNK_BYTES = 1 << 20
+_CHUNK_BATCHES = 4  # forward passes in a chunk, about: the engine packs better with a choice
+_BYTES_PER_TOKEN = 4  # of English text; other texts have fewer, so their chunks are shorter
+
+
+def chunk_bounds(
+    texts: list[str], batch_tokens: int, prefix: str = ""
+) -> Iterator[tuple[int, int]]:
+    """Cuts texts into runs [start, stop) of about `_CHUNK_BATCHES` forward passes each.
+
+    No run has more than 1 MB of text, prefixes included, unless it is a single text. The first
+    is short, so that the engine starts soon; but half a forward pass that is left goes with the
+    run before it: on its own it would cost almost a whole one.
+    """
+    around_bytes = len(prefix) * 3 + _BYTES_PER_TOKEN  # the prefix and the end token
+    full_bytes = min(_MAX_CHUNK_BYTES, _CHUNK_BATCHES * batch_tokens * _BYTES_PER_TOKEN)
+    limit_bytes = pass_bytes = full_bytes // _CHUNK_BATCHES
+    # A character outside ASCII counts as three bytes, as most have.
+    sizes = [len(text) * (1 if text.isascii() else 3) + around_bytes for text in texts]
+    start, size_bytes, left_bytes = 0, 0, sum(sizes)
+    for i, own_bytes in enumerate(sizes):
+        whole_bytes = size_bytes + left_bytes
+        is_rest = left_bytes <= pass_bytes // 2 and whole_bytes <= _MAX_CHUNK_BYTES
+        if size_bytes + own_bytes > limit_bytes and i > start and not is_rest:
+            yield start, i
+            start, size_bytes = i, 0
+            limit_bytes = full_bytes
+        size_bytes += own_bytes
+        left_bytes -= own_bytes
+    if start < len(texts):
+        yield start, len(texts)
+
+
+class LengthReport:
+    """Which texts of a call were longer than the model takes.
+
+    Parameters
+    ----------
+    max_length : int
+        In tokens.
+    on_long : {"warn", "error"}
+    noun : str
+        What the texts are in messages.
+    """
+
+    def __init__(self, max_length: int, on_long: str, noun: str = "texts") -> None:
+        if on_long not in ("warn", "error"):
+            raise ValueError(f"on_long={on_long!r}, expected 'warn' or 'error'")
+        self._max_length = max_length
+        self._on_long = on_long
+        self.noun = noun
+        self._n_cut = 0
+        self._longest = 0
+        self._longest_index = 0
+
+    def add(self, lengths: npt.NDArray[np.int64], first_index: int) -> None:
+        """Notes the lengths of the texts from `first_index` on; raises if that was asked for."""
+        longest = int(lengths.max())
+        if longest <= self._max_length:
+            return
+        self._n_cut += int(np.count_nonzero(lengths > self._max_length))
+        if longest > self._longest:
+            self._longest = longest
+            self._longest_index = first_index + int(lengths.argmax())
+        if self._on_long == "error":
+            raise InputTooLongError(
+                f"{self.noun}[{self._longest_index}] has {longest} tokens, expected at most "
+                f"{self._max_length}: split it, raise max_length, or pass on_long='warn' to cut it"
+            )
+
+    def warn(self, stacklevel: int) -> None:
+        """One warning for the whole call, if a text was cut."""
+        if self._n_cut:
+            noun = self.noun
+            many = f"1 {noun[:-1]} was" if self._n_cut == 1 else f"{self._n_cut} {noun} were"
+            warnings.warn(
+                f"{many} cut at max_length={self._max_length} tokens; the longest, "
+                f"{noun}[{self._longest_index}], has {self._longest}",
+                TruncationWarning,
+                stacklevel=stacklevel + 1,
+            )
+
+
+class Pipeline:
+    """The jobs of one call, in order, oldest first.
+
+    Parameters
+    ----------
+    engines : Engines
+    tokenizer : Tokenizer
+    batch_tokens : int
+        Token budget of one forward pass.
+    prefix : str
+        Put before every text.
+    normalize : bool
+        L2-normalise the rows.
+    report : LengthReport
+    on_done : callable
+        Told how many texts have been finished, each time some are.
+    adapter : int
+        The weights, as `Engine.submit` takes them.
+    """
+
+    def __init__(
+        self,
+        engines: Engines,
+        tokenizer: Tokenizer,
+        batch_tokens: int,
+        prefix: str,
+        normalize: bool,
+        report: LengthReport,
+        on_done: Callable[[int], None],
+        adapter: int,
+    ) -> None:
+        self._adapter = adapter
+        self._engines = engines
+        self._max_jobs = _MAX_JOBS * len(engines)
+        self._tokenizer = tokenizer
+        self._batch_tokens = batch_tokens
+        self._prefix = prefix
+        self._normalize = normalize
+        self._report = report
+        self._on_done = on_done
+        self._jobs: deque[_Chunk] = deque()
+
+    def feed(
+        self,
+        texts: list[str],
+        rows: npt.NDArray[np.float32],
+        first_index: int = 0,
+        *,
+        waits: bool = False,
+    ) -> int:
+        """Tokenises and submits all texts; text i goes to rows[i].
+
+        Returns the number of jobs when the last is submitted; `finish` waits for the rows.
+        `first_index` is the number of texts[0] in messages; `waits` says that `finish` is next.
+        """
+        n_jobs = 0
+        for start, stop in chunk_bounds(texts, self._batch_tokens, self._prefix):
+            batch = self._tokenise(texts[start:stop], first_index + start)
+            self.finish(self._max_jobs - 1)
+            job = self._engines.submit(
+                batch.tokens,
+                batch.cu_seqlens,
+                rows,
+                start,
+                self._normalize,
+                self._adapter,
+                waits and stop == len(texts),
+            )
+            self._jobs.append(_Chunk(job, stop - start, first_index))
+            n_jobs += 1
+        return n_jobs
+
+    def _tokenise(self, texts: list[str], first_index: int) -> TokenBatch:
+        prefix = self._prefix
+        try:
+            batch = self._tokenizer.encode([prefix + text for text in texts] if prefix else texts)
+        except UnicodeError:
+            raise surrogate_error(prefix, texts, first_index, self._report.noun) from None
+        self._report.add(batch.lengths, first_index)
+        return batch
+
+    def finish(self, n_left: int = 0) -> None:
+        """Waits until at most `n_left` jobs, the newest, are on their way."""
+        while len(self._jobs) > n_left:
+            chunk = self._jobs[0]
+            try:
+                chunk.job.wait()
+            except NonFiniteError as error:
+                if chunk.first_index == 0 and self._report.noun == "texts":
+                    raise
+                raise moved(error, chunk.first_index + error.index, self._report.noun) from error
+            self._jobs.popleft()
+            self._on_done(chunk.n_texts)
+
+    def cancel(self) -> None:
+        """Asks the engines to stop whatever is on its way; nothing to do after `finish`."""
+        while self._jobs:
+            self._jobs.popleft().job.cancel()
+
+
+class _Chunk(NamedTuple):
+    job: Job
+    n_texts: int
+    first_index: int  # of row 0 of the array that the job writes to
+
+
+def moved(error: NonFiniteError, index: int, noun: str = "texts") -> NonFiniteError:
+    """The same error about text `index` of the whole call."""
+    moved_error = NonFiniteError(f"{noun}[{index}] gave a vector that is not finite")
+    moved_error.index = index
+    return moved_error

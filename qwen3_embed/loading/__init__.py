@@ -1,0 +1,1 @@
+"""Model name to open engine: files, configuration, tokenizer, devices."""

@@ -1,0 +1,137 @@
+"""The engines of one model, one a device, behind the interface of a single one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._core import Engine, Job
+from .device import CUDA_PATHS
+from .user_cache import cache_folder
+
+__all__ = ["Engines", "open_engines"]
+
+
+class Engines:
+    """Engines that share the texts of every call; each computes the same bits.
+
+    Parameters
+    ----------
+    engines : sequence of Engine
+        At least one; owned from here on.
+    """
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self._engines = tuple(engines)
+        self._adapters = [(0,) * len(self._engines)]  # each one's numbers in the engines
+
+    def __len__(self) -> int:
+        return len(self._engines)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The first engine's, with every engine's device."""
+        devices = ",".join(engine.info["device"] for engine in self._engines)
+        return self._engines[0].info | {"device": devices}
+
+    def rows(self, n: int, dim: int) -> npt.NDArray[np.float32]:
+        """A new (n, dim) array for any of the engines to write."""
+        self.check_open()
+        return self._engines[0].rows(n, dim)
+
+    def check_open(self) -> None:
+        """Raises ValueError once they are closed."""
+        if self._engines[0].info["closed"]:
+            raise ValueError("the model is closed: open it again")
+
+    def submit(
+        self,
+        tokens: npt.NDArray[np.int32],
+        cu_seqlens: npt.NDArray[np.int32],
+        out: npt.NDArray[np.float32],
+        first_row: int,
+        normalize: bool,
+        adapter: int = 0,
+        waits: bool = False,
+    ) -> Job:
+        """As `Engine.submit`, to the engine with the least left to do."""
+        i = 0
+        if len(self._engines) > 1:
+            pending = [engine.pending_tokens() for engine in self._engines]
+            i = pending.index(min(pending))
+        number = self._adapters[adapter][i]
+        return self._engines[i].submit(tokens, cu_seqlens, out, first_row, normalize, number, waits)
+
+    def done_fds(self) -> tuple[int, ...]:
+        """Descriptors, one an engine, that become readable when jobs are done."""
+        return tuple(engine.done_fd() for engine in self._engines)
+
+    def counts(self) -> dict[str, float]:
+        """As `Engine.counts`, of all engines together."""
+        counts = [engine.counts() for engine in self._engines]
+        return {name: sum(each[name] for each in counts) for name in counts[0]}
+
+    def pending_tokens(self) -> int:
+        """Tokens submitted and not yet done, of all engines."""
+        return sum(engine.pending_tokens() for engine in self._engines)
+
+    def add_adapter(self, tensors: dict[str, npt.NDArray[Any]]) -> int:
+        """As `Engine.add_adapter`, on every engine; to be called by one thread at a time.
+
+        If one fails, what the engines before it have taken is unused until they are closed.
+        """
+        numbers = tuple(engine.add_adapter(tensors) for engine in self._engines)
+        self._adapters.append(numbers)
+        return len(self._adapters) - 1
+
+    def measure(self) -> tuple[float, float]:
+        """(FLOP/s, bytes/s) that the devices reach at most, all together."""
+        peaks = [engine.measure() for engine in self._engines]
+        return sum(flops for flops, _ in peaks), sum(rate for _, rate in peaks)
+
+    def close(self) -> None:
+        """Closes all. Idempotent."""
+        for engine in self._engines:
+            engine.close()
+
+
+def open_engines(
+    paths: Sequence[str], config: dict[str, Any], *, devices: Sequence[str], **options: Any
+) -> Engines:
+    """Opens one engine a device, side by side; all or none.
+
+    Parameters
+    ----------
+    paths, config, **options
+        As `Engine` takes them.
+    devices : sequence of str
+        As `resolve_device` gives them.
+    """
+    library, cublas_folder = CUDA_PATHS
+
+    def open_engine(device: str) -> Engine:
+        return Engine(
+            paths,
+            config,
+            device=device,
+            cuda_library=library,
+            cublas_folder=cublas_folder,
+            cache_folder=str(cache_folder("plans")),
+            **options,
+        )
+
+    if len(devices) == 1:
+        return Engines([open_engine(devices[0])])
+    with ThreadPoolExecutor(len(devices)) as pool:
+        opening = [pool.submit(open_engine, device) for device in devices]
+    failures = [future for future in opening if future.exception() is not None]
+    if failures:
+        for future in opening:
+            if future not in failures:
+                future.result().close()
+        failures[0].result()
+    return Engines([future.result() for future in opening])

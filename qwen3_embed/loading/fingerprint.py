@@ -1,0 +1,106 @@
+"""One name for "these vectors": two Embedders with the same fingerprint give the same vectors.
+
+It covers the weights, the tokenizer and its settings, the config, the pooling, the dtype and
+the version of our numerics; not the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..version import NUMERICS_VERSION
+from .files import ModelFiles
+from .user_cache import cache_folder
+
+__all__ = ["fingerprint_of", "sha256_of_weights"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def fingerprint_of(
+    files: ModelFiles,
+    *,
+    dtype: str,
+    max_length: int,
+    special_tokens_in_text: bool,
+    others: Iterable[str] = (),
+) -> str:
+    """SHA-256, in hex, over everything that decides a vector.
+
+    Parameters
+    ----------
+    files : ModelFiles
+    dtype : str
+        Of the weights in the engine.
+    max_length : int
+        In tokens: it decides where a long text is cut.
+    special_tokens_in_text : bool
+    others : iterable of str
+        What else decides: an adapter, a reranker's head.
+
+    Returns
+    -------
+    str
+        64 hex digits.
+    """
+    config = files.config.for_engine(max_length)
+    inv_freq = config.pop("rope_inv_freq")
+    parts = [f"weights {sha256_of_weights(shard)}" for shard in files.shards]
+    parts += [
+        f"tokenizer {_sha256(files.tokenizer)} special_tokens_in_text={special_tokens_in_text}",
+        *(f"{name}={value!r}" for name, value in sorted(config.items())),
+        f"rope_inv_freq={inv_freq.astype('<f4').tobytes().hex()}",
+        "pooling=last_token",
+        f"dtype={dtype}",
+        f"numerics={NUMERICS_VERSION}",
+        *others,
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def sha256_of_weights(path: Path) -> str:
+    """SHA-256 of a weight file, in hex.
+
+    The hub's cache names a file's content by this hash: there the name is taken. Elsewhere the
+    file is read once and the result kept in the user's cache folder, under the file's device,
+    inode, size and times.
+    """
+    if path.is_symlink():
+        target = Path(os.readlink(path))
+        if target.parent.name == "blobs" and _SHA256.fullmatch(target.name):
+            return target.name
+    status = path.stat()
+    key = (
+        f"{status.st_dev}-{status.st_ino}-{status.st_size}-"
+        f"{status.st_mtime_ns}-{status.st_ctime_ns}"
+    )
+    kept = cache_folder("sha256") / key
+    try:
+        digest = kept.read_text("ascii")
+        if _SHA256.fullmatch(digest):
+            return digest
+    except (OSError, ValueError):
+        pass  # not there, or not ours: computed below
+    digest = _sha256(path)
+    _keep(kept, digest)
+    return digest
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _keep(kept: Path, digest: str) -> None:
+    """Best effort: without a writable cache folder the hash is computed again next time."""
+    part = kept.with_name(f".{kept.name}.{os.getpid()}.part")
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(digest, "ascii")
+        os.replace(part, kept)
+    except OSError:
+        return

@@ -1,0 +1,198 @@
+"""Single tensors of safetensors files, as NumPy arrays.
+
+The engine binds a model's weights itself. This module serves what reads a few tensors, or
+streams through all of them, in Python: a reranker's head, adapters, `merge`. Headers go through
+the engine's own strict parser; bf16 is held as uint16, because NumPy has no such type.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._core import tensor_places
+from ..errors import ModelFileError
+
+__all__ = ["Tensor", "TensorFiles", "as_bf16", "as_dtype", "as_floats", "write_tensors"]
+
+_DTYPES: dict[str, Any] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor where it lies in its file.
+
+    Attributes
+    ----------
+    name : str
+    dtype : str
+        As safetensors spells it: "BF16", "F16", "F32" or another.
+    shape : tuple of int
+    path : Path
+    offset, n_bytes : int
+        Its place in the file.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    n_bytes: int
+
+    def stored(self) -> npt.NDArray[Any]:
+        """The numbers as they are in the file, read-only and mapped; bf16 as uint16.
+
+        Raises
+        ------
+        ModelFileError
+            A dtype other than BF16, F16 and F32.
+        """
+        dtype = self._stored_dtype()
+        if self.n_bytes == 0:
+            return np.empty(self.shape, dtype)
+        mapped = np.memmap(self.path, np.uint8, "r", self.offset, (self.n_bytes,))
+        stored: npt.NDArray[Any] = mapped.view(np.ndarray).view(dtype)
+        return stored.reshape(self.shape)
+
+    def blocks(self, n_elements: int) -> Iterator[npt.NDArray[Any]]:
+        """The numbers as they are in the file, read in order in flat blocks of at most so many.
+
+        Raises
+        ------
+        ModelFileError
+            A dtype other than BF16, F16 and F32.
+        """
+        dtype = np.dtype(self._stored_dtype())
+        total = math.prod(self.shape)
+        for start in range(0, total, n_elements):
+            count = min(n_elements, total - start)
+            yield np.fromfile(self.path, dtype, count, offset=self.offset + start * dtype.itemsize)
+
+    def _stored_dtype(self) -> Any:
+        if self.dtype not in _DTYPES:
+            raise ModelFileError(
+                f"{self.name}: dtype {self.dtype}, expected BF16, F16 or F32 (in {self.path})"
+            )
+        return _DTYPES[self.dtype]
+
+    def floats(self) -> npt.NDArray[np.float32]:
+        """The numbers as float32, exactly; a new array."""
+        return as_floats(self.stored())
+
+
+class TensorFiles:
+    """The tensors of one model or adapter, by name.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Its safetensors files.
+
+    Raises
+    ------
+    ModelFileError
+        A damaged file, or a name that is in two of them.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        for path in paths:
+            for name, (dtype, shape, offset, n_bytes) in tensor_places(str(path)).items():
+                if name in self._tensors:
+                    raise ModelFileError(
+                        f"{name}: found in both {self._tensors[name].path} and {path}, expected "
+                        f"once"
+                    )
+                self._tensors[name] = Tensor(name, dtype, shape, path, offset, n_bytes)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._tensors.values())
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def find(self, *names: str) -> Tensor | None:
+        """The first of the names that is there."""
+        for name in names:
+            with suppress(KeyError):
+                return self._tensors[name]
+        return None
+
+
+def as_floats(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """float32 of bf16 bits (uint16), float16 or float32: exact, and a new array."""
+    if stored.dtype == np.uint16:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32)
+
+
+def as_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """The nearest bf16 of each float32, ties to even; a NaN stays a NaN."""
+    bits = values.view(np.uint32)
+    rounded = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)
+    nan = np.isnan(values)
+    if nan.any():
+        rounded[nan] = (bits[nan] >> 16).astype(np.uint16) | np.uint16(0x40)
+    return rounded
+
+
+def as_dtype(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+    """float32 values as a tensor of this dtype stores them, rounded once.
+
+    Raises
+    ------
+    OverflowError
+        A value past the largest of float16.
+    """
+    if dtype == "BF16":
+        return as_bf16(values)
+    if dtype == "F16" and values.size and np.abs(values).max() > np.finfo(np.float16).max:
+        raise OverflowError(f"{np.abs(values).max():g} is too large for F16: use a BF16 model")
+    return values.astype(_DTYPES[dtype])
+
+
+def write_tensors(
+    path: Path,
+    layout: Mapping[str, tuple[str, tuple[int, ...]]],
+    values: Iterable[npt.NDArray[Any]],
+) -> None:
+    """Writes a safetensors file as a stream; the file appears only once it is whole.
+
+    Parameters
+    ----------
+    path : Path
+    layout : mapping of str to (str, tuple of int)
+        dtype and shape by name, in the order of the file.
+    values : iterable of ndarray
+        The tensors as stored, in the same order, whole or in blocks; each is let go before
+        the next is asked for.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, (dtype, shape) in layout.items():
+        begin, end = end, end + math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for array in values:
+                file.write(np.ascontiguousarray(array).data)
+            n_bytes = file.tell() - 8 - len(text)
+        if n_bytes != end:
+            raise ValueError(f"{path}: {n_bytes} bytes of tensors, expected {end}")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,275 @@
+"""list[str] to two int32 arrays, on Hugging Face `tokenizers`.
+
+`tokenizers` is asked for the bare ids of each text only; what its post-processor would put
+around them, the end token above all, and the cut at `max_length` are done here on the ids, so
+that the full length of every text is known.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ModelFileError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["TokenBatch", "Tokenizer"]
+
+_END_TOKEN = "<|endoftext|>"
+_MAX_FILE_BYTES = 64 << 20
+# So little is tokenised on the spot: other threads would cost more than they save, most of all
+# where the engine has every core.
+_FEW_TEXTS = 64
+_FEW_CHARACTERS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Texts as the engine takes them.
+
+    Attributes
+    ----------
+    tokens : ndarray
+        (T,) int32, the texts back to back, each at most `max_length` long.
+    cu_seqlens : ndarray
+        (n + 1,) int32: text i is tokens[cu_seqlens[i]:cu_seqlens[i + 1]].
+    lengths : ndarray
+        (n,) int64: tokens of each text before the cut.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    cu_seqlens: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int64]
+
+
+class Tokenizer:
+    """A model's tokenizer.json, with the end token and the length limit of its model.
+
+    Parameters
+    ----------
+    path : Path
+        The tokenizer.json.
+    vocab_size : int
+        Rows of the embedding. Added tokens with ids past them are dropped, so that their text
+        is split like any other; an id of the base vocabulary past them is an error.
+    max_length : int
+        Tokens of the longest text, the end token included.
+    special_tokens_in_text : bool
+        True: text that looks like an added token (``<|im_end|>``) becomes it, as in
+        `transformers`. False: it stays text.
+    around : tuple of str, optional
+        Texts to put before and after every text instead of what the file says. Each begins
+        with a control token, which they always mean.
+
+    Raises
+    ------
+    ModelNotFoundError
+        No such file.
+    ModelFileError
+        A damaged file, one without an end token, or one of another model.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        vocab_size: int,
+        max_length: int,
+        special_tokens_in_text: bool = True,
+        around: tuple[str, str] | None = None,
+    ) -> None:
+        loaded = _load(path)
+        base_size = loaded.get_vocab_size(with_added_tokens=False)
+        largest_id = base_size - 1
+        if loaded.model.id_to_token(largest_id) is None:  # ids with holes: look at each
+            largest_id = max(loaded.get_vocab(with_added_tokens=False).values(), default=0)
+        if around is None:
+            self._before, self._after = _surroundings(loaded, path)
+        else:
+            self._before, self._after = (_with_control_token(loaded, t, path) for t in around)
+        largest_id = max(largest_id, *self._before, *self._after)
+        if largest_id >= vocab_size:
+            raise ModelFileError(
+                f"{path} holds the token id {largest_id}, but the model's embedding has "
+                f"{vocab_size} rows: the two files belong to different models"
+            )
+        self._fast = _without_added_tokens(
+            loaded, vocab_size if special_tokens_in_text else 0, path
+        )
+        self._n_around = len(self._before) + len(self._after)
+        if max_length < self._n_around:
+            raise ValueError(
+                f"max_length={max_length}, expected at least {self._n_around}: "
+                f"the tokens that every text of this model gets"
+            )
+        self._max_length = max_length
+
+    def encode(self, texts: Sequence[str]) -> TokenBatch:
+        """Tokenises; a text over `max_length` loses its tail and keeps its end token.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            n texts.
+
+        Returns
+        -------
+        TokenBatch
+
+        Raises
+        ------
+        UnicodeError
+            A text holds a lone surrogate; its `object` attribute is the text.
+        """
+        before, after = self._before, self._after
+        room = self._max_length - self._n_around
+        tokens = array("i")
+        lengths = np.empty(len(texts), np.int64)
+        for i, encoding in enumerate(self._encode_batch(texts)):
+            ids = encoding.ids
+            lengths[i] = len(ids) + self._n_around
+            if before:
+                tokens.extend(before)
+            tokens.fromlist(ids if len(ids) <= room else ids[:room])
+            tokens.extend(after)
+        cu_seqlens = np.zeros(len(texts) + 1, np.int32)
+        np.cumsum(np.minimum(lengths, self._max_length), out=cu_seqlens[1:])
+        return TokenBatch(np.frombuffer(tokens, np.int32), cu_seqlens, lengths)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token of the base vocabulary; None: there is no such token."""
+        found: int | None = self._fast.token_to_id(token)
+        return found
+
+    def count(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
+        """(n,) int64: tokens of each text, with its end token, before any cut."""
+        counts = np.fromiter(map(len, self._encode_batch(texts)), np.int64, len(texts))
+        return counts + self._n_around
+
+    def pieces(self, text: str) -> list[tuple[int, tuple[int, int] | None]]:
+        """Each token's id and the characters it stands for; None: a token put around the text."""
+        found = self._fast.encode(text, add_special_tokens=False)
+        around = [[(token_id, None) for token_id in ids] for ids in (self._before, self._after)]
+        return [*around[0], *zip(found.ids, found.offsets, strict=True), *around[1]]
+
+    @property
+    def end(self) -> tuple[int, ...]:
+        """The ids that every text ends with."""
+        return self._after
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        fast = self._fast
+        try:
+            if len(texts) <= _FEW_TEXTS and sum(map(len, texts)) <= _FEW_CHARACTERS:
+                return [fast.encode(text, add_special_tokens=False) for text in texts]
+            return fast.encode_batch_fast(texts, add_special_tokens=False)
+        except TypeError:
+            # How `tokenizers` reports a str that isn't Unicode: find it and say so.
+            for text in texts:
+                text.encode("utf-8")
+            raise
+
+
+def _load(path: Path) -> tokenizers.Tokenizer:
+    import tokenizers
+
+    try:
+        size_bytes = path.stat().st_size
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"{path} can't be read: {error.strerror}; a model folder needs its tokenizer.json"
+        ) from error
+    if size_bytes > _MAX_FILE_BYTES:
+        raise ModelFileError(f"{path} has {size_bytes} bytes, expected at most {_MAX_FILE_BYTES}")
+    try:
+        loaded = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise ModelFileError(
+            f"{path} is not a tokenizer file ({error}); it may be cut short: fetch it again"
+        ) from error
+    if getattr(loaded.model, "dropout", None):
+        raise ModelFileError(
+            f"{path}: dropout is {loaded.model.dropout}, expected null: "
+            f"the same text must give the same tokens"
+        )
+    loaded.no_truncation()
+    loaded.no_padding()
+    return loaded
+
+
+def _surroundings(
+    loaded: tokenizers.Tokenizer, path: Path
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids around every text's own: what the file says; after it at least the end token."""
+    bare = loaded.encode("a", add_special_tokens=False).ids
+    full = loaded.encode("a", add_special_tokens=True).ids
+    for start in range(len(full) - len(bare) + 1):
+        stop = start + len(bare)
+        if full[start:stop] == bare:
+            break
+    else:
+        raise ModelFileError(f"{path}: the post-processor changes a text's own tokens")
+    before, after = tuple(full[:start]), tuple(full[stop:])
+    if after:
+        return before, after
+    end = loaded.token_to_id(_END_TOKEN)
+    if end is None:
+        raise ModelFileError(
+            f"{path}: the post-processor adds no end token, and {_END_TOKEN} is not in the "
+            f"vocabulary"
+        )
+    return before, (end,)
+
+
+def _with_control_token(loaded: tokenizers.Tokenizer, text: str, path: Path) -> tuple[int, ...]:
+    """The ids of a text that begins with a control token."""
+    ids: list[int] = loaded.encode(text, add_special_tokens=False).ids
+    if ids[0] not in loaded.get_added_tokens_decoder():
+        raise ModelFileError(
+            f"{path} has no token for the start of {text[:16]!r}, which this model's prompt needs"
+        )
+    return tuple(ids)
+
+
+def _without_added_tokens(
+    loaded: tokenizers.Tokenizer, first_dropped: int, path: Path
+) -> tokenizers.Tokenizer:
+    """The same tokenizer without the added tokens from the id `first_dropped` on.
+
+    `tokenizers` can't remove an added token, but a second tokenizer over the same model, which
+    is shared, can be given fewer.
+    """
+    added = loaded.get_added_tokens_decoder()
+    if all(token_id < first_dropped for token_id in added):
+        return loaded
+    import tokenizers
+
+    fewer = tokenizers.Tokenizer(loaded.model)
+    if loaded.normalizer is not None:
+        fewer.normalizer = loaded.normalizer
+    if loaded.pre_tokenizer is not None:
+        fewer.pre_tokenizer = loaded.pre_tokenizer
+    for token_id in sorted(added):
+        if token_id >= first_dropped:
+            continue
+        token = added[token_id]
+        if token.special:
+            fewer.add_special_tokens([token])
+        else:
+            fewer.add_tokens([token])
+        if fewer.token_to_id(token.content) != token_id:
+            raise ModelFileError(
+                f"{path}: the added token {token.content!r} has the id {token_id}, expected "
+                f"ids that follow one another"
+            )
+    return fewer

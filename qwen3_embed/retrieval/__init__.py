@@ -1,0 +1,1 @@
+"""Work on vectors and passages after the model: similarity, quantisation, text files."""

@@ -1,0 +1,1 @@
+"""Models, rivals, servers and oracles that several tests use."""

@@ -1,0 +1,1 @@
+"""The embedded model: data, training, evaluation."""
