@@ -29,6 +29,7 @@ MAX_FUNCTION_LINES = 80
 MAX_FORWARD_LINES = 130
 MAX_MACRO_LINES = 5
 MAX_COLUMNS = 88
+MAX_TOP_LEVEL_MODULES = 12
 
 STANDARD_C = {"errno", "inttypes", "limits", "math", "stdarg", "stdatomic", "stdbool", "stddef"}
 STANDARD_C |= {"stdint", "stdio", "stdlib", "string", "time"}
@@ -190,3 +191,68 @@ def test_macros_are_small_and_never_return(path: Path) -> None:
 def test_nothing_is_left_for_later(path: Path) -> None:
     words = ["TO" + "DO", "FIX" + "ME", "X" + "XX", "NotImplemented" + "Error"]
     assert not re.findall(rf"\b(?:{'|'.join(words)})\b", path.read_text())
+
+
+def modules_of_the_package() -> dict[str, Path]:
+    """Dotted names to files."""
+    names = {}
+    for path in (ROOT / "qwen3_embed").rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+def imports_of(name: str, path: Path, modules: dict[str, Path]) -> set[str]:
+    """The package's modules that a module imports, under TYPE_CHECKING and in functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+                parents = package[: len(package) - node.level + 1]
+                base = ".".join([*parents, *base.split(".")] if base else parents)
+            submodules = {f"{base}.{alias.name}" for alias in node.names} & modules.keys()
+            found |= submodules or {base}
+    return (found & modules.keys()) - {name}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import one another in a circle, or none."""
+    left = dict(graph)
+    while ready := [name for name, needed in left.items() if not needed & left.keys()]:
+        for name in ready:
+            del left[name]
+    if not left:
+        return []
+    path = [min(left)]
+    while path[-1] not in path[:-1]:
+        path.append(min(left[path[-1]] & left.keys()))
+    return path[path.index(path[-1]) :]
+
+
+def test_no_import_circle() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    modules = modules_of_the_package()
+    graph = {name: imports_of(name, path, modules) for name, path in modules.items()}
+    assert "qwen3_embed.server.exchange" in graph["qwen3_embed.server.openai"]
+    assert circle(graph) == []
+
+
+def test_top_level_of_the_package_is_short() -> None:
+    names = [path.stem for path in (ROOT / "qwen3_embed").glob("*.py")]
+    assert "embedder" in names
+    assert len(names) <= MAX_TOP_LEVEL_MODULES
+
+
+def test_sys_path_is_left_alone() -> None:
+    """Tests and tools are run as modules from the repository's root."""
+    change = re.compile(r"sys\.path\s*(?:\.\s*(?:insert|append|extend|remove|pop)|\[|\+?=[^=])")
+    assert change.search((ROOT / "setup.py").read_text())
+    assert not [
+        name_of(path)
+        for path in PY_FILES
+        if path.name not in {"setup.py", "conftest.py"} and change.search(path.read_text())
+    ]

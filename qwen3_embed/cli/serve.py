@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .model_arguments import add_model_arguments, model_settings, open_model, positive
 
 if TYPE_CHECKING:
-    from ..server.work import Registry
+    from ..server.registry import Registry
 
 __all__ = ["add_arguments", "run"]
 
@@ -117,7 +117,7 @@ def run(namespace: argparse.Namespace) -> int:
 
 def _open_models(namespace: argparse.Namespace, opened: contextlib.ExitStack) -> Registry:
     from ..reranker import Reranker
-    from ..server.work import Registry
+    from ..server.registry import Registry
 
     registry = Registry()
     for name in namespace.model:

@@ -1,5 +1,6 @@
 """`qwen3-embed serve`: models over HTTP, as OpenAI's, Cohere's and TEI's clients expect them.
 
-application.py takes requests in and turns errors into answers; openai.py, rerank.py and tei.py say
-what each route means; bodies.py what may stand in a body; work.py runs models on threads.
+application.py takes requests in and turns errors into answers; exchange.py is one request, as the
+routes in openai.py, cohere.py and tei.py see it; bodies.py checks what a body may contain;
+registry.py holds the models by name and work.py runs them.
 """

@@ -17,6 +17,7 @@ __all__ = [
     "TeiRerankRequest",
     "Texts",
     "TokenizeRequest",
+    "check_documents",
     "decode",
     "decode_inputs",
 ]
@@ -143,10 +144,22 @@ def decode_inputs(raw: Raw, max_inputs: int, param: str) -> tuple[Texts, bool]:
             param=param,
         )
     if not found:
-        raise Problem(400, f"{param} is empty, expected at least one text", param=param)
+        raise _none(param)
     if len(found) > max_inputs:
         raise _too_many(str(len(found)), max_inputs, param)
     return found, single
+
+
+def check_documents(documents: list[str], max_inputs: int, param: str) -> None:
+    """Raises a Problem if there are no documents (400) or too many (422)."""
+    if not documents:
+        raise _none(param)
+    if len(documents) > max_inputs:
+        raise _too_many(str(len(documents)), max_inputs, param)
+
+
+def _none(param: str) -> Problem:
+    return Problem(400, f"{param} is empty, expected at least one text", param=param)
 
 
 def _too_many(found: str, max_inputs: int, param: str) -> Problem:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .bodies import EmbeddingRequest, decode, decode_inputs
+from .exchange import Answer, Exchange
 from .problems import Problem
 from .work import Vectors, embed
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
-    from .application import Answer, Exchange
 
 __all__ = ["embeddings", "models", "problem_body"]
 
@@ -33,7 +33,7 @@ async def embeddings(exchange: Exchange) -> Answer:
             raise Problem(400, "token ids take no instruction: put its tokens before them")
     truncate = settings.truncate if body.truncate is None else body.truncate
     found = await embed(exchange, model, inputs, prefix, body.dimensions, True, truncate)
-    exchange.count(name, found)
+    exchange.count(name, found.usage)
     served = msgspec.json.encode(body.model)
     return exchange.json(
         await exchange.run(_answer, found, served, body.encoding_format == "base64")
@@ -71,7 +71,7 @@ def _answer(found: Vectors, model: bytes, base64: bool) -> bytes:
         parts.append(b'{"object":"embedding","index":%d,"embedding":%b}' % (index, vector))
     return (
         b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}'
-        % (b",".join(parts), model, found.n_tokens, found.n_tokens)
+        % (b",".join(parts), model, found.usage.n_tokens, found.usage.n_tokens)
     )
 
 

@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..version import __version__
-from .bodies import EmbedRequest, TeiRerankRequest, TokenizeRequest, decode, decode_inputs
+from .bodies import (
+    EmbedRequest,
+    TeiRerankRequest,
+    TokenizeRequest,
+    check_documents,
+    decode,
+    decode_inputs,
+)
+from .exchange import Answer, Exchange
 from .problems import Problem
-from .rerank import check_documents
 from .work import Vectors, bounded_texts, embed, score
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
-    from .application import Answer, Exchange
 
 __all__ = ["embed_texts", "info", "problem_body", "rerank_texts", "tokenize"]
 
@@ -53,7 +59,7 @@ async def embed_texts(exchange: Exchange) -> Answer:
         raise Problem(400, "token ids take no prompt: put its tokens before them")
     truncate = settings.truncate if body.truncate is None else body.truncate
     found = await embed(exchange, model, inputs, prefix, body.dimensions, body.normalize, truncate)
-    exchange.count(name, found)
+    exchange.count(name, found.usage)
     return exchange.json(await exchange.run(_answer, found))
 
 
@@ -68,7 +74,7 @@ async def rerank_texts(exchange: Exchange) -> Answer:
     name, model = exchange.registry.reranker(None)
     truncate = exchange.settings.truncate if body.truncate is None else body.truncate
     found = await score(exchange, model, body.query, body.texts, None, body.raw_scores, truncate)
-    exchange.count(name, found)
+    exchange.count(name, found.usage)
     scores: list[float] = found.rows.tolist()
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     ranked: list[dict[str, Any]] = []

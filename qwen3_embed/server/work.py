@@ -8,8 +8,7 @@ requests wait for, and a request whose client has left is taken back.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,91 +19,33 @@ from ..encoding.cached_pipeline import CachedRows
 from ..loading.tokenizer import TokenBatch
 from ..reranker import Reranker
 from .bodies import Texts
+from .exchange import Exchange, Usage
 from .problems import Problem
 from .settings import Settings
 
 if TYPE_CHECKING:
     from ..model import Model
-    from .application import Exchange
 
-__all__ = ["Registry", "Vectors", "bounded_texts", "embed", "score"]
+__all__ = ["Vectors", "bounded_texts", "embed", "score"]
 
 _CHARACTERS_A_TOKEN = 16  # no model's average text has so many
-_QUERY_SUFFIX = "-query"
 
 Bounds = tuple[int, bool, Settings]
 """max_length, truncate and settings of a request."""
 
 
 class Vectors(NamedTuple):
-    """What became of a request's texts.
+    """The result of a request.
 
     Attributes
     ----------
     rows : ndarray
-        (n, dim) float32; of pairs their scores, (n,).
-    n_tokens : int
-        Of all texts, after the cut.
-    n_cut, n_cached : int
-        Texts that were too long; texts whose vectors were in the cache.
+        (n, dim) float32 vectors of texts, or (n,) float32 scores of pairs.
+    usage : Usage
     """
 
     rows: npt.NDArray[np.float32]
-    n_tokens: int
-    n_cut: int
-    n_cached: int
-
-
-@dataclass(slots=True)
-class Registry:
-    """The models of a server by the names that requests use.
-
-    Attributes
-    ----------
-    embedders : dict
-        Name to model, in the order of the command line: TEI's routes use the first.
-    rerankers : dict
-    aliases : dict
-        Other names for names.
-    """
-
-    embedders: dict[str, Embedder] = field(default_factory=dict)
-    rerankers: dict[str, Reranker] = field(default_factory=dict)
-    aliases: dict[str, str] = field(default_factory=dict)
-
-    def names(self) -> list[str]:
-        """Every name that a request may use."""
-        queries = [name + _QUERY_SUFFIX for name in self.embedders]
-        return [*self.embedders, *queries, *self.rerankers, *self.aliases]
-
-    def embedder(self, name: str) -> tuple[str, Embedder, bool]:
-        """The model's own name, the model, and whether the name asks for queries."""
-        name = self.aliases.get(name, name)
-        if name in self.embedders:
-            return name, self.embedders[name], False
-        base = name.removesuffix(_QUERY_SUFFIX)
-        base = self.aliases.get(base, base)
-        if base in self.embedders:
-            return base, self.embedders[base], name.endswith(_QUERY_SUFFIX)
-        raise self._unknown(self.embedders)
-
-    def reranker(self, name: str | None) -> tuple[str, Reranker]:
-        """The model's own name and the model; without a name the first."""
-        if name is None and self.rerankers:
-            return next(iter(self.rerankers.items()))
-        name = self.aliases.get(name or "", name or "")
-        if name in self.rerankers:
-            return name, self.rerankers[name]
-        raise self._unknown(self.rerankers)
-
-    def _unknown(self, models: dict[str, Any]) -> Problem:
-        known = ", ".join(map(repr, models)) or "none"
-        return Problem(
-            404,
-            f"no such model here for this route; there is: {known}",
-            param="model",
-            code="model_not_found",
-        )
+    usage: Usage
 
 
 async def embed(
@@ -195,9 +136,9 @@ def _vectors(
 ) -> Vectors:
     longest = int(lengths.max())
     if longest <= max_length:
-        return Vectors(rows, int(lengths.sum()), 0, n_cached)
+        return Vectors(rows, Usage(int(lengths.sum()), 0, n_cached))
     n_tokens = int(np.minimum(lengths, max_length).sum())
-    return Vectors(rows, n_tokens, int(np.count_nonzero(lengths > max_length)), n_cached)
+    return Vectors(rows, Usage(n_tokens, int(np.count_nonzero(lengths > max_length)), n_cached))
 
 
 def _tokenise(model: Model, texts: list[str], bounds: Bounds) -> TokenBatch:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from .bodies import Document, RerankRequest, decode
+from .bodies import Document, RerankRequest, check_documents, decode
+from .exchange import Answer, Exchange
 from .problems import Problem
 from .work import score
 
-if TYPE_CHECKING:
-    from .application import Answer, Exchange
-
-__all__ = ["check_documents", "rerank"]
+__all__ = ["rerank"]
 
 
 async def rerank(exchange: Exchange) -> Answer:
@@ -30,7 +28,7 @@ async def rerank(exchange: Exchange) -> Answer:
             param="max_tokens_per_doc",
         )
     found = await score(exchange, model, body.query, documents, body.instruction, False, truncate)
-    exchange.count(name, found)
+    exchange.count(name, found.usage)
     scores: list[float] = found.rows.tolist()
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: body.top_n]
     results: list[dict[str, Any]] = []
@@ -41,15 +39,3 @@ async def rerank(exchange: Exchange) -> Answer:
         )
     content = {"id": exchange.request_id, "model": name, "results": results}
     return exchange.json(msgspec.json.encode(content))
-
-
-def check_documents(documents: list[str], max_inputs: int, param: str) -> None:
-    """Raises for none, or too many."""
-    if not documents:
-        raise Problem(400, f"{param} is empty, expected at least one text", param=param)
-    if len(documents) > max_inputs:
-        raise Problem(
-            422,
-            f"{param} has {len(documents)} items, expected at most {max_inputs} a request",
-            param=param,
-        )
