@@ -1,7 +1,7 @@
 /* faults.h: makes one call to the system fail, the n-th that the engine makes.
  *
- * A program that links faults.c with the options FAULT_LINK of tests/support/c_build.py has
- * every call in its own objects counted: allocation, files, mappings, threads. */
+ * A program that links faults.c with the options FAULT_LINK of tests/support/c_build.py
+ * has every call in its own objects counted: allocation, files, mappings, threads. */
 #ifndef FAULTS_H
 #define FAULTS_H
 
