@@ -1,4 +1,4 @@
-"""How fast a pure-Python thread counts while another encodes, and its longest stall.
+"""The speed of a pure-Python thread while another one encodes, and its longest stall.
 
     python -m benchmarks.gil --csv
 

@@ -1,4 +1,4 @@
-"""What the CUDA engine is compared with: Transformers and sentence-transformers on PyTorch."""
+"""The CUDA engine's rivals: Transformers and sentence-transformers on PyTorch."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
 
 The texts are windows into the parity tests' words, cut to the length asked for. Each row of the
 table is one way in: `encode` with texts, the tokenizer alone, `encode_tokens` with its ids, the
-same ids with one thread, and one text a call. "percent_of_peak" is FLOP done over what a loop
+same ids with one thread, and one text per call. "percent_of_peak" is FLOP done over what a loop
 over registers alone reaches in the same run, as in throughput.py.
 """
 
@@ -37,7 +37,7 @@ def texts_of_length(model: Embedder, n_texts: int, n_tokens: int) -> list[str]:
 
 
 def ways_in(folder: Path, texts: list[str]) -> tuple[dict[str, Callable[[], Any]], int]:
-    """What is timed, by name, and how many tokens each takes."""
+    """The calls to time, by name, and the number of tokens that each one takes."""
     model, single = Embedder(folder, device="cpu"), Embedder(folder, device="cpu", num_threads=1)
     batch = model.tokenizer.encode(texts)
     ways: dict[str, Callable[[], Any]] = {
@@ -45,7 +45,7 @@ def ways_in(folder: Path, texts: list[str]) -> tuple[dict[str, Callable[[], Any]
         "tokenizer": lambda: model.tokenizer.encode(texts),
         "encode_tokens": lambda: model.encode_tokens(batch.tokens, batch.cu_seqlens),
         "encode_tokens, 1 thread": lambda: single.encode_tokens(batch.tokens, batch.cu_seqlens),
-        "encode, one text a call": lambda: [model.encode(text) for text in texts[:64]],
+        "encode, one text per call": lambda: [model.encode(text) for text in texts[:64]],
     }
     return ways, len(batch.tokens)
 

@@ -1,4 +1,4 @@
-"""What all benchmarks share: the model they run on, where figures go, what machine it is.
+"""Shared by all benchmarks: the model, the CSV files of figures, the description of the machine.
 
 A benchmark prints its figures; with --csv it also appends them to
 benchmarks/results/NAME.csv, with date, commit, machine, versions and command.

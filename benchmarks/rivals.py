@@ -30,7 +30,7 @@ Texts = Sequence[npt.NDArray[np.int32]]
 
 @dataclass(frozen=True)
 class Setting:
-    """How Transformers runs."""
+    """Threads and attention implementation of a Transformers run."""
 
     n_threads: int
     attention: str

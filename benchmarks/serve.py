@@ -1,4 +1,4 @@
-"""The server under load: requests a second beside the engine alone, its CPU, p99, memory.
+"""The server under load: requests per second beside the engine alone, its CPU, p99, memory.
 
     python -m benchmarks.serve --model mini --requests 4000 --rival 400 --csv
 

@@ -1,4 +1,4 @@
-"""Eight Python threads with one text a call, against one thread with eight texts a call.
+"""Eight Python threads with one text per call, against one thread with eight texts per call.
 
     python -m benchmarks.threads --csv
 
@@ -18,7 +18,7 @@ from qwen3_embed import Embedder
 
 
 def encode_together(model: Embedder, texts: Texts, group: int) -> None:
-    """One thread, `group` texts a call."""
+    """One thread, `group` texts per call."""
     for begin in range(0, len(texts), group):
         part = texts[begin : begin + group]
         cu_seqlens = np.cumsum([0, *(len(text) for text in part)], dtype=np.int32)
@@ -26,7 +26,7 @@ def encode_together(model: Embedder, texts: Texts, group: int) -> None:
 
 
 def encode_from_threads(model: Embedder, texts: Texts, n_threads: int) -> None:
-    """`n_threads` threads, one text a call."""
+    """`n_threads` threads, one text per call."""
     threads = [
         threading.Thread(target=encode_together, args=(model, texts[i::n_threads], 1))
         for i in range(n_threads)

@@ -1,4 +1,4 @@
-"""Which C and CUDA files are compiled how: one list for setup.py and for the tests."""
+"""C and CUDA sources and their compiler flags: one list for setup.py and for the tests."""
 
 import platform
 import re
@@ -43,7 +43,7 @@ def engine_sources() -> list[str]:
 
 
 def kernel_sources() -> list[tuple[str, str, list[str]]]:
-    """(instruction set, file, flags) of every file that is compiled once a set."""
+    """(instruction set, file, flags) of every file that is compiled once per set."""
     return [
         (name, f"csrc/cpu/{file}", [*flags, f"-DQE_ISA={name}"])
         for name, (own, flags) in KERNEL_SETS.items()

@@ -26,7 +26,7 @@ LINK += ["-Wl,--exclude-libs,ALL", "-Wl,-z,defs"]
 
 
 class ToolkitError(Exception):
-    """What is missing for a build, in one sentence."""
+    """A part of CUDA that a build needs is missing; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def find_toolkit() -> Toolkit:
 
 
 def _is_newer(made: Path, listing: Path) -> bool:
-    """Whether made is newer than each file of the listing that the compiler wrote with it."""
+    """True if `made` is newer than every file in the dependency listing that the compiler wrote."""
     if not (made.exists() and listing.exists()):
         return False
     files = listing.read_text().partition(": ")[2].replace("\\\n", " ").split()

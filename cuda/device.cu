@@ -64,7 +64,7 @@ choose_device(struct device *gpu, struct qe_error *err)
     if (!attention_fits(s->NH, s->NKV, s->HS) || s->C > MAX_HIDDEN_SIZE) {
         return qe_fail(
             err, QE_EDEVICE,
-            "device cuda: head_dim %d, %d query heads a key head, hidden_size "
+            "device cuda: head_dim %d, %d query heads per key head, hidden_size "
             "%d; expected head_dim 64, 96, 128 or 256, at most 64 heads and %d",
             s->HS, s->NH / s->NKV, s->n_columns, MAX_HIDDEN_SIZE);
     }

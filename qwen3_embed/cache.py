@@ -3,7 +3,7 @@
 A key is a hash over the model's fingerprint, what was asked of it (dim, normalisation) and the
 whole text with its prompt, so a file can serve any number of models and none gets another's
 vector. The cache is never needed for a right answer: what can't be read is computed, what
-can't be written is reported once a call.
+can't be written is reported once per call.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _WAL_BYTES = 8 << 20
 
 
 class CacheKeys:
-    """What makes the keys of one kind of call.
+    """Computes the keys of texts for one kind of call.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class CacheKeys:
 
 
 class Hits(NamedTuple):
-    """What the cache holds of a list of keys.
+    """The entries that the cache has for a list of keys.
 
     Attributes
     ----------
@@ -132,14 +132,14 @@ class VectorCache:
         return f"VectorCache({str(self.path)!r}, max_bytes={self.max_bytes})"
 
     def get(self, keys: Sequence[bytes], dim: int) -> Hits:
-        """What is here of these keys.
+        """Looks keys up.
 
         Parameters
         ----------
         keys : sequence of bytes
             Of `CacheKeys.of`.
         dim : int
-            Floats a vector.
+            Floats per vector.
 
         Returns
         -------

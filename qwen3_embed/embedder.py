@@ -129,7 +129,7 @@ class Embedder(Model):
         show_progress_bar : bool, optional
             On standard error; by default where the logger "qwen3_embed" is at level INFO.
         on_long : {"warn", "error"}
-            A text over `max_length` is cut before its end token, with one warning a call; or
+            A text over `max_length` is cut before its end token, with one warning per call; or
             is an error.
         out : ndarray, optional
             (n, dim) float32, or (dim,) for one text, C-contiguous: written and returned.
@@ -369,7 +369,7 @@ class Embedder(Model):
     def _encode(
         self, texts: str | Texts, fallback: str, options: EncodeOptions
     ) -> npt.NDArray[Any]:
-        """What `encode`, `encode_query` and `encode_document` share; their caller gets warnings."""
+        """Shared by `encode`, `encode_query` and `encode_document`; warnings name their caller."""
         request = Request.of(options, self.dim, stacklevel=3)
         prefix = _prefix(self.prompts, fallback, options)
         single = isinstance(texts, str)

@@ -67,7 +67,7 @@ class Weights:
 
 
 class Model:
-    """What `Embedder` and `Reranker` open; the former's docstring has parameters and errors."""
+    """The base of `Embedder` and `Reranker`; the former's docstring has parameters and errors."""
 
     _KIND: ClassVar[Kind] = "embedder"
     _AROUND: ClassVar[tuple[str, str] | None] = None  # texts around each; None: the tokenizer's
@@ -183,7 +183,7 @@ class Model:
 
     @property
     def device(self) -> str:
-        """Where the engine computes: "cpu", "cuda:0", or "cuda:0,cuda:1"."""
+        """The device that computes: "cpu", "cuda:0", or "cuda:0,cuda:1"."""
         device: str = self._engines.info["device"]
         return device
 
@@ -204,12 +204,12 @@ class Model:
 
     @property
     def folder(self) -> Path:
-        """Where the model's files lie."""
+        """The folder of the model's files."""
         return self._files.folder
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """What makes token ids of texts."""
+        """The tokenizer, which turns texts into token ids."""
         return self._tokenizer
 
     @property
@@ -219,12 +219,12 @@ class Model:
 
     @property
     def special_tokens_in_text(self) -> bool:
-        """Whether text that looks like a control token becomes one."""
+        """True if text that looks like a control token becomes one."""
         return self._special_tokens_in_text
 
     @property
     def cache(self) -> VectorCache | None:
-        """Where vectors are kept, if anywhere."""
+        """The cache that keeps vectors, if there is one."""
         return self._cache
 
     def prefix_of(
@@ -234,7 +234,7 @@ class Model:
         prompt: str | None = None,
         prompt_name: str | None = None,
     ) -> str:
-        """What `encode` puts before each text.
+        """The prefix that `encode` puts before each text.
 
         Parameters
         ----------
@@ -314,7 +314,7 @@ class Model:
             self._adapters[name] = Weights(number, name, loaded, location, head)
 
     def set_adapter(self, name: str | None) -> None:
-        """Which loaded adapter the calls that begin from now on use; None: none of them.
+        """Chooses the loaded adapter for calls that begin from now on; None: no adapter.
 
         Calls under way go on with the one that they began with, so threads never mix adapters.
 
@@ -371,7 +371,7 @@ class Model:
         return rows, job
 
     def counts(self) -> dict[str, float]:
-        """What the engines have done since they were opened, for metrics.
+        """Counters of the engines' work since they were opened, for metrics.
 
         Returns
         -------
@@ -467,7 +467,7 @@ class _Background(threading.Thread):
             self._error = error
 
     def result(self) -> Tokenizer:
-        """What the function returned or raised; to be called after `join`."""
+        """Returns or raises what the function did; to be called after `join`."""
         if self._error is not None:
             raise self._error
         assert self._result is not None

@@ -101,7 +101,7 @@ class Reranker(Model):
         show_progress_bar : bool, optional
             On standard error; by default where the logger "qwen3_embed" is at level INFO.
         on_long : {"warn", "error"}
-            A pair over `max_length` loses the end of its document, with one warning a call; or
+            A pair over `max_length` loses the end of its document, with one warning per call; or
             is an error.
         batch_size : int, optional
             Accepted as in sentence-transformers; pairs are packed by tokens.
@@ -218,7 +218,7 @@ class Reranker(Model):
 
     @staticmethod
     def body_of(query: str, document: str, *, instruction: str | None = None) -> str:
-        """What stands between the tokens that the tokenizer puts around every pair.
+        """The text between the tokens that the tokenizer puts around every pair.
 
         Examples
         --------

@@ -159,7 +159,7 @@ def resolve_prompt(
     prompt: str | None = None,
     prompt_name: str | None = None,
 ) -> str:
-    """Which literal prefix the texts of a call get.
+    """The literal prefix that the texts of a call get.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: model folders, made once a session, and one opened."""
+"""Fixtures that many tests share: model folders, made once per session, and one opened."""
 
 from __future__ import annotations
 

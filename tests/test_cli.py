@@ -1,4 +1,4 @@
-"""The command line: results, exit statuses, one line an error, and what `verify` notices."""
+"""The command line: results, exit statuses, one line per error, and what `verify` notices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine without a part of CUDA is told: no GPU is needed for that, nor wanted."""
+"""Messages on a machine that lacks a part of CUDA; these tests need no GPU, nor use one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run_python(folder: Path, *arguments: str) -> str:
 
 
 def info_line(folder: Path) -> str:
-    """What `qwen3-embed info` says of CUDA."""
+    """The line on CUDA that `qwen3-embed info` prints."""
     output = run_python(folder, "-m", "qwen3_embed", "info")
     (line,) = [line for line in output.splitlines() if line.startswith("cuda:")]
     return line.removeprefix("cuda:").strip()

@@ -143,7 +143,7 @@ def test_all_or_none_are_opened(models: ModelMaker, monkeypatch: pytest.MonkeyPa
 
 
 def test_pending_tokens(models: ModelMaker, tmp_path: Path) -> None:
-    """What is cancelled, refused or closed is no longer pending."""
+    """Tokens of cancelled, refused and closed jobs are no longer pending."""
     engine = open_engine(models("small"), batch_tokens=512)
     tokens = np.zeros(16 * 256, np.int32)
     cu_seqlens = np.arange(0, 4097, 256, dtype=np.int32)

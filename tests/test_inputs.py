@@ -1,4 +1,4 @@
-"""What `encode` and its relatives take, how long it may be, and what is refused."""
+"""Arguments of `encode` and its variants: types, lengths, and refusals."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def model() -> Embedder:
 
 
 def hit_rate(queries: Floats, documents: Floats) -> float:
-    """How many queries find their document before all others."""
+    """The share of queries that rank their document first."""
     found = np.asarray(Embedder.similarity(queries, documents)).argmax(axis=1)
     return float(np.mean(found == RIGHT))
 

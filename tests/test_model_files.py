@@ -55,7 +55,7 @@ def refusal(paths: Sequence[Path]) -> str:
 
 
 def check_bits(output: bytes, weights: Weights, prefix: str) -> None:
-    """What open_model printed must be these weights, vectors in fp32, matrices in bf16."""
+    """Checks that open_model printed these weights: vectors in fp32, matrices in bf16."""
     for name, shape in names(prefix):
         wide = widened(*weights[name]).reshape(-1)
         if len(shape) == 1:

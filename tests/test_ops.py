@@ -82,7 +82,7 @@ def test_roundings_are_the_named_ones(models: ModelMaker, shape: str, isa: str) 
 
 
 def test_a_moved_rounding_is_seen(models: ModelMaker) -> None:
-    """What the test above allows, no reference with one rounding fewer reaches."""
+    """No reference with one rounding fewer is within the tolerance of the test above."""
     folder = models("tiny128", num_hidden_layers=1)
     expected, noise = rows_of_lengths(folder, tuple(SHORT_LENGTHS))
     for place in OneRoundingFewer.PLACES:

@@ -28,7 +28,7 @@ from tests.support.rival import Floats, Transformers, token_ids
 
 @dataclass
 class Parity:
-    """1 - cos to Transformers fp32, one value a text."""
+    """1 - cos to Transformers fp32, one value per text."""
 
     n_tokens: list[int]
     ours: npt.NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""How files are cut into passages, and that every passage knows its lines."""
+"""Files are cut into passages, and every passage knows its lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a call runs ahead of the engine, and what it leaves behind: with a counted engine."""
+"""A call's lead over the engine, and clean-up after it, with an engine that counts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Pins tests/support/reference.py to Transformers, so that it can judge the engine.
 
 Both compute in fp32 and differ in the order of sums and the last bit of cos, sin and
-exp: about 1e-7 a step. Attention scores of size 10 turn that into 1e-6 of a weight, and
+exp: about 1e-7 per step. Attention scores of size 10 turn that into 1e-6 of a weight, and
 three layers of some ten steps each into several 1e-6 of the row; Transformers itself
 lies 5e-6 from its own float64. 2e-5 is allowed; the mildest mutant lies above 1e-1.
 """

@@ -166,7 +166,7 @@ def test_no_library_code_prints_or_exits(path: Path) -> None:
 
 
 def test_no_globals_that_change() -> None:
-    """What the extension keeps in writable memory: Python's own tables, and nothing of ours."""
+    """The extension's writable memory holds Python's own tables, and nothing of ours."""
     table = subprocess.run(
         ["objdump", "-t", _core.__file__], capture_output=True, text=True, check=True
     ).stdout

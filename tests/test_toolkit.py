@@ -1,4 +1,4 @@
-"""What the build finds of CUDA, and what it says of the rest: with a made-up toolkit."""
+"""The build finds CUDA, or names the part that is missing: with a made-up toolkit."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ store_keys(void *context, int task, int worker)
     }
 }
 
-/* Runs once a sequence that begins inside a key tile of its prefix. */
+/* Runs once per sequence that begins inside a key tile of its prefix. */
 static void
 copy_keys(void *context, int task, int worker)
 {

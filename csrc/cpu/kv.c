@@ -1,4 +1,4 @@
-/* kv.c: scatters keys and values into panels. A few hundred bytes a token and head,
+/* kv.c: scatters keys and values into panels. A few hundred bytes per token and head,
  * next to the megabytes of weights that made them: plain C is enough. */
 #include "kv.h"
 

@@ -85,8 +85,8 @@ qe_workspace_open(const struct qe_config *config, int max_tokens, int max_seqs,
     if (ws->reserved == MAP_FAILED) {
         ws->reserved = NULL;
         return qe_fail(err, QE_ENOMEM,
-                       "workspace: no address space for %zu bytes (%d tokens a batch); "
-                       "lower batch_tokens or max_length",
+                       "workspace: no address space for %zu bytes (%d tokens per "
+                       "batch); lower batch_tokens or max_length",
                        ws->reserved_bytes, max_tokens);
     }
     /* Rows lie pages apart: with small pages a product waits for address translations

@@ -1,5 +1,5 @@
-/* rms_norm.cu: one block of threads a row, which it reads once and keeps in registers.
- */
+/* rms_norm.cu: one block of threads per row, which it reads once and keeps in
+ * registers. */
 #include "ops/float8.cuh"
 #include "ops/kernels.h"
 

@@ -1,7 +1,7 @@
 /* gemm_stream.cu: the canonical sum of gemm_rows.cu for at most 64 rows, at the speed
  * of device memory.
  *
- * All rows of x meet a few rows of w in each block of threads, about one block a
+ * All rows of x meet a few rows of w in each block of threads, about one block per
  * multiprocessor. Some warps only copy, w ahead of x: weights depend on no kernel, so
  * they are on their way while the kernels before this one still run. The others only
  * multiply; each has eight rows of w, or eight and eight more, and nothing but the
@@ -368,7 +368,7 @@ __launch_bounds__(MAX_THREADS) gemm_stream_kernel(const gemm_stream g)
 
 typedef void stream_kernel(gemm_stream);
 
-/* By row tiles, 1, 2 or 4, and rows of w a warp, 8 or twice 8. */
+/* By row tiles, 1, 2 or 4, and rows of w per warp, 8 or twice 8. */
 template <enum product_output OUTPUT>
 static stream_kernel *
 find_kernel(int TM, int TN)

@@ -104,7 +104,7 @@ class Adapter:
         )
 
     def changes(self, name: str) -> bool:
-        """Whether the tensor of this name, without "model.", is another with the adapter."""
+        """True if the adapter changes the tensor of this name (without "model.")."""
         module = name.removesuffix(".weight")
         return module in self._modules or module in self._whole
 
@@ -266,7 +266,7 @@ def _sort_tensors(
 
 
 def _check_complete(found: set[str], config: AdapterConfig, own: set[str], source: str) -> None:
-    """Where the config lists its targets, each module of the base that they name is there."""
+    """Checks that the adapter has every module of the base that its config names as a target."""
     expected = config.expected_modules(own)
     if expected is None:
         return

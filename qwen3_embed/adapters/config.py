@@ -99,13 +99,13 @@ class AdapterConfig:
         return int(_by_pattern(self.rank_pattern, path, self.rank))
 
     def scaling_of(self, path: str) -> float:
-        """What B A is multiplied by."""
+        """The scale of the product B A."""
         rank = self.rank_of(path)
         alpha = float(_by_pattern(self.alpha_pattern, path, self.alpha))
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def saves(self, path: str) -> bool:
-        """Whether the module with this path is held whole."""
+        """True if the adapter holds a full copy of the module with this path."""
         return path.endswith(self.modules_to_save)  # as in PEFT: no dot is needed
 
     def expected_modules(self, modules: set[str]) -> dict[str, set[str]] | None:

@@ -1,4 +1,4 @@
-"""How fast a model is here, beside what this device reaches at most: `qwen3-embed bench`.
+"""A model's speed on this machine beside the device's limits: `qwen3-embed bench`.
 
 Token ids are random: the work depends on lengths alone. Every figure is the best of some
 rounds, because what disturbs a measurement only ever adds to it.
@@ -25,7 +25,7 @@ _QUERY = "What is the capital of China?"
 
 
 class Ceiling(NamedTuple):
-    """What the device reaches on its own: a matrix product of bf16, and its memory."""
+    """The device's measured limits: bf16 matrix products and memory bandwidth."""
 
     tflops: float
     gb_per_s: float
@@ -168,7 +168,7 @@ def _query(model: Embedder, seconds: float, weight_bytes: float, bytes_per_s: fl
 
 
 def _repeat(call: Callable[[], float], seconds: float) -> list[float]:
-    """What call returns, for some seconds; the first is a warm-up if there are more."""
+    """Results of calls repeated for some seconds; the first is a warm-up if there are more."""
     times = [call()]
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -184,7 +184,7 @@ def _layer_weights(config: ModelConfig) -> int:
 
 
 def _flops_per_token(config: ModelConfig, n_tokens: int) -> float:
-    """Two a weight, and two products of each query with half the keys, on average."""
+    """Two per weight, and two products of each query with half the keys, on average."""
     attention = config.n_layers * 4 * config.n_heads * config.head_dim * (n_tokens + 1) / 2
     return 2 * _layer_weights(config) + attention
 

@@ -120,7 +120,7 @@ _GOLDEN_IDS = {
 
 
 def official_name(model: Embedder) -> str | None:
-    """Which official model this is by its name or its folder's, e.g. "Qwen3-Embedding-0.6B"."""
+    """The official model that the name or the folder's name means, e.g. "Qwen3-Embedding-0.6B"."""
     name = Path(model.name).name
     return name if name in _CARD_COSINES else None
 
@@ -239,7 +239,7 @@ _RECORDED_TEXTS = (
 
 
 def record_values(model: Embedder, max_error: float = SAME_ENGINE_ERROR) -> dict[str, Any]:
-    """What a verify.json holds: the first values of a few texts' vectors and their cosines.
+    """The content of a verify.json: first values of a few texts' vectors, and their cosines.
 
     Parameters
     ----------

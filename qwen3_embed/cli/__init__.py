@@ -1,4 +1,4 @@
-"""The command line: one module a command, each imported when it is called.
+"""The command line: one module per command, each imported when it is called.
 
 Results go to standard output or the file, progress and warnings to standard error. Exit status:
 0 done, 1 a failure (one line `error: ...`), 2 a wrong command line, 130 interrupted.

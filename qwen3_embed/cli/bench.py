@@ -1,4 +1,4 @@
-"""`qwen3-embed bench`: how fast a model is here, beside what the device reaches at most."""
+"""`qwen3-embed bench`: a model's speed on this machine beside the device's limits."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def wrap(line: str, n_columns: int) -> Iterator[str]:
 
 
 def _fitting(text: str, n_columns: int) -> int:
-    """How many characters fit, with the marks that combine with the last."""
+    """The number of characters that fit, with the marks that combine with the last one."""
     for i, character in enumerate(text):
         n_columns -= _width(character)
         if n_columns < 0:
@@ -64,7 +64,7 @@ def _fitting(text: str, n_columns: int) -> int:
 
 
 def _may_break(line: str, i: int) -> bool:
-    """Whether a new line may begin with line[i]."""
+    """True if a new line may begin with line[i]."""
     before, after = line[i - 1], line[i]
     if before.isspace() or after.isspace():
         return bool(line[:i].strip())  # not within the indentation

@@ -55,7 +55,7 @@ def run(namespace: argparse.Namespace) -> int:
 
 
 def _describe_gpus() -> str:
-    """What `device="cuda"` would find, or the one sentence on why it wouldn't."""
+    """The GPUs that `device="cuda"` would find, or one sentence on why it finds none."""
     from ..errors import DeviceError
     from ..loading.device import list_gpus
 

@@ -75,7 +75,7 @@ def open_reranker(namespace: argparse.Namespace, model: str) -> Reranker:
 
 
 def model_settings(namespace: argparse.Namespace) -> dict[str, Any]:
-    """What every model of a command shares; an adapter fits one base alone."""
+    """Settings shared by all models of a command; an adapter is not one, it fits one base alone."""
     return {
         "device": namespace.device,
         "dtype": namespace.dtype,

@@ -19,14 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
     parser.add_argument("query", metavar="QUERY", help="what is looked for, in plain words")
     parser.add_argument(
-        "input", metavar="INPUT", help="a text file, one document a line; - is stdin"
+        "input", metavar="INPUT", help="a text file, one document per line; - is stdin"
     )
     parser.add_argument(
         "--top-k", type=positive, default=10, metavar="N", help="lines to print (default: 10)"
     )
     add_model_arguments(parser, _DEFAULT_MODEL, takes_cache=False)
     parser.add_argument("--instruction", help="what makes a document right (default: web search's)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.set_defaults(wrong=parser.error)
 
 

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--field", default="text", metavar="NAME", help="of JSON lines (default: text)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.set_defaults(wrong=parser.error)
 
 
@@ -148,7 +148,7 @@ def _has_colours() -> bool:
 
 
 def _lines(hits: list[_Hit], n_columns: int, colours: bool) -> Iterator[str]:
-    """What a person reads: rank, score, file:line, heading; below them the text."""
+    """Lines for a person to read: rank, score, file:line, heading; below them the text."""
     n_columns = max(n_columns, _MIN_COLUMNS)
     for rank, (score, passage) in enumerate(hits, 1):
         if rank > 1:

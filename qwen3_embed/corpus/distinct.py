@@ -1,4 +1,4 @@
-"""class Distinct: which texts have been seen, and their numbers, in 24 bytes a text.
+"""class Distinct: which texts have been seen, and their numbers, in 24 bytes per text.
 
 Sorted runs of hashes, merged as a binary counter carries: every text is merged log2(n) times,
 and a look-up asks log2(n) runs with one vectorised search each.

@@ -45,7 +45,7 @@ _BLOCK_ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """What to read.
+    """The files to encode.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class Corpus:
 
 
 class Summary(NamedTuple):
-    """What a job did."""
+    """The outcome of a job."""
 
     n_rows: int
     n_bad: int
@@ -105,11 +105,11 @@ def run_job(
         Of the ledger; one that is there already is gone on with. Removed at the end.
     publish : callable
         Given a function that writes the result to a file, and the file of bad rows, one JSON
-        object a line, makes both appear.
+        object per line, makes both appear.
     format : {"npy", "jsonl", "parquet"}
         Of the result.
     dim : int or None
-        Floats a vector.
+        Floats per vector.
     prefix : str
         Put before every text.
     on_done : callable

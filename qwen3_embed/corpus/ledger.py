@@ -59,7 +59,7 @@ class Ledger:
     settings : dict
         What decides the result; a job goes on only with the same.
     dim : int
-        Floats a vector.
+        Floats per vector.
 
     Raises
     ------
@@ -104,7 +104,7 @@ class Ledger:
         self.state.n_vectors += len(vectors)
 
     def commit(self) -> None:
-        """What was appended counts from now on, also after a power cut."""
+        """Makes everything appended so far durable: it survives a power cut."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())

@@ -116,7 +116,7 @@ def find_sources(names: Sequence[str], format: str | None = None) -> list[Source
 
 
 def count_rows(sources: Sequence[Source]) -> int | None:
-    """How many rows there are, about (a quoted line break in CSV counts); None with "-"."""
+    """The number of rows, about (a quoted line break in CSV counts); None with "-"."""
     total = 0
     for source in sources:
         if source.name == STDIN:
@@ -270,7 +270,7 @@ def _csv_rows(
 
 
 def _place(name: str, columns: Sequence[str], wanted: str | None) -> int:
-    """Which column is meant."""
+    """The index of the column to read."""
     if wanted is None:
         if _DEFAULT_COLUMN not in columns and len(columns) == 1:
             return 0

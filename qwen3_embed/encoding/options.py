@@ -1,4 +1,4 @@
-"""What `encode` and its relatives take beside the texts, checked and put into one record.
+"""Options of `encode` and its variants, checked and put into one record.
 
 The names of sentence-transformers are understood beside our own.
 """
@@ -21,7 +21,7 @@ _SMALLEST_TRAINED_DIM = 32
 
 
 class PromptOptions(TypedDict, total=False):
-    """How the texts' prefix is chosen; at most one."""
+    """Options that choose the texts' prefix; at most one is given."""
 
     instruction: str | None
     prompt: str | None
@@ -61,7 +61,7 @@ class Request:
     Attributes
     ----------
     dim : int
-        Floats a row.
+        Floats per row.
     normalize : bool
     precision : Precision
     quantizer : Quantizer or None

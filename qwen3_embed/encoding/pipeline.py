@@ -1,7 +1,7 @@
 """One call's texts on their way through tokenizer and engine.
 
 The next chunk is tokenised while the engines compute the ones before it; at most `_MAX_JOBS`
-chunks an engine are on their way, so the memory of a call is its rows and a few chunks.
+chunks per engine are on their way, so the memory of a call is its rows and a few chunks.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def chunk_bounds(
 
 
 class LengthReport:
-    """Which texts of a call were longer than the model takes.
+    """The texts of a call that were longer than the model takes.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a caller may pass as texts, turned into a checked list of str."""
+"""Turns the texts that a caller passes into a checked list of str."""
 
 from __future__ import annotations
 

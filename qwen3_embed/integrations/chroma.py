@@ -22,7 +22,7 @@ class Qwen3EmbeddingFunction(EmbeddingFunction[Documents]):
     model : str
         As `Embedder` takes it; stored with the collection.
     dim : int, optional
-        Floats a vector.
+        Floats per vector.
     instruction : str, optional
         For queries.
     device : str
@@ -49,12 +49,12 @@ class Qwen3EmbeddingFunction(EmbeddingFunction[Documents]):
         self._embedder = Embedder(model, device=device)
 
     def __call__(self, input: Documents) -> Embeddings:
-        """One vector a document."""
+        """One vector per document."""
         rows = self._embedder.encode_document(list(input), dim=self._config["dim"])
         return [np.asarray(row) for row in rows]
 
     def embed_query(self, input: Documents) -> Embeddings:
-        """One vector a query."""
+        """One vector per query."""
         rows = self._embedder.encode_query(
             list(input), dim=self._config["dim"], instruction=self._config["instruction"]
         )
@@ -79,5 +79,5 @@ class Qwen3EmbeddingFunction(EmbeddingFunction[Documents]):
         return Qwen3EmbeddingFunction(**config)
 
     def get_config(self) -> dict[str, Any]:
-        """What opens the same model again."""
+        """The arguments that open the same model again."""
         return dict(self._config)

@@ -22,7 +22,7 @@ __all__ = ["Qwen3DocumentEmbedder", "Qwen3Ranker", "Qwen3TextEmbedder"]
 
 
 class _EmbedderComponent:
-    """What both embedders are opened from."""
+    """The base of both embedders: opens the model."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Qwen3TextEmbedder(_EmbedderComponent):
     ----------
     model : str or Embedder
     dim : int, optional
-        Floats a vector.
+        Floats per vector.
     instruction : str, optional
         By default the model's own for queries.
     settings : dict, optional
@@ -88,7 +88,7 @@ class Qwen3DocumentEmbedder(_EmbedderComponent):
     ----------
     model : str or Embedder
     dim : int, optional
-        Floats a vector.
+        Floats per vector.
     instruction : str, optional
         Documents get none, unless told otherwise.
     settings : dict, optional

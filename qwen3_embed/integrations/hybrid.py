@@ -84,7 +84,7 @@ class HybridIndex:
     model : Embedder
     texts : iterable of str
     dim : int, optional
-        Floats a vector.
+        Floats per vector.
     tokenize : callable
         str to list of str, for BM25; `character_bigrams` or a segmenter for Chinese.
 

@@ -26,7 +26,7 @@ class Qwen3Embeddings(Embeddings):
     model : str or Embedder
         As `Embedder` takes it, or one that is open already.
     dim : int, optional
-        Floats a vector.
+        Floats per vector.
     instruction : str, optional
         For queries; by default the model's own.
     **settings
@@ -50,7 +50,7 @@ class Qwen3Embeddings(Embeddings):
         self.instruction = instruction
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """One list of floats a text."""
+        """One list of floats per text."""
         return cast(
             "list[list[float]]", self.embedder.encode_document(texts, dim=self.dim).tolist()
         )

@@ -26,7 +26,7 @@ class Qwen3Embedding(BaseEmbedding):
     ----------
     model : str or Embedder
     dim : int, optional
-        Floats a vector.
+        Floats per vector.
     instruction : str, optional
         For queries; by default the model's own.
     settings : dict, optional
@@ -39,7 +39,7 @@ class Qwen3Embedding(BaseEmbedding):
     >>> Settings.embed_model = Qwen3Embedding("mini")                      # doctest: +SKIP
     """
 
-    dim: int | None = Field(default=None, description="Floats a vector.")
+    dim: int | None = Field(default=None, description="Floats per vector.")
     instruction: str | None = Field(default=None, description="For queries.")
     _embedder: Embedder = PrivateAttr()
 

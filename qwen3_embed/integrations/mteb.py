@@ -56,7 +56,7 @@ class Qwen3Encoder(AbsEncoder):
     ----------
     model : Embedder
     dim : int, optional
-        Floats a vector.
+        Floats per vector.
 
     Examples
     --------

@@ -28,7 +28,7 @@ class Qwen3Encoder:
     output : str
         The new column, (n, dim) float32.
     dim : int, optional
-        Floats a vector.
+        Floats per vector.
     instruction : str, optional
         For every text; by default they are documents and get none.
     **settings

@@ -25,7 +25,7 @@ class Qwen3Module(InputModule):
     ----------
     model : str or Embedder
     dim : int, optional
-        Floats a vector.
+        Floats per vector.
     **settings
         Of `Embedder`.
     """
@@ -50,7 +50,7 @@ class Qwen3Module(InputModule):
         return features
 
     def get_embedding_dimension(self) -> int:
-        """Floats a vector."""
+        """Floats per vector."""
         return self.dim or self.embedder.dim
 
     @property

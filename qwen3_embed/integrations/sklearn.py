@@ -24,7 +24,7 @@ class Qwen3Vectorizer(TransformerMixin, BaseEstimator):
     model : str or Embedder
         Opened by the first use, and not copied with a clone's or pickle's parameters.
     dim : int, optional
-        Floats a vector.
+        Floats per vector.
     instruction : str, optional
         For every text.
     device : str

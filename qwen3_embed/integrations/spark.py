@@ -43,7 +43,7 @@ def embedding_udf(
     model : str
         As `Embedder` takes it; a folder must be there on every machine.
     dim : int, optional
-        Floats a vector.
+        Floats per vector.
     instruction : str, optional
         For every text; by default they are documents and get none.
     batch_size : int

@@ -23,7 +23,7 @@ from ..errors import ModelFileError, ModelNotFoundError
 __all__ = ["Kind", "ModelConfig", "parse_config", "read_json"]
 
 Kind = Literal["embedder", "reranker"]
-"""What a model is opened as."""
+"""The class that a model is opened as."""
 
 _ARCHITECTURES: dict[Kind, tuple[str, ...]] = {
     "embedder": ("Qwen3ForCausalLM", "Qwen3Model"),
@@ -64,7 +64,7 @@ class ModelConfig:
     rope_scale : float
         Multiplies cos and sin; 1 without YaRN.
     rope_inv_freq : ndarray
-        (head_dim / 2,) float32, radians a position.
+        (head_dim / 2,) float32, radians per position.
     """
 
     hidden_size: int

@@ -1,4 +1,4 @@
-"""Which engines a caller's `device=` means, and what this machine has for them."""
+"""The engines that a caller's `device=` means, and the hardware that this machine has for them."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Gpu(NamedTuple):
 
     @property
     def is_usable(self) -> bool:
-        """Whether the CUDA engine has kernels for it."""
+        """True if the CUDA engine has kernels for this GPU."""
         return self.capability >= _LEAST_CAPABILITY
 
 
 class CudaPaths(NamedTuple):
-    """Where the CUDA engine and cuBLASLt lie; None: not in this build, and the system's."""
+    """Locations of the CUDA engine (None: not in this build) and cuBLASLt (None: the system's)."""
 
     library: str | None
     cublas_folder: str | None

@@ -102,7 +102,7 @@ class Engines:
 def open_engines(
     paths: Sequence[str], config: dict[str, Any], *, devices: Sequence[str], **options: Any
 ) -> Engines:
-    """Opens one engine a device, side by side; all or none.
+    """Opens one engine per device, side by side; all or none.
 
     Parameters
     ----------

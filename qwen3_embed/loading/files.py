@@ -55,7 +55,7 @@ _MAX_INDEX_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class HubOptions:
-    """How the hub is asked; as in `huggingface_hub`."""
+    """Options for requests to the hub, as in `huggingface_hub`."""
 
     revision: str | None = None
     cache_dir: str | os.PathLike[str] | None = None
@@ -149,7 +149,7 @@ def find_model(
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether this can be "owner/name" on the hub."""
+    """True if the name can be an "owner/name" on the hub."""
     return _HUB_NAME.fullmatch(name) is not None and ".." not in name
 
 

@@ -1,4 +1,4 @@
-"""What the files of sentence-transformers beside a model say: pooling, prompts, length.
+"""Reads sentence-transformers' files beside a model: pooling, prompts, length.
 
 The engine pools the last token and may L2-normalise, or scores it by the logits of two tokens;
 any other module is refused by name.
@@ -32,7 +32,7 @@ _OWN_FOLDERS = {"Pooling": "1_Pooling", "LogitScore": "1_LogitScore"}
 
 @dataclass(frozen=True, slots=True)
 class ModuleSettings:
-    """What a model folder asks for beside its config.json.
+    """Settings that a model folder has beside its config.json.
 
     Attributes
     ----------

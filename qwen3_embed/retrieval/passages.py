@@ -55,7 +55,7 @@ class Passage:
 
     @property
     def in_context(self) -> str:
-        """What is embedded: the text below its headings."""
+        """The text to embed: the passage below its headings."""
         return f"{self.heading}\n{self.text}" if self.heading else self.text
 
 

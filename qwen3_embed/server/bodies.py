@@ -1,4 +1,4 @@
-"""What may stand in the bodies of requests; all else is refused when it is read."""
+"""Types of the bodies of requests; all else is refused when a body is read."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ __all__ = ["Client", "connection_class"]
 
 
 class Client:
-    """Whoever is at the other end of a connection; its requests find it in their scope.
+    """The client of a connection; its requests find it in their scope.
 
     Attributes
     ----------

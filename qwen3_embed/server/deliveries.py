@@ -57,7 +57,7 @@ class Deliveries:
             self._waiting.pop(job, None)
 
     def stalled_s(self) -> float:
-        """How long jobs have been waited for without any being done."""
+        """Seconds for which jobs have been waiting without any of them finishing."""
         return time.monotonic() - self._last_s if self._waiting else 0.0
 
     def _deliver(self, fd: int) -> None:

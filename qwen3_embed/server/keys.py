@@ -34,7 +34,7 @@ class Keys:
         self._digests = [sha256(key.encode()).digest() for key in keys]
 
     def allow(self, authorization: bytes) -> bool:
-        """Whether the value of an Authorization header carries one of the keys."""
+        """True if the value of an Authorization header carries one of the keys."""
         scheme, _, token = authorization.partition(b" ")
         digest = sha256(token.strip()).digest()
         matches = [compare_digest(digest, known) for known in self._digests]

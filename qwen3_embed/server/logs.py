@@ -1,4 +1,4 @@
-"""Logs of a server: one JSON object a line on standard error, never with a client's text."""
+"""Logs of a server: one JSON object per line on standard error, never with a client's text."""
 
 from __future__ import annotations
 

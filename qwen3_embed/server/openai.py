@@ -41,7 +41,7 @@ async def embeddings(exchange: Exchange) -> Answer:
 
 
 def _prefix(model: Embedder, body: EmbeddingRequest, is_query: bool) -> str:
-    """What the request, or the name of its model, says about the prompt; at most one thing."""
+    """The prefix that the request, or the name of its model, asks for; at most one may."""
     given = [
         name
         for name in ("instruction", "input_type", "prompt_name")

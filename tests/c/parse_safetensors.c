@@ -1,7 +1,7 @@
 /* parse_safetensors.c: the verdict of qe_safetensors_open() on files, for pytest.
  *
- * Reads one path a line; answers one line each: "ok" and the number of tensors, or the
- * status and the message. */
+ * Reads one path per line; answers one line for each: "ok" and the number of tensors,
+ * or the status and the message. */
 #define _DEFAULT_SOURCE
 #include <stdio.h>
 #include <stdlib.h>

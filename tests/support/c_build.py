@@ -1,4 +1,4 @@
-"""Compiles C test programs and fuzz targets, each object once a process.
+"""Compiles C test programs and fuzz targets, each object once per process.
 
 program = build("parse_safetensors", ["tests/c/parse_safetensors.c", *LOADER], sanitize=ASAN)
 """

@@ -28,7 +28,7 @@ Tokens = Sequence[npt.NDArray[np.int32]]
 
 
 def engine_config(folder: Path) -> dict[str, Any]:
-    """What `_core.Engine` takes, from config.json."""
+    """The settings that `_core.Engine` takes, from config.json."""
     config = json.loads((folder / "config.json").read_text())
     frequencies, scale = rope_frequencies(config)
     return {

@@ -50,7 +50,7 @@ class Repository:
 
 @dataclass
 class Hub:
-    """What the server serves, and what it was asked for.
+    """The server's repositories, and the requests that it got.
 
     Attributes
     ----------

@@ -37,8 +37,8 @@ SHAPES: dict[str, tuple[int, int, int, int, int, int, int, int]] = {
     "8B": (4096, 12288, 36, 32, 8, 128, 151665, 40960),
     "tiny64": (128, 192, 3, 4, 2, 64, 320, 4096),
     "tiny128": (192, 320, 3, 8, 2, 128, 320, 4096),
-    "odd64": (72, 100, 3, 3, 3, 64, 320, 4096),  # no size a multiple of 32; one head a group
-    "odd128": (104, 136, 2, 8, 1, 128, 320, 4096),  # eight heads a group
+    "odd64": (72, 100, 3, 3, 3, 64, 320, 4096),  # no size a multiple of 32; one head per group
+    "odd128": (104, 136, 2, 8, 1, 128, 320, 4096),  # eight heads per group
     "small": (256, 768, 6, 4, 2, 128, 320, 4096),
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}

@@ -136,7 +136,7 @@ class Reference:
         return head // (n_heads // n_kv_heads)
 
     def visible(self, queries: npt.NDArray[np.int64], keys: npt.NDArray[np.int64]) -> Any:
-        """Which positions see which: causal."""
+        """The causal mask: True where a query sees a key."""
         return keys <= queries
 
     def attend(self, q: Floats, k: Floats, v: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""What a model ranks: nDCG@10 of pairs, and hard negatives mined for them.
+"""A model's ranking: nDCG@10 of pairs, and hard negatives mined for them.
 
     python -m training.lora.ranking mine pairs.jsonl -o with_negatives.jsonl --model mini
     python -m training.lora.ranking evaluate held_out.jsonl --model mini --adapter FOLDER

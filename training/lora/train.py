@@ -166,7 +166,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--margin", type=float, default=0.1, help="of a false negative's cosine")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--accumulate", type=int, default=1, help="batches a step")
+    parser.add_argument("--accumulate", type=int, default=1, help="batches per step")
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--max-length", type=int, default=256, help="tokens of a text")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")

@@ -1,4 +1,4 @@
-"""What the model is compared with: BM25 over words and Chinese character pairs."""
+"""The baseline: BM25 over words and pairs of Chinese characters."""
 
 from __future__ import annotations
 

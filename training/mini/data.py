@@ -89,7 +89,7 @@ def _encode(job: tuple[str, list[str], int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def encoders() -> Pool:
-    """Start one tokenising process a core; to be done before the device is first used."""
+    """Start one tokenising process per core; to be done before the device is first used."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     return multiprocessing.get_context("fork").Pool()
 

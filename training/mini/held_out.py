@@ -1,4 +1,4 @@
-"""Which texts may never be trained on, and the filter that keeps their copies out.
+"""Held-out texts, which are never trained on, and the filter that keeps their copies out.
 
 The one idea: held-out text is chosen by a rule on its *name* (a hash byte, a synset offset),
 so that anybody can recompute it, and because names alone do not make text unseen, every

@@ -1,4 +1,4 @@
-"""Which sources may be used: licences as packages state them -> sources.csv.
+"""Sources that may be used: licences as packages state them -> sources.csv.
 
     python -m training.mini.licences --work WORK_FOLDER --out sources.csv
 

@@ -1,6 +1,6 @@
 """The teacher, all-MiniLM-L6-v2, packed small enough to travel, and its vectors.
 
-The one idea: matrices are kept as int8 with one scale a row (a quarter of the size); the
+The one idea: matrices are kept as int8 with one scale per row (a quarter of the size); the
 vectors stay within a cosine of 0.999 of the original's.
 """
 

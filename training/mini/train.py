@@ -42,7 +42,7 @@ from training.mini.teacher import MAX_TOKENS, Teacher
 
 
 class Share(NamedTuple):
-    """How one kind of record is trained on."""
+    """Training settings of one kind of record."""
 
     steps: float  # part of the steps
     n_pairs: int  # of one step
