@@ -6,7 +6,8 @@ ids, pipeline.py feeds the engine chunk by chunk; the rows come back as the engi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
@@ -14,16 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from .encoding.options import EncodeOptions, PromptOptions, Request, SentenceTransformersOptions
-from .encoding.pipeline import LengthReport, Pipeline, chunk_bounds
+from .encoding.pipeline import Pipeline, chunk_bounds
 from .encoding.progress import progress
 from .encoding.texts import Texts, check_texts, iterate_texts, list_texts, surrogate_error
+from .encoding.truncation import LengthReport
 from .model import Model, Weights
 from .retrieval import similarity as _similarity
 from .retrieval.quantizer import Precision, Quantizer
-from .templates import resolve_prompt
 
 if TYPE_CHECKING:
-    from .encoding.cached_pipeline import CachedPipeline
+    from .encoding.cached_pipeline import CachedPipeline, CachedRows
 
 __all__ = ["Embedder"]
 
@@ -177,7 +178,7 @@ class Embedder(Model):
             out=out,
         )
         options.update(cast("EncodeOptions", others))
-        return self._encode(texts, self._default_prompt, options)
+        return self._encode(texts, None, options)
 
     def encode_query(
         self, texts: str | Texts, **options: Unpack[EncodeOptions]
@@ -200,7 +201,7 @@ class Embedder(Model):
         >>> Embedder("mini").encode_query("What is the capital of China?").shape
         (256,)
         """
-        return self._encode(texts, self.prompts.get("query", ""), options)
+        return self._encode(texts, "query", options)
 
     def encode_document(
         self, texts: str | Texts, **options: Unpack[EncodeOptions]
@@ -223,7 +224,7 @@ class Embedder(Model):
         >>> Embedder("mini").encode_document(["The capital of China is Beijing."]).shape
         (1, 256)
         """
-        return self._encode(texts, self.prompts.get("document", ""), options)
+        return self._encode(texts, "document", options)
 
     def encode_iter(
         self, texts: Texts, *, chunk: int = 10_000, **options: Unpack[EncodeOptions]
@@ -256,10 +257,11 @@ class Embedder(Model):
             raise ValueError(f"chunk={chunk!r}, expected a positive int")
         if options.get("out") is not None:
             raise TypeError("encode_iter takes no out=: every chunk is a new array")
-        request = Request.of(options, self.dim, stacklevel=2)
-        prefix = _prefix(self.prompts, self._default_prompt, options)
+        weights = self._weights
+        prefix = self.prefix_of(**_prompt_of(options))
+        request = Request.of(options, self.dim, stacklevel=2, prefix=prefix, adapter=weights.number)
         report = LengthReport(self._max_length, request.on_long)
-        return self._stream(iterate_texts(texts), chunk, prefix, request, report, self._weights)
+        return self._stream(iterate_texts(texts), chunk, request, report, weights)
 
     def encode_tokens(
         self,
@@ -309,6 +311,48 @@ class Embedder(Model):
             raise
         return rows
 
+    def look_up(
+        self,
+        texts: list[str],
+        rows: npt.NDArray[np.float32],
+        *,
+        prefix: str = "",
+        normalize: bool = True,
+        weights: Weights | None = None,
+    ) -> CachedRows:
+        """Looks the vectors of n texts up in the model's cache; for servers and corpus runs.
+
+        Parameters
+        ----------
+        texts : list of str
+        rows : ndarray
+            (n, dim) float32: row i is written if the cache has the vector of text i.
+        prefix, normalize
+            As in `encode`; the prefix is literal.
+        weights : Weights, optional
+            By default those in use.
+
+        Returns
+        -------
+        CachedRows
+            The texts that have to be computed; takes their vectors.
+
+        Raises
+        ------
+        UnicodeEncodeError
+            A text, or the prefix, contains a lone surrogate.
+        ValueError
+            The model has no cache.
+        """
+        from .cache import CacheKeys
+        from .encoding.cached_pipeline import CachedRows
+
+        if self._cache is None:
+            raise ValueError("this model has no cache: open it with cache=")
+        fingerprint = self._fingerprint_with(weights or self._weights)
+        keys = CacheKeys(fingerprint, rows.shape[1], normalize)
+        return CachedRows(self._cache, keys.of(prefix, texts), rows)
+
     def count_tokens(
         self, texts: str | Texts, **options: Unpack[PromptOptions]
     ) -> npt.NDArray[np.int64] | int:
@@ -333,10 +377,10 @@ class Embedder(Model):
         for name in options:
             if name not in PromptOptions.__annotations__:
                 raise TypeError(f"unexpected keyword argument {name!r}")
-        prefix = _prefix(self.prompts, self._default_prompt, cast("EncodeOptions", options))
+        prefix = self.prefix_of(**options)
         items = check_texts([texts]) if isinstance(texts, str) else list_texts(texts)
         counts = np.empty(len(items), np.int64)
-        for start, stop in chunk_bounds(items, self._batch_tokens, prefix):
+        for start, stop in chunk_bounds(items, self._engines.batch_tokens, prefix):
             part = items[start:stop]
             try:
                 counts[start:stop] = self._tokenizer.count([prefix + text for text in part])
@@ -367,11 +411,12 @@ class Embedder(Model):
         return _similarity.similarity_pairwise(a, b)
 
     def _encode(
-        self, texts: str | Texts, fallback: str, options: EncodeOptions
+        self, texts: str | Texts, kind: Literal["query", "document"] | None, options: EncodeOptions
     ) -> npt.NDArray[Any]:
-        """Shared by `encode`, `encode_query` and `encode_document`; warnings name their caller."""
-        request = Request.of(options, self.dim, stacklevel=3)
-        prefix = _prefix(self.prompts, fallback, options)
+        """Encodes for one of the public methods, whose caller gets the warnings."""
+        weights = self._weights
+        prefix = self.prefix_of(kind, **_prompt_of(options))
+        request = Request.of(options, self.dim, stacklevel=3, prefix=prefix, adapter=weights.number)
         single = isinstance(texts, str)
         items = [texts] if isinstance(texts, str) else list_texts(texts)
         if request.out is None:
@@ -382,7 +427,7 @@ class Embedder(Model):
             rows = request.out.reshape(len(items), request.dim)
         report = LengthReport(self._max_length, request.on_long)
         with progress(request.show_progress_bar, len(items)) as on_done:
-            pipeline = self._pipeline(prefix, request, report, on_done, self._weights)
+            pipeline = self._pipeline(request, report, on_done, weights)
             try:
                 pipeline.feed(items, rows, waits=True)
                 pipeline.finish()
@@ -398,13 +443,12 @@ class Embedder(Model):
         self,
         texts: Iterator[Any],
         chunk: int,
-        prefix: str,
         request: Request,
         report: LengthReport,
         weights: Weights,
     ) -> Generator[npt.NDArray[Any]]:
         with progress(request.show_progress_bar, None) as on_done:
-            pipeline = self._pipeline(prefix, request, report, on_done, weights)
+            pipeline = self._pipeline(request, report, on_done, weights)
             ready: npt.NDArray[np.float32] | None = None
             first_index = 0
             try:
@@ -425,44 +469,31 @@ class Embedder(Model):
 
     def _pipeline(
         self,
-        prefix: str,
         request: Request,
         report: LengthReport,
         on_done: Callable[[int], None],
         weights: Weights,
     ) -> Pipeline | CachedPipeline:
         def computing(report: LengthReport, on_done: Callable[[int], None]) -> Pipeline:
-            return Pipeline(
-                self._engines,
-                self._tokenizer,
-                self._batch_tokens,
-                prefix,
-                request.normalize,
-                report,
-                on_done,
-                weights.number,
-            )
+            return Pipeline(self._engines, self._tokenizer, request, report, on_done)
 
         if self._cache is None:
             return computing(report, on_done)
-        from .cache import CacheKeys
         from .encoding.cached_pipeline import CachedPipeline
 
         return CachedPipeline(
-            self._cache,
-            CacheKeys(self._fingerprint_with(weights), request.dim, request.normalize),
-            prefix,
+            partial(
+                self.look_up, prefix=request.prefix, normalize=request.normalize, weights=weights
+            ),
+            request.prefix,
             report,
             on_done,
             lambda lengths: computing(lengths, lambda n_texts: None),
         )
 
 
-def _prefix(prompts: Mapping[str, str], fallback: str, options: EncodeOptions) -> str:
-    return resolve_prompt(
-        prompts,
-        fallback,
-        instruction=options.get("instruction"),
-        prompt=options.get("prompt"),
-        prompt_name=options.get("prompt_name"),
+def _prompt_of(options: EncodeOptions) -> PromptOptions:
+    """The options of a call that choose the prefix."""
+    return cast(
+        "PromptOptions", {k: v for k, v in options.items() if k in PromptOptions.__annotations__}
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -102,26 +103,22 @@ class Model:
         self._special_tokens_in_text = bool(special_tokens_in_text)
         # Reading tokenizer.json and opening the weights take a third of a second each, at
         # worst: side by side.
-        reading = _Background(
-            lambda: Tokenizer(
+        with ThreadPoolExecutor(1, thread_name_prefix="qwen3_embed tokenizer") as reader:
+            reading = reader.submit(
+                Tokenizer,
                 self._files.tokenizer,
                 vocab_size=self._files.config.vocab_size,
                 max_length=self._max_length,
                 special_tokens_in_text=self._special_tokens_in_text,
                 around=self._AROUND,
             )
-        )
-        try:
             self._engines = self._open_engines(
                 devices,
                 may_fall_back=device == "auto",
                 num_threads=num_threads or 0,
                 batch_tokens=batch_tokens or 0,
             )
-        finally:
-            reading.join()
         self._tokenizer = reading.result()
-        self._batch_tokens: int = self._engines.info["batch_tokens"]
         self._cache = _open_cache(cache)
         self._adapters: dict[str, Weights] = {}
         self._adding = threading.Lock()
@@ -229,6 +226,7 @@ class Model:
 
     def prefix_of(
         self,
+        kind: Literal["query", "document"] | None = None,
         *,
         instruction: str | None = None,
         prompt: str | None = None,
@@ -238,16 +236,22 @@ class Model:
 
         Parameters
         ----------
+        kind : {"query", "document", None}
+            Whose default applies if no other argument is given: that of `encode_query`,
+            `encode_document` or `encode`.
         instruction, prompt, prompt_name : str, optional
             As in `encode`.
 
-        Returns
-        -------
-        str
+        Raises
+        ------
+        TypeError
+            More than one of instruction, prompt and prompt_name, or one that isn't a str.
+        ValueError
+            No prompt of that name.
         """
         return resolve_prompt(
             self.prompts,
-            self._default_prompt,
+            self._default_prompt if kind is None else self.prompts.get(kind, ""),
             instruction=instruction,
             prompt=prompt,
             prompt_name=prompt_name,
@@ -363,10 +367,15 @@ class Model:
             buffers.append(np.ascontiguousarray(array))
         if len(buffers[1]) == 0:
             raise ValueError("cu_seqlens has 0 items, expected n + 1")
-        request = Request.of({"dim": dim, "normalize": normalize}, self.dim, stacklevel=3)
+        request = Request.of(
+            {"dim": dim, "normalize": normalize},
+            self.dim,
+            stacklevel=3,
+            adapter=self._weights.number,
+        )
         rows = self._engines.rows(len(buffers[1]) - 1, request.dim)
         job = self._engines.submit(
-            buffers[0], buffers[1], rows, 0, request.normalize, self._weights.number, waits
+            buffers[0], buffers[1], rows, 0, request.normalize, request.adapter, waits
         )
         return rows, job
 
@@ -448,30 +457,6 @@ class Model:
         self._engines.close()
         if self._cache is not None:
             self._cache.close()
-
-
-class _Background(threading.Thread):
-    """A function on a thread of its own, started at once."""
-
-    def __init__(self, function: Callable[[], Tokenizer]) -> None:
-        super().__init__(name="qwen3_embed tokenizer", daemon=True)
-        self._function = function
-        self._result: Tokenizer | None = None
-        self._error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._result = self._function()
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> Tokenizer:
-        """Returns or raises what the function did; to be called after `join`."""
-        if self._error is not None:
-            raise self._error
-        assert self._result is not None
-        return self._result
 
 
 def _choose_max_length(max_length: int | None, files: ModelFiles) -> int:

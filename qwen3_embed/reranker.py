@@ -15,9 +15,11 @@ from typing import Any, ClassVar, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from .encoding.pipeline import LengthReport, Pipeline
+from .encoding.options import Request
+from .encoding.pipeline import Pipeline
 from .encoding.progress import progress
 from .encoding.texts import Texts, list_texts
+from .encoding.truncation import LengthReport
 from .errors import ModelFileError
 from .loading.config import Kind
 from .loading.head import logits_of, read_head
@@ -267,20 +269,12 @@ class Reranker(Model):
             raise ValueError(f"activation={activation!r}, expected 'sigmoid' or None")
         weights = self._weights
         assert weights.head is not None
+        request = Request.of({"normalize": False}, self.dim, stacklevel=3, adapter=weights.number)
         report = LengthReport(self._max_length, on_long, "pairs")
         logits = np.empty(len(pairs), np.float32)
         rows = self._engines.rows(min(len(pairs), _SLAB_PAIRS), self.dim)
         with progress(show_progress_bar, len(pairs)) as on_done:
-            pipeline = Pipeline(
-                self._engines,
-                self._tokenizer,
-                self._batch_tokens,
-                "",
-                False,
-                report,
-                on_done,
-                weights.number,
-            )
+            pipeline = Pipeline(self._engines, self._tokenizer, request, report, on_done)
             try:
                 for start in range(0, len(pairs), _SLAB_PAIRS):
                     slab = pairs[start : start + _SLAB_PAIRS]

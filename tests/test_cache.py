@@ -117,6 +117,17 @@ class TestEmbedder:
         with pytest.raises(ValueError, match=r"texts\[1\] holds the lone surrogate U\+D800"):
             cached.encode(["ok", "\ud800"])
 
+    def test_look_up(self, cached: Embedder, model: Embedder) -> None:
+        expected = cached.encode(["a", "b"], prompt="P: ")
+        rows = np.zeros((4, cached.dim), np.float32)
+        found = cached.look_up(["b", "new", "a", "new"], rows, prefix="P: ")
+        assert found.places == [1]
+        assert np.array_equal(rows[[2, 0]], expected)
+        assert found.fill(lambda places: (expected[:1], np.array([7]))).tolist()[1::2] == [7, 7]
+        assert np.array_equal(rows[1::2], expected[[0, 0]])
+        with pytest.raises(ValueError, match="has no cache: open it with cache="):
+            model.look_up(["a"], rows)
+
     def test_pickle(self, folder: Path, tmp_path: Path) -> None:
         cache = VectorCache(tmp_path / "c.sqlite", max_bytes=2 << 20)
         with Embedder(folder, cache=cache) as opened:

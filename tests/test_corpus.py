@@ -350,6 +350,17 @@ class TestResume:
         ledger.close()
         Ledger(tmp_path / "job", {}, 8).close()
 
+    def test_ledger_of_another_version(self, tmp_path: Path) -> None:
+        ledger = Ledger(tmp_path / "job", {}, 8)
+        ledger.commit()
+        ledger.close()
+        Ledger(tmp_path / "job", {}, 8).close()
+        path = tmp_path / "job" / "state.json"
+        path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+        for _ in range(2):  # the lock is let go
+            with pytest.raises(ValueError, match="begun by another version of qwen3_embed"):
+                Ledger(tmp_path / "job", {}, 8)
+
     def test_killed_at_random_moments(self, models: ModelMaker, tmp_path: Path) -> None:
         """benchmarks/resume.py does it more often."""
         write_corpus(tmp_path / "in.jsonl", 8000)

@@ -135,13 +135,10 @@ def _encode(
             on_done=done,
         )
         max_length = model.max_length
-    if summary.n_cut:
-        texts = "1 text was" if summary.n_cut == 1 else f"{summary.n_cut} texts were"
-        print(
-            f"warning: {texts} cut at max_length={max_length} tokens; the longest, row "
-            f"{summary.longest_row}, has {summary.longest}",
-            file=sys.stderr,
-        )
+    truncation = summary.truncation
+    if truncation.n_cut:
+        sentence = truncation.sentence(max_length, "texts", f"row {truncation.longest_index}")
+        print(f"warning: {sentence}", file=sys.stderr)
     if summary.n_bad:
         where = "above" if namespace.output == "-" else f"{namespace.output}.bad.jsonl"
         print(

@@ -22,9 +22,8 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..cache import CacheKeys
-from ..encoding.cached_pipeline import fill_rows
 from ..encoding.options import Request
+from ..encoding.truncation import Truncation
 from ..errors import NonFiniteError
 from .distinct import DIGEST_BYTES, Distinct
 from .ledger import BAD, Ledger
@@ -72,9 +71,7 @@ class Summary(NamedTuple):
     n_rows: int
     n_bad: int
     n_distinct: int
-    n_cut: int
-    longest: int
-    longest_row: int
+    truncation: Truncation  # `longest_index` is a row's number
 
 
 class _Chunk(NamedTuple):
@@ -153,14 +150,7 @@ def run_job(
     finally:
         ledger.close()
     remove_folder(folder)
-    return Summary(
-        state.n_rows,
-        state.n_bad,
-        state.n_vectors,
-        state.n_cut,
-        state.longest,
-        state.longest_row,
-    )
+    return Summary(state.n_rows, state.n_bad, state.n_vectors, state.truncation)
 
 
 def remove_folder(folder: Path) -> None:
@@ -276,12 +266,11 @@ class _Result(NamedTuple):
 
 def _encode(model: Embedder, texts: list[str], prefix: str, dim: int) -> _Result:
     """Vectors of distinct texts, through the model's cache if it has one."""
-    prompted = [prefix + text for text in texts]
 
     def compute(places: list[int]) -> _Result:
         if not places:
             return _Result(np.empty((0, dim), np.float32), np.empty(0, np.int64))
-        batch = model.tokenizer.encode([prompted[i] for i in places])
+        batch = model.tokenizer.encode([prefix + texts[i] for i in places])
         try:
             vectors = model.encode_tokens(batch.tokens, batch.cu_seqlens, dim)
         except NonFiniteError as error:
@@ -291,23 +280,18 @@ def _encode(model: Embedder, texts: list[str], prefix: str, dim: int) -> _Result
             vectors = np.concatenate([before.vectors, none, after.vectors])
         return _Result(vectors, batch.lengths)
 
-    if model.cache is None:
+    if model.cache is None or not texts:
         return compute(list(range(len(texts))))
     rows = np.empty((len(texts), dim), np.float32)
-    keys = CacheKeys(model.fingerprint, dim, True).of("", prompted)
-    return _Result(rows, fill_rows(model.cache, keys, rows, compute)) if texts else compute([])
+    return _Result(rows, model.look_up(texts, rows, prefix=prefix).fill(compute))
 
 
 def _append(ledger: Ledger, chunk: _Chunk, result: _Result, max_length: int) -> None:
     state = ledger.state
     first_row = state.n_rows
-    n_cut = int(np.count_nonzero(result.lengths > max_length))
-    if n_cut:
-        state.n_cut += n_cut
-        longest = int(result.lengths.argmax())
-        if result.lengths[longest] > state.longest:
-            state.longest = int(result.lengths[longest])
-            state.longest_row = first_row + chunk.new[longest]
+    lengths = np.zeros(len(chunk.rows), np.int64)
+    lengths[chunk.new] = result.lengths
+    state.truncation.add(lengths, max_length, first_row)
     unfit = np.flatnonzero(np.isnan(result.vectors).any(axis=1)) + state.n_vectors
     state.not_finite.extend(unfit.tolist())
     numbers = chunk.numbers

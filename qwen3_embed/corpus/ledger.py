@@ -16,11 +16,14 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..encoding.truncation import Truncation
+
 __all__ = ["BAD", "Ledger", "State"]
 
 BAD = -1
 """In the numbers: a row without a vector."""
 
+_FORMAT = 2  # of state.json
 _FILES = ("vectors", "numbers", "kept", "bad")
 
 
@@ -32,8 +35,8 @@ class State:
     ----------
     n_rows, n_vectors, n_bad : int
         Rows read; distinct texts computed; rows without a vector.
-    n_cut, longest, longest_row : int
-        Texts over the model's length, tokens of the longest and its row.
+    truncation : Truncation
+        Of the distinct texts; `longest_index` is a row's number.
     digest : str
         Of everything read so far, in hex.
     not_finite : list of int
@@ -43,9 +46,7 @@ class State:
     n_rows: int = 0
     n_vectors: int = 0
     n_bad: int = 0
-    n_cut: int = 0
-    longest: int = 0
-    longest_row: int = 0
+    truncation: Truncation = field(default_factory=Truncation)
     digest: str = ""
     not_finite: list[int] = field(default_factory=list)
 
@@ -109,6 +110,7 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
         content = {
+            "format": _FORMAT,
             "settings": self._settings,
             "state": asdict(self.state),
             "bytes": {name: file.tell() for name, file in self._files.items()},
@@ -140,6 +142,12 @@ class Ledger:
             content = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return State(), {}
+        if content.get("format") != _FORMAT:
+            self._lock.close()
+            raise ValueError(
+                f"{self.folder} was begun by another version of qwen3_embed, which cannot be "
+                f"resumed: delete the folder and start again"
+            )
         for name, value in self._settings.items():
             if content["settings"].get(name) != value:
                 self._lock.close()
@@ -147,4 +155,6 @@ class Ledger:
                     f"{self.folder} is of a job with {name}={content['settings'].get(name)!r}, "
                     f"and now it is {value!r}: use the same, or delete the folder and start anew"
                 )
-        return State(**content["state"]), content["bytes"]
+        state = State(**content["state"])
+        state.truncation = Truncation(**content["state"]["truncation"])
+        return state, content["bytes"]

@@ -7,12 +7,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..cache import CacheKeys, VectorCache
+from ..cache import VectorCache
 from ..errors import NonFiniteError
-from .pipeline import LengthReport, Pipeline, moved
+from .pipeline import Pipeline, moved
 from .texts import surrogate_error
+from .truncation import LengthReport
 
-__all__ = ["CachedPipeline", "CachedRows", "fill_rows"]
+__all__ = ["CachedPipeline", "CachedRows", "Compute"]
+
+Compute = Callable[[list[int]], tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]
+"""Given indices of k texts: their (k, dim) float32 vectors, and (k,) int64 tokens of each before
+truncation."""
 
 _LOOK_UP_TEXTS = 10_000  # a look-up holds its hits twice for a moment
 
@@ -22,8 +27,8 @@ class CachedPipeline:
 
     Parameters
     ----------
-    cache : VectorCache
-    keys_of : CacheKeys
+    look_up : callable
+        Given texts and the rows to write, returns their `CachedRows`.
     prefix : str
         Put before every text.
     report : LengthReport
@@ -35,15 +40,13 @@ class CachedPipeline:
 
     def __init__(
         self,
-        cache: VectorCache,
-        keys_of: CacheKeys,
+        look_up: Callable[[list[str], npt.NDArray[np.float32]], CachedRows],
         prefix: str,
         report: LengthReport,
         on_done: Callable[[int], None],
         open_pipeline: Callable[[LengthReport], Pipeline],
     ) -> None:
-        self._cache = cache
-        self._keys_of = keys_of
+        self._look_up = look_up
         self._prefix = prefix
         self._report = report
         self._on_done = on_done
@@ -55,7 +58,7 @@ class CachedPipeline:
         rows: npt.NDArray[np.float32],
         first_index: int = 0,
         *,
-        waits: bool = True,
+        waits: bool = False,
     ) -> int:
         """Writes row i for text i, all before it returns, `waits` or not: 0 jobs are left."""
         for start in range(0, len(texts), _LOOK_UP_TEXTS):
@@ -68,13 +71,11 @@ class CachedPipeline:
 
     def _feed_part(self, texts: list[str], rows: npt.NDArray[np.float32], first_index: int) -> None:
         try:
-            keys = self._keys_of.of(self._prefix, texts)
+            found = self._look_up(texts, rows)
         except UnicodeError:
             raise surrogate_error(self._prefix, texts, first_index) from None
 
-        def compute(
-            places: list[int],
-        ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        def compute(places: list[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
             fresh = np.empty((len(places), rows.shape[1]), np.float32)
             lengths = _Lengths(len(places))
             pipeline = self._open_pipeline(lengths)
@@ -87,7 +88,7 @@ class CachedPipeline:
                 pipeline.cancel()
             return fresh, lengths.lengths
 
-        self._report.add(fill_rows(self._cache, keys, rows, compute), first_index)
+        self._report.add(found.fill(compute), first_index)
         self._on_done(len(texts))
 
     def finish(self, n_left: int = 0) -> None:
@@ -108,22 +109,22 @@ class _Lengths(LengthReport):
 
 
 class CachedRows:
-    """Rows of some texts: what the cache has is written at once, the rest by `keep`.
+    """The vectors of some texts: those in the cache are written at once, the others by `keep`.
 
     Parameters
     ----------
     cache : VectorCache
     keys : sequence of bytes
-        n keys; equal ones are computed once.
+        n keys, one per text; texts with equal keys are computed once.
     rows : ndarray
         (n, dim) float32, written.
 
     Attributes
     ----------
     places : list of int
-        Indices of the keys whose vectors have to be computed.
+        Indices of the texts whose vectors have to be computed.
     n_tokens : ndarray
-        (n,) int64: tokens of each text, before any cut; complete after `keep`.
+        (n,) int64: tokens of each text before truncation; complete after `keep`.
     """
 
     def __init__(
@@ -146,24 +147,22 @@ class CachedRows:
             self.places[source] = place
 
     def keep(self, vectors: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> None:
-        """Takes what was computed for `places`: (k, dim) float32, and (k,) int64 tokens."""
+        """Writes the vectors computed for `places`, and adds those that are finite to the cache.
+
+        Parameters
+        ----------
+        vectors : ndarray
+            (k, dim) float32, one per place.
+        lengths : ndarray
+            (k,) int64: tokens of each text before truncation.
+        """
         self._rows[self._missing] = vectors[self._sources]
         self.n_tokens[self._missing] = lengths[self._sources]
         finite = np.flatnonzero(np.isfinite(vectors).all(axis=1))
         self._cache.put([self._computed[i] for i in finite], lengths[finite], vectors[finite])
 
-
-def fill_rows(
-    cache: VectorCache,
-    keys: Sequence[bytes],
-    rows: npt.NDArray[np.float32],
-    compute: Callable[[list[int]], tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]],
-) -> npt.NDArray[np.int64]:
-    """Writes every row, from the cache or computed; returns `CachedRows.n_tokens`.
-
-    `compute`, given indices of keys, returns what `CachedRows.keep` takes.
-    """
-    found = CachedRows(cache, keys, rows)
-    if found.places:
-        found.keep(*compute(found.places))
-    return found.n_tokens
+    def fill(self, compute: Compute) -> npt.NDArray[np.int64]:
+        """Computes and keeps whatever is missing; returns `n_tokens`."""
+        if self.places:
+            self.keep(*compute(self.places))
+        return self.n_tokens

@@ -1,6 +1,6 @@
-"""Options of `encode` and its variants, checked and put into one record.
+"""struct Request: the options of one call to `encode` or its relatives, checked.
 
-The names of sentence-transformers are understood beside our own.
+The option names of sentence-transformers are accepted beside our own.
 """
 
 from __future__ import annotations
@@ -70,6 +70,10 @@ class Request:
     on_long : {"warn", "error"}
     out : ndarray or None
         The caller's array.
+    prefix : str
+        Put before every text.
+    adapter : int
+        The weights to use, as `Engine.submit` takes them.
     """
 
     dim: int
@@ -79,9 +83,19 @@ class Request:
     show_progress_bar: bool | None
     on_long: str
     out: npt.NDArray[np.float32] | None
+    prefix: str
+    adapter: int
 
     @classmethod
-    def of(cls, options: EncodeOptions, hidden_size: int, stacklevel: int) -> Request:
+    def of(
+        cls,
+        options: EncodeOptions,
+        hidden_size: int,
+        stacklevel: int,
+        *,
+        prefix: str = "",
+        adapter: int = 0,
+    ) -> Request:
         """Checks the options of a call; `stacklevel` is the caller's, for the warning.
 
         Raises
@@ -117,6 +131,8 @@ class Request:
             show_progress_bar=options.get("show_progress_bar"),
             on_long=options.get("on_long", "warn"),
             out=out,
+            prefix=prefix,
+            adapter=adapter,
         )
 
     def in_precision(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[Any]:

@@ -6,7 +6,6 @@ chunks per engine are on their way, so the memory of a call is its rows and a fe
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,15 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InputTooLongError, NonFiniteError, TruncationWarning
+from ..errors import NonFiniteError
 from ..loading.tokenizer import TokenBatch, Tokenizer
+from .options import Request
 from .texts import surrogate_error
+from .truncation import LengthReport
 
 if TYPE_CHECKING:
     from .._core import Job
     from ..loading.engines import Engines
 
-__all__ = ["LengthReport", "Pipeline", "chunk_bounds", "moved"]
+__all__ = ["Pipeline", "chunk_bounds", "moved"]
 
 _MAX_JOBS = 3
 _MAX_CHUNK_BYTES = 1 << 20
@@ -58,56 +59,6 @@ def chunk_bounds(
         yield start, len(texts)
 
 
-class LengthReport:
-    """The texts of a call that were longer than the model takes.
-
-    Parameters
-    ----------
-    max_length : int
-        In tokens.
-    on_long : {"warn", "error"}
-    noun : str
-        What the texts are in messages.
-    """
-
-    def __init__(self, max_length: int, on_long: str, noun: str = "texts") -> None:
-        if on_long not in ("warn", "error"):
-            raise ValueError(f"on_long={on_long!r}, expected 'warn' or 'error'")
-        self._max_length = max_length
-        self._on_long = on_long
-        self.noun = noun
-        self._n_cut = 0
-        self._longest = 0
-        self._longest_index = 0
-
-    def add(self, lengths: npt.NDArray[np.int64], first_index: int) -> None:
-        """Notes the lengths of the texts from `first_index` on; raises if that was asked for."""
-        longest = int(lengths.max())
-        if longest <= self._max_length:
-            return
-        self._n_cut += int(np.count_nonzero(lengths > self._max_length))
-        if longest > self._longest:
-            self._longest = longest
-            self._longest_index = first_index + int(lengths.argmax())
-        if self._on_long == "error":
-            raise InputTooLongError(
-                f"{self.noun}[{self._longest_index}] has {longest} tokens, expected at most "
-                f"{self._max_length}: split it, raise max_length, or pass on_long='warn' to cut it"
-            )
-
-    def warn(self, stacklevel: int) -> None:
-        """One warning for the whole call, if a text was cut."""
-        if self._n_cut:
-            noun = self.noun
-            many = f"1 {noun[:-1]} was" if self._n_cut == 1 else f"{self._n_cut} {noun} were"
-            warnings.warn(
-                f"{many} cut at max_length={self._max_length} tokens; the longest, "
-                f"{noun}[{self._longest_index}], has {self._longest}",
-                TruncationWarning,
-                stacklevel=stacklevel + 1,
-            )
-
-
 class Pipeline:
     """The jobs of one call, in order, oldest first.
 
@@ -115,37 +66,24 @@ class Pipeline:
     ----------
     engines : Engines
     tokenizer : Tokenizer
-    batch_tokens : int
-        Token budget of one forward pass.
-    prefix : str
-        Put before every text.
-    normalize : bool
-        L2-normalise the rows.
+    request : Request
     report : LengthReport
     on_done : callable
-        Told how many texts have been finished, each time some are.
-    adapter : int
-        The weights, as `Engine.submit` takes them.
+        Called with the number of texts just finished.
     """
 
     def __init__(
         self,
         engines: Engines,
         tokenizer: Tokenizer,
-        batch_tokens: int,
-        prefix: str,
-        normalize: bool,
+        request: Request,
         report: LengthReport,
         on_done: Callable[[int], None],
-        adapter: int,
     ) -> None:
-        self._adapter = adapter
         self._engines = engines
         self._max_jobs = _MAX_JOBS * len(engines)
         self._tokenizer = tokenizer
-        self._batch_tokens = batch_tokens
-        self._prefix = prefix
-        self._normalize = normalize
+        self._request = request
         self._report = report
         self._on_done = on_done
         self._jobs: deque[_Chunk] = deque()
@@ -164,7 +102,7 @@ class Pipeline:
         `first_index` is the number of texts[0] in messages; `waits` says that `finish` is next.
         """
         n_jobs = 0
-        for start, stop in chunk_bounds(texts, self._batch_tokens, self._prefix):
+        for start, stop in chunk_bounds(texts, self._engines.batch_tokens, self._request.prefix):
             batch = self._tokenise(texts[start:stop], first_index + start)
             self.finish(self._max_jobs - 1)
             job = self._engines.submit(
@@ -172,8 +110,8 @@ class Pipeline:
                 batch.cu_seqlens,
                 rows,
                 start,
-                self._normalize,
-                self._adapter,
+                self._request.normalize,
+                self._request.adapter,
                 waits and stop == len(texts),
             )
             self._jobs.append(_Chunk(job, stop - start, first_index))
@@ -181,7 +119,7 @@ class Pipeline:
         return n_jobs
 
     def _tokenise(self, texts: list[str], first_index: int) -> TokenBatch:
-        prefix = self._prefix
+        prefix = self._request.prefix
         try:
             batch = self._tokenizer.encode([prefix + text for text in texts] if prefix else texts)
         except UnicodeError:

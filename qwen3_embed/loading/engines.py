@@ -23,10 +23,16 @@ class Engines:
     ----------
     engines : sequence of Engine
         At least one; owned from here on.
+
+    Attributes
+    ----------
+    batch_tokens : int
+        Token budget of one forward pass.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = tuple(engines)
+        self.batch_tokens: int = self._engines[0].info["batch_tokens"]
         self._adapters = [(0,) * len(self._engines)]  # each one's numbers in the engines
 
     def __len__(self) -> int:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from binascii import b2a_base64
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from .bodies import EmbeddingRequest, decode, decode_inputs
 from .exchange import Answer, Exchange
 from .problems import Problem
-from .work import Vectors, embed
-
-if TYPE_CHECKING:
-    from ..embedder import Embedder
+from .work import Vectors, embed, prefix_of
 
 __all__ = ["embeddings", "models", "problem_body"]
 
@@ -24,7 +21,9 @@ async def embeddings(exchange: Exchange) -> Answer:
     settings = exchange.settings
     inputs, _ = decode_inputs(body.input, settings.max_inputs, "input")
     name, model, is_query = exchange.registry.embedder(body.model)
-    prefix = _prefix(model, body, is_query)
+    _check_prompt(body)
+    kind = body.input_type or ("query" if is_query else None)
+    prefix = prefix_of(model, kind, instruction=body.instruction, prompt_name=body.prompt_name)
     if isinstance(inputs[0], list):
         foreign_ids = exchange.foreign_ids
         if foreign_ids is not None:
@@ -40,8 +39,8 @@ async def embeddings(exchange: Exchange) -> Answer:
     )
 
 
-def _prefix(model: Embedder, body: EmbeddingRequest, is_query: bool) -> str:
-    """The prefix that the request, or the name of its model, asks for; at most one may."""
+def _check_prompt(body: EmbeddingRequest) -> None:
+    """Raises a Problem if the request says more than one thing about the prompt."""
     given = [
         name
         for name in ("instruction", "input_type", "prompt_name")
@@ -49,16 +48,6 @@ def _prefix(model: Embedder, body: EmbeddingRequest, is_query: bool) -> str:
     ]
     if len(given) > 1:
         raise Problem(400, f"{' and '.join(given)} are given at once, expected one of them")
-    if body.input_type is not None:
-        return model.prompts.get(body.input_type, "")
-    if not given and is_query:
-        return model.prompts.get("query", "")
-    try:
-        return model.prefix_of(instruction=body.instruction, prompt_name=body.prompt_name)
-    except ValueError:
-        raise Problem(
-            400, "prompt_name is unknown; GET /info names the model's own", param="prompt_name"
-        ) from None
 
 
 def _answer(found: Vectors, model: bytes, base64: bool) -> bytes:

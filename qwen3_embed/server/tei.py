@@ -17,7 +17,7 @@ from .bodies import (
 )
 from .exchange import Answer, Exchange
 from .problems import Problem
-from .work import Vectors, bounded_texts, embed, score
+from .work import Vectors, bounded_texts, embed, prefix_of, score
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
@@ -39,22 +39,13 @@ def _first(exchange: Exchange) -> tuple[str, Embedder]:
     raise Problem(404, "no embedding model is served here")
 
 
-def _prefix(model: Embedder, prompt_name: str | None) -> str:
-    try:
-        return model.prefix_of(prompt_name=prompt_name)
-    except ValueError:
-        raise Problem(
-            400, "prompt_name is unknown; GET /info names the model's own", param="prompt_name"
-        ) from None
-
-
 async def embed_texts(exchange: Exchange) -> Answer:
     """POST /embed, and / as TEI has it: a list of vectors."""
     body = decode(await exchange.body(), EmbedRequest)
     settings = exchange.settings
     inputs, _ = decode_inputs(body.inputs, settings.max_inputs, "inputs")
     name, model = _first(exchange)
-    prefix = _prefix(model, body.prompt_name)
+    prefix = prefix_of(model, prompt_name=body.prompt_name)
     if prefix and body.prompt_name and isinstance(inputs[0], list):
         raise Problem(400, "token ids take no prompt: put its tokens before them")
     truncate = settings.truncate if body.truncate is None else body.truncate
@@ -89,7 +80,7 @@ async def tokenize(exchange: Exchange) -> Answer:
     body = decode(await exchange.body(), TokenizeRequest)
     inputs, _ = decode_inputs(body.inputs, exchange.settings.max_inputs, "inputs")
     _, model = _first(exchange)
-    prefix = _prefix(model, body.prompt_name)
+    prefix = prefix_of(model, prompt_name=body.prompt_name)
     if isinstance(inputs[0], list):
         raise Problem(400, "inputs is expected to be texts", param="inputs")
 

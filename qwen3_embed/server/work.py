@@ -8,14 +8,14 @@ requests wait for, and a request whose client has left is taken back.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..cache import CacheKeys
 from ..embedder import Embedder
 from ..encoding.cached_pipeline import CachedRows
+from ..encoding.truncation import Truncation
 from ..loading.tokenizer import TokenBatch
 from ..reranker import Reranker
 from .bodies import Texts
@@ -26,7 +26,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     from ..model import Model
 
-__all__ = ["Vectors", "bounded_texts", "embed", "score"]
+__all__ = ["Vectors", "bounded_texts", "embed", "prefix_of", "score"]
 
 _CHARACTERS_A_TOKEN = 16  # no model's average text has so many
 
@@ -46,6 +46,22 @@ class Vectors(NamedTuple):
 
     rows: npt.NDArray[np.float32]
     usage: Usage
+
+
+def prefix_of(
+    model: Embedder,
+    kind: Literal["query", "document"] | None = None,
+    *,
+    instruction: str | None = None,
+    prompt_name: str | None = None,
+) -> str:
+    """`Embedder.prefix_of`, with a Problem for an unknown prompt_name."""
+    try:
+        return model.prefix_of(kind, instruction=instruction, prompt_name=prompt_name)
+    except ValueError:
+        raise Problem(
+            400, "prompt_name is unknown; GET /info names the model's own", param="prompt_name"
+        ) from None
 
 
 async def embed(
@@ -134,11 +150,10 @@ def _vectors(
     max_length: int,
     n_cached: int = 0,
 ) -> Vectors:
-    longest = int(lengths.max())
-    if longest <= max_length:
-        return Vectors(rows, Usage(int(lengths.sum()), 0, n_cached))
+    truncation = Truncation()
+    truncation.add(lengths, max_length)
     n_tokens = int(np.minimum(lengths, max_length).sum())
-    return Vectors(rows, Usage(n_tokens, int(np.count_nonzero(lengths > max_length)), n_cached))
+    return Vectors(rows, Usage(n_tokens, truncation.n_cut, n_cached))
 
 
 def _tokenise(model: Model, texts: list[str], bounds: Bounds) -> TokenBatch:
@@ -157,12 +172,10 @@ def _look_up(
     rows: npt.NDArray[np.float32],
     normalize: bool,
 ) -> CachedRows:
-    assert model.cache is not None
     try:
-        keys = CacheKeys(model.fingerprint, rows.shape[1], normalize).of(prefix, texts)
+        return model.look_up(texts, rows, prefix=prefix, normalize=normalize)
     except UnicodeError:
         raise Problem(400, "input is not Unicode: it holds a lone surrogate") from None
-    return CachedRows(model.cache, keys, rows)
 
 
 def bounded_texts(texts: list[str], prefix: str, max_length: int, truncate: bool) -> list[str]:
