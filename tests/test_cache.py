@@ -20,6 +20,7 @@ import pytest
 from qwen3_embed import Embedder, InputTooLongError, TruncationWarning, VectorCache
 from qwen3_embed.cache import CacheKeys
 from tests.conftest import TEXTS, ModelMaker
+from tests.support.child import child
 
 KEYS = CacheKeys("fingerprint", 8, True)
 
@@ -225,12 +226,10 @@ class TestFile:
             "              np.full(64, i), np.full((64, 64), i, np.float32))\n"
             "    print(i, flush=True)\n"
         )
-        process = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        for _ in range(30):
-            last = int(process.stdout.readline())
-        process.kill()
-        process.wait()
+        with child([sys.executable, "-c", code, path], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            for _ in range(30):
+                last = int(process.stdout.readline())
         assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
         cache, keys_of = VectorCache(path), CacheKeys("f", 64, True)
         for i in range(last + 1):

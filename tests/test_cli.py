@@ -18,6 +18,7 @@ from qwen3_embed import Embedder, __version__
 from qwen3_embed.checks import verify as verification
 from qwen3_embed.cli import main
 from tests.conftest import ModelMaker
+from tests.support.child import child
 from tests.support.engines import cpu_only
 from tests.support.make_model import make_model
 
@@ -147,27 +148,16 @@ class TestEncode:
         """Ctrl-C: status 130, no traceback, at most something to resume left behind."""
         lines = [f"{i} " + "word " * 500 for i in range(2000)]  # equal ones are computed once
         (tmp_path / "in.txt").write_text("\n".join(lines))
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "qwen3_embed",
-                "encode",
-                str(tmp_path / "in.txt"),
-                "-o",
-                str(tmp_path / "out.npy"),
-                "--model",
-                str(models("small")),
-            ],
-            stderr=subprocess.PIPE,
-        )
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("out.npy.job")) and time.monotonic() < deadline:
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.05)
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        command = [sys.executable, "-m", "qwen3_embed", "encode", tmp_path / "in.txt"]
+        command += ["-o", tmp_path / "out.npy", "--model", models("small")]
+        with child(command, stderr=subprocess.PIPE) as process:
+            deadline = time.monotonic() + 60
+            while not list(tmp_path.glob("out.npy.job")) and time.monotonic() < deadline:
+                assert process.poll() is None, process.communicate()[1]
+                time.sleep(0.05)
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
         assert b"Traceback" not in errors
         assert {p.name for p in tmp_path.iterdir()} <= {"in.txt", "out.npy.job"}

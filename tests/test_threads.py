@@ -314,6 +314,7 @@ def test_interrupt(models: ModelMaker) -> None:
         import os, signal, sys, threading, time
         import numpy as np
         from qwen3_embed import Embedder
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
         model = Embedder(sys.argv[1], batch_tokens=2048)
         expected = model.encode("again")
         sent = []

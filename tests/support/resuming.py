@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.support.child import child
+
 COMMAND = (sys.executable, "-m", "qwen3_embed", "encode")
 
 
@@ -28,14 +30,12 @@ def run_killed(arguments: Sequence[str], output: Path, whole_s: float, seed: int
     moments = random.Random(seed)
     n_kills = 0
     while True:
-        process = subprocess.Popen([*COMMAND, *arguments, "--resume"], stderr=subprocess.PIPE)
-        try:
-            _, errors = process.communicate(timeout=moments.uniform(0, 1.1 * whole_s))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            n_kills += 1
-            continue
+        with child([*COMMAND, *arguments, "--resume"], stderr=subprocess.PIPE) as process:
+            try:
+                _, errors = process.communicate(timeout=moments.uniform(0, 1.1 * whole_s))
+            except subprocess.TimeoutExpired:
+                n_kills += 1
+                continue
         assert process.returncode == 0, errors.decode()
         assert output.exists()
         assert not output.with_name(output.name + ".job").exists()

@@ -27,7 +27,8 @@ class Served:
         self._ready = threading.Event()
         self.port = 0
         threading.Thread(target=self._read, daemon=True).start()
-        assert self._ready.wait(60)
+        if not self._ready.wait(60) or not self.port:
+            self.process.kill()
         assert self.port, self.log
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -68,4 +69,7 @@ class Served:
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            assert self.process.wait(60) == 0
+            try:
+                assert self.process.wait(60) == 0
+            finally:
+                self.process.kill()
