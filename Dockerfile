@@ -1,7 +1,7 @@
 # A server on a GPU, or on the CPU where there is none. Build: docker build -t qwen3-embed .
 # Run:   docker run --gpus all -p 8000:8000 -v models:/models -v ./keys:/keys:ro qwen3-embed \
 #            --model Qwen3-Embedding-0.6B --api-key-file /keys
-# Keys, one a line, must be readable by the user 10001; --port stays 8000, which is what the health
+# Keys, one per line, must be readable by the user 10001; --port stays 8000, which is what the health
 # check asks, and -p chooses another outside.
 FROM nvidia/cuda:13.0.1-devel-ubuntu24.04 AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ python3-dev python3-venv \
