@@ -40,7 +40,7 @@ QUERY = "the quick brown fox jumps over the lazy dog and runs into the forest"
 
 def random_ids(model: Embedder, lengths: Sequence[int], seed: int = 0) -> Ids:
     source = np.random.default_rng(seed)
-    vocab_size = model._files.config.vocab_size
+    vocab_size = model.config.vocab_size
     return [source.integers(0, vocab_size, n, dtype=np.int32) for n in lengths]
 
 

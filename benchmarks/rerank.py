@@ -23,8 +23,6 @@ import numpy.typing as npt
 
 from benchmarks.record import parser_of, record, seconds
 from qwen3_embed import Reranker
-from qwen3_embed._core import Job
-from qwen3_embed.loading.engines import Engines
 from qwen3_embed.templates import DEFAULT_INSTRUCTION, reranker_body
 from tests.support.rerankers import NO, YES, make_reranker
 
@@ -52,25 +50,13 @@ def documents_of(ranker: Reranker, n: int, n_tokens: int) -> list[str]:
     texts = []
     for _ in range(n):
         words = " ".join(source.choice(WORDS, 2 * n_tokens))
-        encoding = ranker.tokenizer._fast.encode(words, add_special_tokens=False)
-        texts.append(words[: encoding.offsets[n_tokens - 1][1]])
+        places = [place for _, place in ranker.tokenizer.pieces(words) if place is not None]
+        texts.append(words[: places[n_tokens - 1][1]])
     return texts
 
 
-class OtherTokens:
-    """Engines that get other tokens than the call has made, of the same lengths."""
-
-    def __init__(self, engines: Engines, change: Callable[[Tokens, Tokens], Tokens]) -> None:
-        self._engines, self._change = engines, change
-
-    def submit(self, tokens: Tokens, cu_seqlens: Tokens, *others: Any) -> Job:
-        return self._engines.submit(self._change(tokens, cu_seqlens), cu_seqlens, *others)
-
-    def __len__(self) -> int:
-        return len(self._engines)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engines, name)
+def unchanged(tokens: Tokens, cu_seqlens: Tokens) -> Tokens:
+    return tokens
 
 
 def nothing_alike(tokens: Tokens, cu_seqlens: Tokens) -> Tokens:
@@ -85,20 +71,21 @@ def random_tokens(tokens: Tokens, cu_seqlens: Tokens) -> Tokens:
 
 
 def best_seconds(ranker: Reranker, documents: list[str], n_rounds: int) -> dict[str, float]:
-    """Of `rank` as it is, with nothing to share, and as `encode` would take texts of that
-    length; in turns, tokenising included."""
-    engines = ranker._engines
-    ways: dict[str, Any] = {
-        "rank": engines,
-        "apart": OtherTokens(engines, nothing_alike),
-        "encode": OtherTokens(engines, random_tokens),
-    }
+    """Seconds from texts to scores, in turns: with the tokens of `rank`, with nothing to share,
+    and with random ones, which is what `encode` would take for texts of that length."""
+    ways = {"rank": unchanged, "apart": nothing_alike, "encode": random_tokens}
+
+    def score(change: Callable[[Tokens, Tokens], Tokens]) -> None:
+        batch = ranker.tokenizer.encode([ranker.body_of(QUERY, text) for text in documents])
+        tokens = change(batch.tokens, batch.cu_seqlens)
+        rows, job = ranker.submit_tokens(tokens, batch.cu_seqlens, normalize=False, waits=True)
+        job.wait()
+        ranker.scores_of(rows)
+
     best = dict.fromkeys(ways, np.inf)
     for _ in range(n_rounds):
-        for name, way in ways.items():
-            ranker._engines = way
-            best[name] = min(best[name], seconds(lambda: ranker.rank(QUERY, documents)))
-    ranker._engines = engines
+        for name, change in ways.items():
+            best[name] = min(best[name], seconds(lambda change=change: score(change)))
     return best
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from .encoding.options import Request
 from .errors import DeviceError, DeviceMemoryError, ModelFileError
-from .loading.config import Kind
+from .loading.config import Kind, ModelConfig
 from .loading.device import resolve_device
 from .loading.engines import Engines, open_engines
 from .loading.files import HubOptions, ModelFiles, find_model
@@ -205,6 +205,11 @@ class Model:
         return self._files.folder
 
     @property
+    def config(self) -> ModelConfig:
+        """The model's shape: hidden_size, n_layers, vocab_size, ..."""
+        return self._files.config
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, which turns texts into token ids."""
         return self._tokenizer
@@ -389,6 +394,13 @@ class Model:
             once), "forward_s" in seconds, and "pending_tokens", which wait or are computed now.
         """
         return {**self._engines.counts(), "pending_tokens": self._engines.pending_tokens()}
+
+    def measure_ceiling(self) -> tuple[float, float]:
+        """Measures what the devices reach at most, all together: (FLOP/s, bytes/s).
+
+        The first is a product of bf16 matrices, the second reads memory.
+        """
+        return self._engines.measure()
 
     def done_fds(self) -> tuple[int, ...]:
         """Descriptors that become readable when jobs are done, for event loops; one an engine."""

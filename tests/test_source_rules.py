@@ -295,6 +295,25 @@ def test_sys_path_is_left_alone() -> None:
     ]
 
 
+def private_reach(path: Path) -> list[str]:
+    """Attributes with an underscore of anything but self, its class and its parents."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr):
+            owner = ast.unparse(node.value)
+            named_tuple = node.attr in {"_asdict", "_replace", "_fields"}
+            if owner not in {"self", "cls", "super()", "torch"} and not named_tuple:
+                found.append(f"{name_of(path)}: {owner}.{node.attr}")
+    return found
+
+
+def test_nobody_reaches_into_another_class() -> None:
+    """The package and its benchmarks use what the classes offer."""
+    assert private_reach(ROOT / "tests" / "test_pipeline.py")
+    paths = [path for path in PY_FILES if name_of(path).startswith(("qwen3_embed", "benchmarks"))]
+    assert not [line for path in paths for line in private_reach(path)]
+
+
 def sentences() -> dict[Path, str]:
     """The files with English in them, but for this one, which holds bad examples."""
     folders = ("qwen3_embed", "csrc", "cuda", "tests", "benchmarks", "training", "docs")

@@ -110,8 +110,8 @@ def run_bench(
     with open_model() as model:
         load_s = time.perf_counter() - begin
         on_step("ceiling")
-        flops, bytes_per_s = model._engines.measure()
-        info, shape = model.info, model._files.config
+        flops, bytes_per_s = model.measure_ceiling()
+        info, shape = model.info, model.config
         lengths = [n for n in _LENGTHS if n <= model.max_length]
         throughput = []
         for n_tokens in lengths:
@@ -132,9 +132,10 @@ def run_bench(
 
 
 def _throughput(model: Embedder, n_tokens: int, seconds: float, peak_flops: float) -> Throughput:
-    n_texts = max(1, -(-_BATCHES * model.info["batch_tokens"] * len(model._engines) // n_tokens))
+    n_devices = len(model.device.split(","))
+    n_texts = max(1, -(-_BATCHES * model.info["batch_tokens"] * n_devices // n_tokens))
     source = np.random.default_rng(0)
-    vocab_size = model._files.config.vocab_size
+    vocab_size = model.config.vocab_size
 
     def call(n: int) -> float:
         tokens = source.integers(0, vocab_size, n * n_tokens, dtype=np.int32)
@@ -149,7 +150,7 @@ def _throughput(model: Embedder, n_tokens: int, seconds: float, peak_flops: floa
         n_texts = min(2 * n_texts, n_most)
     best_s = min(_repeat(lambda: call(n_texts), seconds))
     tokens_per_s = n_texts * n_tokens / best_s
-    tflops = tokens_per_s * _flops_per_token(model._files.config, n_tokens) / 1e12
+    tflops = tokens_per_s * _flops_per_token(model.config, n_tokens) / 1e12
     return Throughput(n_tokens, n_texts, tokens_per_s, tflops, tflops * 1e12 / peak_flops)
 
 
