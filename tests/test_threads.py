@@ -19,18 +19,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from csrc.sources import engine_sources, kernel_sources
 from qwen3_embed import Embedder, _core
 from tests.conftest import ModelMaker
-from tests.support.c_build import ASAN, TSAN, build
+from tests.support.c_build import ASAN, ENGINE, TSAN, build
 from tests.support.engines import cpu_only, embed, engine_config, open_engine, random_texts
 
 ROOT = Path(__file__).resolve().parents[1]
-C_ENGINE = [
-    *engine_sources(),
-    *((source, tuple(flags)) for _, source, flags in kernel_sources()),
-    "tests/c/test_engine.c",
-]
 
 
 @cpu_only
@@ -38,8 +32,7 @@ C_ENGINE = [
 def test_threads_in_c(models: ModelMaker, sanitize: str) -> None:
     """8 threads, calls cancelled now and then: every row has the bits of its text alone."""
     folder = models("tiny64")
-    flags = ("-O1", "-g", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi")
-    program = build("test_engine", C_ENGINE, sanitize=sanitize, flags=flags)
+    program = build("test_engine", [*ENGINE, "tests/c/test_engine.c"], sanitize=sanitize)
     config = engine_config(folder)
     names = ["hidden_size", "intermediate_size", "n_layers", "n_heads", "n_kv_heads", "head_dim"]
     numbers = [str(config[name]) for name in [*names, "vocab_size", "max_length"]]

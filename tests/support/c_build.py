@@ -1,15 +1,15 @@
-"""Compiles C test programs and fuzz targets, each object once per process.
+"""Compiles C test programs and fuzz targets; objects are kept in build/tests by their content.
 
 program = build("parse_safetensors", ["tests/c/parse_safetensors.c", *LOADER], sanitize=ASAN)
 """
 
 from __future__ import annotations
 
-import atexit
-import shutil
+import os
 import subprocess
-import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fcntl import LOCK_EX, flock
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 from csrc.sources import engine_sources, kernel_sources
 
 ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "build" / "tests"
 
 # A source, relative to the repository, or one with flags of its own.
 Source = str | tuple[str, tuple[str, ...]]
@@ -57,45 +58,41 @@ TSAN = "thread"
 WARNINGS = ("-std=c11", "-Wall", "-Wextra", "-Werror")
 
 
-@cache
-def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="qe-c-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-def _run(command: Sequence[str]) -> None:
+def _run(command: Sequence[str]) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 @cache
-def _compile(compiler: str, source: str, flags: tuple[str, ...]) -> Path:
-    key = sha256("\0".join((compiler, source, *flags)).encode()).hexdigest()[:16]
-    target = _folder() / f"{Path(source).stem}-{key}.o"
-    _run([compiler, *flags, "-c", source, "-o", str(target)])
+def _surroundings(compiler: str) -> str:
+    """A hash of all that an object depends on beside its source and flags."""
+    content = sha256(_run([compiler, "--version"]).encode())
+    for folder in ("csrc", "tests/c"):
+        for header in sorted((ROOT / folder).rglob("*.h")):
+            content.update(f"{header.relative_to(ROOT)}\0".encode() + header.read_bytes())
+    return content.hexdigest()
+
+
+def _made(name: str, parts: Sequence[str], command: Sequence[str]) -> Path:
+    """The file that the command makes of these parts; made by one process if many want it."""
+    key = sha256("\0".join([*parts, *command]).encode()).hexdigest()[:16]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    target = FOLDER / f"{Path(name).stem}-{key}{Path(name).suffix}"
+    with open(f"{target}.lock", "w") as lock:
+        flock(lock, LOCK_EX)
+        if not target.exists():
+            part = f"{target}.part"
+            _run([*command, "-o", part])
+            os.replace(part, target)
     return target
 
 
-@cache
-def _link(
-    compiler: str,
-    name: str,
-    sources: tuple[Source, ...],
-    flags: tuple[str, ...],
-    link: tuple[str, ...],
-) -> Path:
-    objects = []
-    for source in sources:
-        path, own = (source, ()) if isinstance(source, str) else source
-        objects.append(
-            str(_compile(compiler, path, (*WARNINGS, "-Icsrc", "-Itests/c", *flags, *own)))
-        )
-    key = sha256("\0".join((compiler, *objects, *flags, *link)).encode()).hexdigest()[:16]
-    target = _folder() / f"{name}-{key}"
-    _run([compiler, *flags, *objects, *link, "-lm", "-pthread", "-o", str(target)])
-    return target
+def _compile(compiler: str, source: str, flags: Sequence[str]) -> str:
+    parts = [_surroundings(compiler), (ROOT / source).read_text()]
+    command = [compiler, *WARNINGS, "-Icsrc", "-Itests/c", *flags, "-c", source]
+    return str(_made(f"{Path(source).stem}.o", parts, command))
 
 
 def build(
@@ -104,7 +101,7 @@ def build(
     *,
     sanitize: str = "",
     compiler: str = "gcc",
-    flags: Sequence[str] = ("-O1", "-g"),
+    flags: Sequence[str] = ("-O1", "-g", "-ffp-contract=off", "-fno-math-errno"),
     link: Sequence[str] = (),
 ) -> Path:
     """Compiles and links a program; the same arguments give the same file.
@@ -127,7 +124,7 @@ def build(
     Returns
     -------
     Path
-        The program. It is deleted when the process ends.
+        The program.
 
     Raises
     ------
@@ -136,4 +133,8 @@ def build(
     """
     if sanitize:
         flags = (*flags, f"-fsanitize={sanitize}", "-fno-sanitize-recover=all")
-    return _link(compiler, name, tuple(sources), tuple(flags), tuple(link))
+    pairs = [(source, ()) if isinstance(source, str) else source for source in sources]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = pool.map(lambda pair: _compile(compiler, pair[0], [*flags, *pair[1]]), pairs)
+        objects = list(made)
+    return _made(name, [], [compiler, *flags, *objects, *link, "-lm", "-pthread"])
