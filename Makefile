@@ -1,0 +1,56 @@
+# CONTRIBUTING.md explains each target. PYTHON chooses the interpreter, CC the compiler.
+PYTHON ?= python
+BUILD ?= --inplace
+PYTEST = $(PYTHON) -m pytest -n 2
+QUICK = source_rules api engine ops mini cli files inputs server search
+ASAN = engine ops api safetensors
+ARCHS = 80;86;89;90a;100;120+ptx
+C_FILES = git ls-files '*.c' '*.h' '*.cu' '*.cuh'
+files = $(foreach name,$(1),tests/test_$(name).py)
+
+.PHONY: build quick test test-all lint asan fuzz bench gpu wheel release
+
+build:
+	$(PYTHON) setup.py -q build_ext $(BUILD)
+
+quick: build
+	$(PYTEST) $(call files,$(QUICK))
+
+test: build
+	$(PYTEST)
+
+test-all: build
+	$(PYTHON) -m pip install -q --group test-all
+	$(PYTEST) -rs
+
+lint:
+	ruff check .
+	ruff format --check .
+	$(C_FILES) | xargs clang-format --dry-run -Werror
+	mypy
+
+asan:
+	CC=gcc QWEN3_EMBED_SANITIZE=address,undefined $(PYTHON) setup.py -q build_ext --inplace --force --build-temp build/asan
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 PYTHONMALLOC=malloc \
+		$(PYTEST) -p no:cacheprovider $(call files,$(ASAN))
+	rm -f qwen3_embed/_core*.so
+	$(MAKE) build
+
+fuzz:
+	$(PYTHON) -m tests.fuzz_loader --seconds 60
+
+bench: build
+	$(PYTHON) -m benchmarks.mini
+	$(PYTHON) -m benchmarks.query
+	$(PYTHON) -m benchmarks.throughput
+
+gpu:
+	tests/cuda/run_gpu.sh
+
+wheel:
+	$(PYTHON) -m pip wheel -q --no-deps --no-build-isolation -w dist .
+
+release:
+	$(PYTHON) -m build -q --sdist --no-isolation
+	QWEN3_EMBED_CUDA=1 QWEN3_EMBED_CUDA_ARCHS="$(ARCHS)" $(PYTHON) -m pip wheel -q --no-deps -w dist dist/*.tar.gz
