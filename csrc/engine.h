@@ -69,8 +69,8 @@ int qe_engine_done_fd(struct qe_engine *engine, struct qe_error *err);
 
 /* What the device can do at most. Takes seconds, and 1 GiB of its memory. Any thread,
  * at any time before qe_engine_close(). */
-int
-qe_engine_measure(struct qe_engine *engine, struct qe_peak *peak, struct qe_error *err);
+int qe_engine_measure(struct qe_engine *engine, struct qe_peak *peak,
+                      struct qe_error *err);
 
 /* Stops the worker and lets go of weights and device, once no measurement is under way;
  * rows and jobs stay valid. Callers see to it that this is called once and that submit

@@ -48,8 +48,8 @@ int qe_safetensors_parse(const unsigned char *bytes, size_t n_bytes,
                          struct qe_safetensors *file, struct qe_error *err);
 
 /* NULL when there is no tensor of that name. */
-const struct qe_tensor *
-qe_safetensors_find(const struct qe_safetensors *file, const char *name);
+const struct qe_tensor *qe_safetensors_find(const struct qe_safetensors *file,
+                                            const char *name);
 
 /* Accepts a zeroed or half-opened file. */
 void qe_safetensors_close(struct qe_safetensors *file);

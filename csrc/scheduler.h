@@ -44,9 +44,9 @@ int qe_scheduler_open(struct qe_backend *backend, struct qe_scheduler **schedule
 
 /* Takes ownership of request->tokens, one malloc'ed block, on failure too. The caller
  * owns *job, and must keep request->out alive until the job is done. */
-int
-qe_scheduler_submit(struct qe_scheduler *scheduler, const struct qe_request *request,
-                    struct qe_job **job, struct qe_error *err);
+int qe_scheduler_submit(struct qe_scheduler *scheduler,
+                        const struct qe_request *request, struct qe_job **job,
+                        struct qe_error *err);
 
 /* Finishes the running batch, fails waiting jobs with QE_ECLOSED, joins the worker.
  * Idempotent; submit then fails. The memory stays, for jobs that are still held. */

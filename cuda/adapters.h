@@ -29,8 +29,8 @@ int adapters_add(struct adapters *adapters, const struct qe_weights *changed,
                  const struct qe_config *config, int device, struct qe_error *err);
 
 /* NULL: there is none of that name. */
-const struct device_weights *
-adapters_find(const struct adapters *adapters, const struct qe_weights *name);
+const struct device_weights *adapters_find(const struct adapters *adapters,
+                                           const struct qe_weights *name);
 
 /* Accepts zeroed adapters. */
 void adapters_close(struct adapters *adapters);

@@ -5,8 +5,8 @@
 #include "seam.h"
 
 /* See struct qe_cuda_table. */
-int
-backend_cuda_open(const struct qe_cuda_options *options, const struct qe_model *model,
-                  struct qe_backend **backend, struct qe_error *err);
+int backend_cuda_open(const struct qe_cuda_options *options,
+                      const struct qe_model *model, struct qe_backend **backend,
+                      struct qe_error *err);
 
 #endif

@@ -48,8 +48,8 @@ int device_add_adapter(struct device *gpu, const struct qe_weights *adapter,
 
 /* The weights of a batch that brings this table; NULL: it is neither the model's nor an
  * adapter's. */
-const struct device_weights *
-device_weights_of(const struct device *gpu, const struct qe_weights *table);
+const struct device_weights *device_weights_of(const struct device *gpu,
+                                               const struct qe_weights *table);
 
 /* Tries plans for the products of the batch in places, as far as there are none. */
 int device_prepare(struct device *gpu, struct qe_error *err);

@@ -65,8 +65,8 @@ places_raw(const struct places *places)
 
 /* Fills the arrays for a batch. Vectors are cut into pieces of at most ring_floats:
  * pool_rows[].first begins again at 0 with each piece. */
-void
-places_fill(struct places *places, const struct qe_batch *batch, size_t ring_floats);
+void places_fill(struct places *places, const struct qe_batch *batch,
+                 size_t ring_floats);
 
 /* Starts their copy to the device. */
 cudaError_t places_copy(struct places *places, cudaStream_t stream);

@@ -38,8 +38,8 @@ struct device_weights {
     float *inv_freq;             /* (HS / 2)                  */
 };
 
-struct device_shape
-device_shape_of(const struct qe_config *config, enum qe_compute_dtype dtype);
+struct device_shape device_shape_of(const struct qe_config *config,
+                                    enum qe_compute_dtype dtype);
 
 static inline size_t
 element_bytes(enum qe_compute_dtype dtype)

@@ -38,8 +38,9 @@ void workspace_linears(const struct device_shape *shape,
                        struct linear_shape linears[N_LINEARS]);
 
 /* The product's own buffers: what is in them between passes is of no use. */
-struct linear_trial
-workspace_trial(const struct workspace *ws, const struct device_shape *shape,
-                const struct device_weights *weights, enum linear which);
+struct linear_trial workspace_trial(const struct workspace *ws,
+                                    const struct device_shape *shape,
+                                    const struct device_weights *weights,
+                                    enum linear which);
 
 #endif

@@ -32,8 +32,8 @@ void qe_kv_store(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span,
                  int position, const qe_bf16 *key, const qe_bf16 *value, int head_dim);
 
 /* Zeroes the padding after the last position. */
-void
-qe_kv_pad(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span, int head_dim);
+void qe_kv_pad(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span,
+               int head_dim);
 
 /* Copies the positions [span->first, span->first + n_copied) from the prefix's storage.
  */

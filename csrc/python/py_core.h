@@ -26,8 +26,9 @@ struct py_state {
 struct orphan;
 
 typedef struct {
-    PyObject_HEAD struct qe_engine *engine; /* owned; NULL before __init__ */
-    struct orphan *orphans; /* owned: dropped jobs, see py_job.c                */
+    PyObject_HEAD
+    struct qe_engine *engine; /* owned; NULL before __init__ */
+    struct orphan *orphans;   /* owned: dropped jobs, see py_job.c                */
     PyObject *kept; /* owned list, or NULL: the arrays of adapters              */
     bool closed;
 } EngineObject;

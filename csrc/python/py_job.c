@@ -16,9 +16,10 @@ struct orphan {
 };
 
 typedef struct {
-    PyObject_HEAD EngineObject *engine; /* owned */
-    struct qe_job *job; /* owned                                                */
-    PyObject *out;      /* owned: what the worker writes to                     */
+    PyObject_HEAD
+    EngineObject *engine; /* owned */
+    struct qe_job *job;   /* owned                                                */
+    PyObject *out;        /* owned: what the worker writes to                     */
     Py_ssize_t first_row;
 } JobObject;
 

@@ -31,8 +31,8 @@ bool attention_fits(int NH, int NKV, int HS);
 
 /* For the current device. Output will take the place of the queries in qkv
  * (T, NH + 2 NKV, HS). */
-cudaError_t
-attention_open(struct attention *attention, bf16 *qkv, int T, int NH, int NKV, int HS);
+cudaError_t attention_open(struct attention *attention, bf16 *qkv, int T, int NH,
+                           int NKV, int HS);
 
 /* Whether a text's queries, n_tokens of its n_keys positions, are cut into tall blocks.
  */

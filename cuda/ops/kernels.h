@@ -52,9 +52,9 @@ cudaError_t launch_gather_rows(void *y, const void *x, const int32_t *rows, int 
 /* ---- rms_norm.cu ---- */
 
 /* x (T, C) <- h (T, C) / rms(h) * weight (C); the mean is over n_columns <= C. */
-cudaError_t
-launch_rms_norm(struct operand x, const float *h, const float *weight, int T, int C,
-                int n_columns, float eps, cudaStream_t stream);
+cudaError_t launch_rms_norm(struct operand x, const float *h, const float *weight,
+                            int T, int C, int n_columns, float eps,
+                            cudaStream_t stream);
 
 /* ---- quantize.cu ---- */
 
@@ -79,10 +79,10 @@ struct head_norm {
 /* In place over heads [first_head, first_head + n_heads) of qkv (T, NH + 2 NKV, HS):
  * those below NH as queries, others as keys, then rotated by their row's place in
  * positions (T). */
-cudaError_t
-launch_qk_norm_rope(bf16 *qkv, const int32_t *positions, const struct head_norm *norm,
-                    int T, int NH, int NKV, int HS, int first_head, int n_heads,
-                    cudaStream_t stream);
+cudaError_t launch_qk_norm_rope(bf16 *qkv, const int32_t *positions,
+                                const struct head_norm *norm, int T, int NH, int NKV,
+                                int HS, int first_head, int n_heads,
+                                cudaStream_t stream);
 
 /* ---- attention.cu, attention_sm90.cu: launched through attention.h ---- */
 
@@ -105,8 +105,8 @@ cudaError_t launch_swiglu(bf16 *gate_up, int T, int I, cudaStream_t stream);
 
 /* The same in e4m3: I bytes from the beginning of each row, and scales (T). I at most
  * SWIGLU_FLOAT8_MAX. */
-cudaError_t
-launch_swiglu_float8(bf16 *gate_up, float *scales, int T, int I, cudaStream_t stream);
+cudaError_t launch_swiglu_float8(bf16 *gate_up, float *scales, int T, int I,
+                                 cudaStream_t stream);
 
 #define SWIGLU_FLOAT8_MAX 32768
 
@@ -121,9 +121,9 @@ struct pool_row {
 
 /* out <- rows (n_rows) of h (., C), normed by weight (C), cut, made unit; a row that is
  * not finite becomes NaN. */
-cudaError_t
-launch_pool(float *out, const float *h, const pool_row *rows, const float *weight,
-            int n_rows, int C, int n_columns, float eps, cudaStream_t stream);
+cudaError_t launch_pool(float *out, const float *h, const pool_row *rows,
+                        const float *weight, int n_rows, int C, int n_columns,
+                        float eps, cudaStream_t stream);
 
 /* What becomes of a product x (m, k) w (n, k)^T. */
 enum product_output {
@@ -145,9 +145,9 @@ cudaError_t gemm_rows_init(void);
 
 /* y (m, n) bf16 = x w^T, or y (m, n) fp32 += x w^T if add; x (m, k), w (n, k); rows of
  * x and y ldx and ldy elements apart. k a multiple of 8, n of 2. */
-cudaError_t
-launch_gemm_rows(void *y, const bf16 *x, const bf16 *w, int m, int n, int k, size_t ldx,
-                 size_t ldy, bool add, int variant, cudaStream_t stream);
+cudaError_t launch_gemm_rows(void *y, const bf16 *x, const bf16 *w, int m, int n, int k,
+                             size_t ldx, size_t ldy, bool add, int variant,
+                             cudaStream_t stream);
 
 /* ---- gemm_stream.cu ---- */
 

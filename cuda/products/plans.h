@@ -42,18 +42,18 @@ int bucket_of(int m);
 int bucket_rows(int bucket);
 
 /* A row count that cuBLASLt does not take is cudaErrorNotSupported. */
-cudaError_t
-run_plan(struct gemm *gemm, enum linear linear, const struct plan *plan, void *y,
-         struct operand x, struct operand w, int m, cudaStream_t stream);
+cudaError_t run_plan(struct gemm *gemm, enum linear linear, const struct plan *plan,
+                     void *y, struct operand x, struct operand w, int m,
+                     cudaStream_t stream);
 
 /* Layouts of W, X and Y as cuBLASLt sees them, transposed, and what to do with them. */
 struct cublas_problem {
     cublasLtMatmulDescOpaque_t product;
     cublasLtMatrixLayoutOpaque_t w, x, y;
 };
-cublasStatus_t
-cublas_problem_init(struct cublas_problem *problem, const struct linear_shape *shape,
-                    int m, const float *x_scales, const float *w_scales);
+cublasStatus_t cublas_problem_init(struct cublas_problem *problem,
+                                   const struct linear_shape *shape, int m,
+                                   const float *x_scales, const float *w_scales);
 
 /* The plan whose bits are the canonical ones: a chain of sums over k, in e4m3 that of
  * cuBLASLt's first algorithm for CHECKED_ROWS rows. PLAN_NONE: it has none. */

@@ -23,8 +23,8 @@ void *__real_aligned_alloc(size_t alignment, size_t n_bytes);
 char *__real_strdup(const char *text);
 int __real_open(const char *path, int flags, ...);
 int __real_fstat(int fd, struct stat *status);
-void *
-__real_mmap(void *at, size_t n_bytes, int protection, int flags, int fd, off_t from);
+void *__real_mmap(void *at, size_t n_bytes, int protection, int flags, int fd,
+                  off_t from);
 int __real_madvise(void *at, size_t n_bytes, int advice);
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
                           void *(*run)(void *), void *argument);
@@ -37,8 +37,8 @@ void *__wrap_aligned_alloc(size_t alignment, size_t n_bytes);
 char *__wrap_strdup(const char *text);
 int __wrap_open(const char *path, int flags, ...);
 int __wrap_fstat(int fd, struct stat *status);
-void *
-__wrap_mmap(void *at, size_t n_bytes, int protection, int flags, int fd, off_t from);
+void *__wrap_mmap(void *at, size_t n_bytes, int protection, int flags, int fd,
+                  off_t from);
 int __wrap_madvise(void *at, size_t n_bytes, int advice);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
                           void *(*run)(void *), void *argument);

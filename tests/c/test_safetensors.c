@@ -141,10 +141,10 @@ test_paths(const char *folder)
     require_refused(path, QE_EIO, "0000/long-name: can't open: No such file");
 }
 
-void *
-__real_mmap(void *at, size_t n_bytes, int protection, int flags, int fd, off_t from);
-void *
-__wrap_mmap(void *at, size_t n_bytes, int protection, int flags, int fd, off_t from);
+void *__real_mmap(void *at, size_t n_bytes, int protection, int flags, int fd,
+                  off_t from);
+void *__wrap_mmap(void *at, size_t n_bytes, int protection, int flags, int fd,
+                  off_t from);
 
 static const char *changing; /* a file that changes its size while it is mapped */
 static off_t changed_bytes;
