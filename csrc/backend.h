@@ -1,8 +1,14 @@
-/* backend.h: the seam between the scheduler and a device.
+/* backend.h: the interface between the scheduler and a device.
  *
- * A device is a struct of a few functions; an implementation puts this struct
- * first in its own. The CPU's and CUDA's forward() have the same steps in the
- * same order. */
+ * A device is a struct of a few function pointers; an implementation puts this struct
+ * first in its own. forward() has the same steps in the same order on every device:
+ *
+ *     embed, then for each layer (run_layer): input norm, q, k and v, their norms and
+ *     RoPE, attention, o, post-attention norm, gate and up, SwiGLU, down; then pool
+ *
+ * In its last layer, which computes queries for last tokens only, the order differs:
+ * the CPU keeps the normed rows of those tokens, while CUDA keeps their rows of h and
+ * applies the input norm to these a second time. */
 #ifndef QE_BACKEND_H
 #define QE_BACKEND_H
 
@@ -13,27 +19,27 @@
 
 #include "error.h"
 
-#define QE_BACKEND_ABI 3
+#define QE_BACKEND_ABI 4
 
-/* What matrix products read: weights and activations alike. */
+/* The type of both operands of matrix products: weights and activations. */
 enum qe_compute_dtype {
     QE_BFLOAT16,
     QE_FLOAT8, /* e4m3, scaled by row and by channel */
 };
 
 enum qe_kind {
-    QE_UNIT, /* the row, cut to n_out and divided by its L2 norm */
-    QE_RAW,  /* the row as pooled, cut to n_out                  */
+    QE_UNIT, /* the pooled row, cut to n_out and divided by its L2 norm */
+    QE_RAW,  /* the pooled row, cut to n_out                            */
 };
 
 struct qe_seq {
-    const int32_t *tokens; /* (n_tokens) its own, without the prefix's             */
+    const int32_t *tokens; /* (n_tokens) without those of the prefix               */
     int32_t n_tokens;      /* at least 1                                           */
-    int32_t prefix;        /* index of an earlier sequence of the same batch that
-                              this one continues, itself without prefix; or -1     */
+    int32_t prefix;        /* index of the earlier sequence of this batch that this
+                              one continues, which has no prefix itself; or -1     */
     enum qe_kind kind;
-    int32_t n_out; /* floats to write: the dim asked for                   */
-    float *out;    /* (n_out) host memory; NULL: only a prefix for others  */
+    int32_t n_out; /* floats to write: the requested dim                   */
+    float *out;    /* (n_out) host memory; NULL: a prefix without output   */
 };
 
 struct qe_weights; /* model.h */
@@ -44,55 +50,43 @@ struct qe_batch {
     int n_seqs;
     int n_tokens;   /* sum of seqs[].n_tokens                           */
     int max_seqlen; /* longest sequence, its prefix included            */
-    /* What it multiplies by: the table of the model that the backend was opened on, or
-     * an adapter's. All of a batch share it. */
-    const struct qe_weights *weights;
-    const atomic_int *cancel; /* not 0 once every caller in the batch has gone    */
+    const struct qe_weights *weights; /* of the backend's model, or of an adapter   */
+    const atomic_int *cancel; /* not 0 once every caller of the batch has left    */
 };
 
-/* Floats that outlive the engine: their owner calls release(rows->data, bytes). */
-struct qe_rows {
-    float *data; /* 64-byte aligned                                                */
-    size_t n_bytes;
-    void (*release)(float *data, size_t n_bytes);
-};
-
-/* What a device can do at most. */
+/* Measured limits of a device. */
 struct qe_peak {
-    double flops;       /* FLOP/s of its best matrix product of bf16               */
-    double bytes_per_s; /* of its memory: read by a CPU, copied by a GPU, where a
-                           byte counts when read and when written                  */
+    double flops;       /* FLOP/s of its fastest bf16 matrix product               */
+    double bytes_per_s; /* memory bandwidth: of reading on a CPU; of copying on a
+                           GPU, counting bytes read and bytes written              */
 };
 
 struct qe_backend {
-    uint32_t abi, size;  /* QE_BACKEND_ABI, sizeof; checked before all else      */
+    uint32_t abi, size;  /* QE_BACKEND_ABI and sizeof, checked before any other  */
     const char *name;    /* "cpu", "cuda:0": static or owned by the backend      */
     const char *kernels; /* instruction set or architecture in use               */
     int n_threads;       /* host threads that compute                            */
     int batch_tokens;    /* budget of one forward pass                           */
-    int few_tokens;      /* a batch of no more takes so short that the thread that
-                            wants it may compute it, deaf to signals meanwhile   */
+    int few_tokens;      /* Batches up to this size are short enough to run on the
+                            calling thread, which cannot handle signals meanwhile. */
 
-    /* One call at a time, from any thread. Allocates nothing; has written every row
-     * when it returns 0. A row that is not finite is written as NaN. Returns
-     * QE_ECANCELLED when *batch->cancel was seen; rows are then undefined. */
+    /* One call at a time, from any thread. Allocates no host memory. Has written every
+     * row when it returns 0; a row that is not finite is written as NaN. Returns
+     * QE_ECANCELLED if it saw *batch->cancel set; rows are then undefined. */
     int (*forward)(struct qe_backend *, const struct qe_batch *, struct qe_error *);
 
-    /* Copies an adapter's tensors, those that its table does not leave NULL, before the
-     * first batch with that table; a pass may be under way. NULL in a backend that
-     * multiplies by weights where they lie; another has copies of all once this, or
-     * its opening, is done, and a table is no more than a name to it. */
+    /* Uploads the tensors this adapter replaces: those that are not NULL in its table.
+     * Must be called before the first batch that uses the table; a pass may be
+     * running. NULL if the backend reads weights in place; otherwise a table only
+     * identifies weights already on the device. */
     int (*add_adapter)(struct qe_backend *, const struct qe_weights *,
                        struct qe_error *);
 
-    int (*alloc_rows)(struct qe_backend *, size_t n_floats, struct qe_rows *,
-                      struct qe_error *);
-
-    /* In a forked child, before anything else: makes threads anew over the same
-     * weights, or fails with QE_EDEVICE where a device does not survive fork. */
+    /* Called first in a forked child: starts new threads over the same weights, or
+     * fails with QE_EDEVICE if the device does not survive fork(). */
     int (*after_fork)(struct qe_backend *, struct qe_error *);
 
-    /* Measures, on threads and memory of its own, beside whatever runs. */
+    /* Measures with threads and memory of its own; a pass may be running. */
     int (*measure)(struct qe_backend *, struct qe_peak *, struct qe_error *);
 
     /* Accepts a half-opened backend. */

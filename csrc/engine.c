@@ -146,23 +146,11 @@ notice_fork(struct qe_engine *e, struct qe_error *err)
     }
     int status = e->backend->after_fork(e->backend, err);
     if (status == 0) {
-        status = qe_scheduler_after_fork(e->scheduler, err);
-    }
-    if (status == 0) {
+        qe_scheduler_after_fork(e->scheduler);
         pthread_mutex_init(&e->measuring, NULL);
         e->pid = pid;
     }
     return status;
-}
-
-int
-qe_engine_alloc_rows(struct qe_engine *e, size_t n_floats, struct qe_rows *rows,
-                     struct qe_error *err)
-{
-    if (e->backend == NULL) {
-        return qe_fail(err, QE_ECLOSED, "closed");
-    }
-    return e->backend->alloc_rows(e->backend, n_floats, rows, err);
 }
 
 int
@@ -353,8 +341,7 @@ qe_engine_stop(struct qe_engine *e)
     } else if (e->scheduler != NULL) {
         /* A child that never called: there is no thread to join, and the backend's
          * threads are not there to be told. */
-        struct qe_error ignored;
-        qe_scheduler_after_fork(e->scheduler, &ignored);
+        qe_scheduler_after_fork(e->scheduler);
         e->backend = NULL;
     }
     close_adapters(e);

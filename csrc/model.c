@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arithmetic.h"
 #include "floats.h"
 #include "prefetch.h"
 #include "weight_table.h"
@@ -101,12 +102,6 @@ check_config(const struct qe_config *config, struct qe_error *err)
         }
     }
     return 0;
-}
-
-static size_t
-round_up(size_t n, size_t step)
-{
-    return (n + step - 1) / step * step;
 }
 
 /* Of a matrix: it can't be used as it lies in the file. */

@@ -7,11 +7,13 @@
 
 #include <stdlib.h>
 
+#include "arithmetic.h"
+
 static int
 compare_tokens(const void *left, const void *right)
 {
     const struct qe_prefix_item *a = left, *b = right;
-    int n = a->seq->n_tokens < b->seq->n_tokens ? a->seq->n_tokens : b->seq->n_tokens;
+    int n = smaller(a->seq->n_tokens, b->seq->n_tokens);
 
     for (int i = 0; i < n; i++) {
         if (a->seq->tokens[i] != b->seq->tokens[i]) {
@@ -28,7 +30,7 @@ compare_tokens(const void *left, const void *right)
 static int
 shared_tokens(const struct qe_seq *a, const struct qe_seq *b)
 {
-    int n = (a->n_tokens < b->n_tokens ? a->n_tokens : b->n_tokens) - 1;
+    int n = smaller(a->n_tokens, b->n_tokens) - 1;
     int i = 0;
 
     while (i < n && a->tokens[i] == b->tokens[i]) {

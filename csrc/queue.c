@@ -1,5 +1,5 @@
-/* queue.c: who is next. Batches are filled first with a fair share of each job that
- * waits, then in order of arrival. */
+/* queue.c: fills batches, first with a fair share of each waiting job, then in order of
+ * arrival. */
 #include "queue.h"
 
 #include <stdlib.h>
@@ -39,7 +39,7 @@ qe_queue_close(struct qe_queue *q)
 void
 qe_queue_push(struct qe_queue *q, struct qe_job *job)
 {
-    job->last_count = q->n_counts;
+    job->last_served = q->n_batches;
     *(q->last == NULL ? &q->first : &q->last->next_waiting) = job;
     q->last = job;
     q->n_waiting++;
@@ -70,7 +70,8 @@ qe_queue_has_full_batch(const struct qe_queue *q)
     int n_tokens = 0;
 
     for (const struct qe_job *job = q->first; job != NULL; job = job->next_waiting) {
-        n_tokens += job->cu_seqlens[job->n_seqs] - job->cu_seqlens[job->n_taken];
+        const int32_t *cu_seqlens = job->request.cu_seqlens;
+        n_tokens += cu_seqlens[job->n_seqs] - cu_seqlens[job->n_taken];
         if (n_tokens >= q->batch_tokens) {
             return true;
         }
@@ -78,21 +79,17 @@ qe_queue_has_full_batch(const struct qe_queue *q)
     return false;
 }
 
-static int
-job_tokens(const struct qe_job *job, int index)
-{
-    return job->cu_seqlens[index + 1] - job->cu_seqlens[index];
-}
-
 /* Takes sequences of job while the batch stays within limit tokens and the job within
  * its share. A text longer than the limit goes alone. Returns the batch's tokens. */
 static int
 take_from(struct qe_queue *q, struct qe_job *job, int n_tokens, int limit, int share)
 {
+    const struct qe_request *r = &job->request;
     int own = 0;
 
     while (job->n_taken < job->n_seqs && q->n_taken < q->max_seqs) {
-        int n = job_tokens(job, job->n_taken);
+        int first = r->cu_seqlens[job->n_taken];
+        int n = r->cu_seqlens[job->n_taken + 1] - first;
         if (n_tokens > 0 && n > limit - n_tokens) {
             break;
         }
@@ -101,12 +98,12 @@ take_from(struct qe_queue *q, struct qe_job *job, int n_tokens, int limit, int s
         }
         q->taken[q->n_taken] = (struct qe_taken){.job = job, .index = job->n_taken};
         q->texts[q->n_taken++] = (struct qe_seq){
-            .tokens = job->tokens + job->cu_seqlens[job->n_taken],
+            .tokens = r->tokens + first,
             .n_tokens = n,
             .prefix = -1,
-            .kind = job->kind,
-            .n_out = job->n_out,
-            .out = job->out + (size_t)job->n_taken * job->n_out,
+            .kind = r->kind,
+            .n_out = r->n_out,
+            .out = r->out + (size_t)job->n_taken * r->n_out,
         };
         job->n_taken++;
         own += n;
@@ -121,11 +118,11 @@ next_weights(const struct qe_queue *q)
     const struct qe_job *next = q->first;
 
     for (const struct qe_job *job = next; job != NULL; job = job->next_waiting) {
-        if (job->last_count < next->last_count) {
+        if (job->last_served < next->last_served) {
             next = job;
         }
     }
-    return next->weights;
+    return next->request.weights;
 }
 
 static int
@@ -134,7 +131,7 @@ count_waiting(const struct qe_queue *q, const struct qe_weights *weights)
     int n = 0;
 
     for (const struct qe_job *job = q->first; job != NULL; job = job->next_waiting) {
-        n += job->weights == weights;
+        n += job->request.weights == weights;
     }
     return n;
 }
@@ -150,7 +147,7 @@ take_all(struct qe_queue *q, const struct qe_weights *weights, int n_jobs, int n
     for (int pass = 0; pass < 2; pass++) {
         for (struct qe_job *job = q->first, *next; job != NULL; job = next) {
             next = job->next_waiting;
-            if (job->weights != weights) {
+            if (job->request.weights != weights) {
                 continue;
             }
             n_tokens = take_from(q, job, n_tokens, limit, pass == 0 ? share : limit);
@@ -216,15 +213,15 @@ qe_queue_make_batch(struct qe_queue *q, struct qe_batch *batch)
 }
 
 int
-qe_queue_count_jobs(struct qe_queue *q)
+qe_queue_mark_served(struct qe_queue *q)
 {
     int n = 0;
 
-    q->n_counts++;
+    q->n_batches++;
     for (int i = 0; i < q->n_taken; i++) {
         struct qe_job *job = q->taken[i].job;
-        n += job->last_count != q->n_counts;
-        job->last_count = q->n_counts;
+        n += job->last_served != q->n_batches;
+        job->last_served = q->n_batches;
     }
     return n;
 }

@@ -1,6 +1,6 @@
-/* queue.h: jobs that wait, and the batch made of them.
+/* queue.h: the waiting jobs, and the batch made from them.
  *
- * Holds no lock: the scheduler's mutex guards it. */
+ * It has no lock of its own: the scheduler's mutex guards it. */
 #ifndef QE_QUEUE_H
 #define QE_QUEUE_H
 
@@ -9,30 +9,26 @@
 #include <sys/types.h>
 
 #include "prefix.h"
+#include "request.h"
 
 struct qe_job {
     struct qe_scheduler *scheduler; /* outlives the job                              */
     struct qe_job *next_waiting;
-    int32_t *tokens;     /* owned, with cu_seqlens behind                            */
-    int32_t *cu_seqlens; /* (n_seqs + 1)                                             */
-    int n_seqs;
-    int n_tokens; /* of all sequences                                                */
-    enum qe_kind kind;
-    const struct qe_weights *weights; /* jobs with other weights share no batch      */
-    int n_out;
-    float *out;      /* (n_seqs, n_out) the caller's                                  */
-    int n_taken;     /* sequences given to a batch so far                             */
-    int n_finished;  /* of those, how many have come back                             */
-    long last_count; /* n_counts when it was last in a batch, or came                */
-    bool left_to_waiter; /* its thread comes back at once, and computes it then      */
+    struct qe_request request; /* owned, with its tokens                             */
+    int n_tokens;              /* of all sequences                                   */
+    int n_seqs;       /* sequences to compute: once dropped, only those in batches   */
+    int n_taken;      /* sequences put into batches so far                           */
+    int n_finished;   /* of those, sequences whose forward pass has returned         */
+    long last_served; /* n_batches when it last got into a batch, or arrived         */
+    bool left_to_waiter; /* to be computed by the thread that waits for it           */
     bool cancelled;
     bool done;
-    struct qe_error err; /* status 0 while all is well                               */
+    struct qe_error err; /* status 0 unless it failed                                */
     pthread_cond_t changed;
-    pid_t pid; /* a job does not survive fork                                        */
+    pid_t pid; /* of the process that submitted it: a job does not survive fork      */
 };
 
-/* A sequence of the batch and whose it is. */
+/* One sequence of a batch: sequence index of job. */
 struct qe_taken {
     struct qe_job *job;
     int index;
@@ -43,38 +39,38 @@ struct qe_queue {
     struct qe_job *last;
     int n_waiting;
 
-    int batch_tokens;             /* budget of a batch                               */
-    int max_seqs;                 /* every sequence has a token of its own, so a batch
-                                     has no more sequences than tokens               */
-    struct qe_taken *taken;       /* (max_seqs) of the batch last made               */
-    struct qe_seq *texts;         /* (max_seqs) the same, before sharing             */
+    int batch_tokens; /* budget of a batch                                           */
+    int max_seqs;     /* per batch: batch_tokens, as each has at least one token     */
+    struct qe_taken *taken;       /* (max_seqs) sequences of the last batch made     */
+    struct qe_seq *texts;         /* (max_seqs) the same, before sharing prefixes    */
     struct qe_seq *seqs;          /* (max_seqs * 3 / 2) prefixes, then texts         */
-    struct qe_prefix_item *items; /* (max_seqs)                                      */
+    struct qe_prefix_item *items; /* (max_seqs) scratch                              */
     int n_taken;
-    long n_counts; /* batches counted                                                */
+    long n_batches; /* batches served: the clock of fairness                         */
 };
 
 int qe_queue_open(struct qe_queue *queue, int batch_tokens, struct qe_error *err);
 
-/* Accepts a half-opened queue. Jobs are not its own. */
+/* Accepts a half-opened queue. Does not free jobs. */
 void qe_queue_close(struct qe_queue *queue);
 
-/* Sets job->last_count. */
+/* Appends the job and sets its last_served. */
 void qe_queue_push(struct qe_queue *queue, struct qe_job *job);
 
-/* Nothing happens if job does not wait. */
+/* Has no effect if the job is not waiting. */
 void qe_queue_remove(struct qe_queue *queue, struct qe_job *job);
 
-/* Whether the tokens that wait fill a batch. */
+/* Returns whether the waiting tokens fill a batch. */
 bool qe_queue_has_full_batch(const struct qe_queue *queue);
 
-/* Makes a batch of what waits, which is at least one job: queue->taken, and batch,
- * which borrows from the queue. Its weights are those of the job that has waited
- * longest since it came or was last served, so that jobs of several adapters take
- * turns. Jobs taken to their last sequence leave the queue. */
+/* Makes a batch, which borrows from the queue, from at least one waiting job. All of a
+ * batch has one table of weights: that of the job with the longest wait since it
+ * arrived or was last served, so that jobs of several adapters take turns. Jobs whose
+ * last sequence is taken leave the queue. */
 void qe_queue_make_batch(struct qe_queue *queue, struct qe_batch *batch);
 
-/* Jobs in the batch last made. */
-int qe_queue_count_jobs(struct qe_queue *queue);
+/* Advances n_batches and records it in each job of the last batch made. Returns the
+ * number of those jobs. */
+int qe_queue_mark_served(struct qe_queue *queue);
 
 #endif

@@ -1,8 +1,8 @@
-/* scheduler.c: the queue, the worker, and who is told what.
+/* scheduler.c: locking, the worker thread, and the delivery of results.
  *
- * One mutex guards the queue and every job's state. Whoever computes, the worker or a
- * caller, holds it except during forward(). A job belongs to whoever submitted it; the
- * queue only points at it, until it is done. */
+ * One mutex guards the queue and the state of every job. The thread that computes, the
+ * worker or a caller, holds it except during forward(). A job belongs to the caller
+ * that submitted it; the queue only borrows it until it is done. */
 #define _GNU_SOURCE /* pthread_condattr_setclock, pthread_setname_np */
 
 #include "scheduler.h"
@@ -28,13 +28,13 @@ struct qe_scheduler {
     bool stopping;
     struct qe_queue queue;
     atomic_int batch_cancel;
-    int n_jobs_last; /* jobs in the last batch                          */
+    int n_jobs_last; /* jobs of the last batch                          */
     double last_forward_s;
     struct qe_counts counts;
-    int done_fd; /* -1 until somebody asks for it                    */
+    int done_fd; /* -1 until qe_scheduler_done_fd()                  */
 };
 
-/* A text waits for company at most this part of the last forward's time. */
+/* The longest wait for further callers, as a part of the last forward's time. */
 #define LINGER_PART 0.05
 
 static double
@@ -64,12 +64,12 @@ finish_job(struct qe_job *job)
     job->scheduler->counts.pending_tokens -= job->n_tokens;
     pthread_cond_broadcast(&job->changed);
     if (job->scheduler->done_fd >= 0) {
-        /* Fails only where nobody has read for 2^64 jobs. */
+        /* Fails only if 2^64 jobs were done since the last read. */
         (void)eventfd_write(job->scheduler->done_fd, 1);
     }
 }
 
-/* Takes what is left of a job out of the queue; it is done once its batch returns. */
+/* Removes the job's remaining sequences; it is done once its batch returns. */
 static void
 drop_job(struct qe_scheduler *s, struct qe_job *job, const struct qe_error *why)
 {
@@ -83,7 +83,7 @@ drop_job(struct qe_scheduler *s, struct qe_job *job, const struct qe_error *why)
     }
 }
 
-/* Gives the results of a batch to its jobs. */
+/* Records the outcome of a batch in its jobs. */
 static void
 deliver_batch(struct qe_scheduler *s, int status, const struct qe_error *err)
 {
@@ -110,8 +110,8 @@ deliver_batch(struct qe_scheduler *s, int status, const struct qe_error *err)
 
 /* ---- the worker ---- */
 
-/* Lets callers of the last batch, who have just been answered, come back with their
- * next texts: waiting a little for them beats running a batch without them. */
+/* Waits a little for the callers of the last batch, who have just been answered and may
+ * submit their next texts: that beats running a batch without them. */
 static void
 linger(struct qe_scheduler *s)
 {
@@ -125,8 +125,8 @@ linger(struct qe_scheduler *s)
     }
 }
 
-/* Computes one batch of what waits. The mutex is let go of meanwhile; nothing else is
- * running before, nor after. */
+/* Computes one batch of the waiting jobs. Called with the mutex held and nothing
+ * running; releases the mutex during forward(). */
 static void
 run_batch(struct qe_scheduler *s)
 {
@@ -134,7 +134,7 @@ run_batch(struct qe_scheduler *s)
     struct qe_error err = {0};
 
     qe_queue_make_batch(&s->queue, &batch);
-    s->n_jobs_last = qe_queue_count_jobs(&s->queue);
+    s->n_jobs_last = qe_queue_mark_served(&s->queue);
     atomic_store(&s->batch_cancel, 0);
 
     s->running = true;
@@ -158,7 +158,7 @@ work(void *argument)
 {
     struct qe_scheduler *s = argument;
 
-    pthread_setname_np(pthread_self(), "qe forward"); /* for top -H and the like */
+    pthread_setname_np(pthread_self(), "qe forward"); /* as top -H shows it */
     pthread_mutex_lock(&s->mutex);
     for (;;) {
         while ((s->queue.n_waiting == 0 || s->running) && !s->stopping) {
@@ -176,13 +176,13 @@ work(void *argument)
     return NULL;
 }
 
-/* Computes a job that was left to the thread that now waits for it. */
+/* Computes a job that was left to its waiting thread. */
 static void
 run_left(struct qe_scheduler *s, struct qe_job *job)
 {
     job->left_to_waiter = false;
     if (job->done || s->running || s->stopping || s->queue.n_waiting != 1) {
-        return; /* the worker was told of the others, and takes this one too */
+        return; /* the worker computes it */
     }
     run_batch(s);
     if (s->queue.n_waiting > 0 || s->stopping) {
@@ -247,14 +247,9 @@ new_job(struct qe_scheduler *s, const struct qe_request *request)
         return NULL;
     }
     job->scheduler = s;
-    job->tokens = request->tokens;
-    job->cu_seqlens = request->cu_seqlens;
+    job->request = *request;
     job->n_seqs = request->n_seqs;
     job->n_tokens = request->cu_seqlens[request->n_seqs];
-    job->kind = request->kind;
-    job->weights = request->weights;
-    job->n_out = request->n_out;
-    job->out = request->out;
     job->pid = getpid();
     init_cond(&job->changed);
     return job;
@@ -389,7 +384,7 @@ qe_job_free(struct qe_job *job)
 {
     if (job != NULL) {
         pthread_cond_destroy(&job->changed);
-        free(job->tokens);
+        free(job->request.tokens);
         free(job);
     }
 }
@@ -414,27 +409,25 @@ qe_scheduler_stop(struct qe_scheduler *s)
         pthread_join(s->worker, NULL);
     }
     pthread_mutex_lock(&s->mutex);
-    while (s->running) { /* a caller's own */
+    while (s->running) { /* on a caller's thread */
         pthread_cond_wait(&s->arrived, &s->mutex);
     }
     pthread_mutex_unlock(&s->mutex);
 }
 
-int
-qe_scheduler_after_fork(struct qe_scheduler *s, struct qe_error *err)
+void
+qe_scheduler_after_fork(struct qe_scheduler *s)
 {
-    (void)err;
     pthread_mutex_init(&s->mutex, NULL);
     init_cond(&s->arrived);
     s->has_worker = s->running = false;
     s->queue.first = s->queue.last = NULL;
     s->queue.n_waiting = s->queue.n_taken = s->n_jobs_last = 0;
     s->counts = (struct qe_counts){0};
-    if (s->done_fd >= 0) { /* the parent's too */
+    if (s->done_fd >= 0) { /* shared with the parent */
         close(s->done_fd);
         s->done_fd = -1;
     }
-    return 0;
 }
 
 void

@@ -5,7 +5,6 @@
  * Formulas: transformers modeling_qwen3.py. */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "backend_cuda.h"
 #include "cuda_error.h"
@@ -17,8 +16,6 @@
 
 /* Some 10 ms with the 8B model on the oldest GPUs. */
 #define FEW_TOKENS 128
-
-#define LARGE_PAGE_BYTES ((size_t)2 << 20)
 
 struct cuda_backend {
     struct qe_backend base; /* first */
@@ -363,40 +360,6 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
     return status;
 }
 
-/* ---- rows ---- */
-
-static void
-release_rows(float *data, size_t n_bytes)
-{
-    (void)n_bytes;
-    free(data);
-}
-
-/* Plain memory, filled through the pinned ring: pinning costs more than that copy, and
- * plain rows outlive the device and fork. Much of it comes in large pages where the
- * system has them: a fault for each vector costs more than the vector's copy, and the
- * GPU waits for both. */
-static int
-alloc_rows(struct qe_backend *backend, size_t n_floats, struct qe_rows *rows,
-           struct qe_error *err)
-{
-    (void)backend;
-    size_t n_bytes = (n_floats * sizeof(float) + 63) / 64 * 64;
-    const size_t align_bytes = n_bytes < LARGE_PAGE_BYTES ? 64 : LARGE_PAGE_BYTES;
-    void *data = NULL;
-
-    if (posix_memalign(&data, align_bytes, n_bytes == 0 ? 64 : n_bytes) != 0) {
-        return qe_fail(err, QE_ENOMEM, "result: no memory for %zu bytes", n_bytes);
-    }
-    if (n_bytes >= LARGE_PAGE_BYTES) {
-        madvise(data, n_bytes, MADV_HUGEPAGE); /* no more than a wish */
-    }
-    rows->data = static_cast<float *>(data);
-    rows->n_bytes = n_bytes;
-    rows->release = release_rows;
-    return 0;
-}
-
 /* ---- adapters, fork, peak ---- */
 
 static int
@@ -460,7 +423,6 @@ backend_cuda_open(const struct qe_cuda_options *options, const struct qe_model *
                   .few_tokens = cuda->gpu.index == 0 ? FEW_TOKENS : 0,
                   .forward = forward,
                   .add_adapter = add_adapter,
-                  .alloc_rows = alloc_rows,
                   .after_fork = after_fork,
                   .measure = measure,
                   .close = close_backend};

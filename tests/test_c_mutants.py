@@ -102,14 +102,14 @@ MUTATIONS = [
     Mutation(
         "no_residual_around_attention",
         "cpu/backend_cpu.c",
-        "linear(p, QE_ADD, ws->h, ws->ldh, ws->q,",
-        "linear(p, QE_STORE, ws->h, ws->ldh, ws->q,",
+        "q, QE_ADD, ws->h, ws->ldh,",
+        "q, QE_STORE, ws->h, ws->ldh,",
     ),
     Mutation(
         "no_residual_around_mlp",
         "cpu/backend_cpu.c",
-        "linear(p, QE_ADD, ws->h, ws->ldh, ws->act,",
-        "linear(p, QE_STORE, ws->h, ws->ldh, ws->act,",
+        "I, QE_ADD, ws->h, ws->ldh,",
+        "I, QE_STORE, ws->h, ws->ldh,",
     ),
     Mutation(
         "one_norm_for_both_blocks",
@@ -125,7 +125,7 @@ MUTATIONS = [
     ),
     Mutation(
         "last_but_one_pooled",
-        "cpu/rows.c",
+        "cpu/layout.c",
         "if (ws->row_position[row] != ws->spans[s].n_keys - 1 ||",
         "if (ws->row_position[row] != ws->spans[s].n_keys - 2 ||",
     ),

@@ -9,6 +9,7 @@
  */
 #include <math.h>
 
+#include "../arithmetic.h"
 #include "isa_kernels.h"
 #include "ops.h"
 #include "vec.h"
@@ -68,8 +69,8 @@ find_tile(const struct qe_attend *a, int start)
     bool in_prefix = start < a->n_prefix;
     size_t offset = (size_t)(in_prefix ? start : start - a->n_prefix) * a->head_dim;
     int end = a->position + a->n_rows;
-    int n = end - start < QE_KEY_TILE ? end - start : QE_KEY_TILE;
-    int n_stored = a->n_keys - start < QE_KEY_TILE ? a->n_keys - start : QE_KEY_TILE;
+    int n = smaller(end - start, QE_KEY_TILE);
+    int n_stored = smaller(a->n_keys - start, QE_KEY_TILE);
 
     return (struct tile){
         .keys = (in_prefix ? a->prefix_keys : a->keys) + offset,

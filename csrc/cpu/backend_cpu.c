@@ -7,20 +7,33 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../arithmetic.h"
+#include "../linear.h"
 #include "gemm_bf16.h"
+#include "layout.h"
 #include "ops.h"
 #include "peak.h"
-#include "rows.h"
 #include "threads.h"
 #include "workspace.h"
 
 /* Enough rows to read each layer's weights rarely; few enough to stay in the caches and
- * to answer a newcomer soon. */
+ * to keep the next batch from waiting long. */
 #define DEFAULT_BATCH_TOKENS 2048
 #define MAX_TASK_ROWS 16
 
 /* 0.1 s of one core with the plain C kernels. */
 #define FEW_FLOP 4e8
+
+/* One product of a layer: x (T, k) times up to three weights (n[i], k) gives y. */
+struct linear_shape {
+    const qe_bf16 *x; /* rows ldx elements apart */
+    size_t ldx;
+    int k;
+    enum qe_epilogue epilogue;
+    void *y; /* rows ldy elements apart */
+    size_t ldy;
+    int n[3]; /* 0: no such weight */
+};
 
 struct cpu_backend {
     struct qe_backend base;       /* first */
@@ -28,6 +41,7 @@ struct cpu_backend {
     const struct qe_isa *isa;
     struct qe_threads *threads; /* owned */
     struct qe_workspace ws;     /* owned */
+    struct linear_shape linears[N_LINEARS];
 };
 
 /* One forward pass in progress. */
@@ -37,27 +51,20 @@ struct pass {
     const struct qe_config *config;
     const struct qe_batch *batch;
     const struct qe_layer *layer;
-    const float *norm_weight; /* (C) of the norm being applied           */
-    int n_rows;               /* rows of h: tokens, and in the last layer,
-                                 once its keys are made, last tokens only */
-    int task_rows;            /* of a step over rows                     */
-    int n_blocks;
+    const float *norm_weight; /* (C) of the norm being applied                   */
+    int n_rows;      /* of h: all tokens, or last tokens only once the last layer's
+                        keys are stored                                           */
+    int task_rows;   /* rows per task of a step over rows                         */
+    int n_blocks;    /* of queries                                                */
+    bool has_copies; /* a sequence begins inside a key tile of its prefix         */
 };
 
 /* ---- steps over rows ---- */
 
 static int
-ceil_div(int a, int b)
-{
-    return (a + b - 1) / b;
-}
-
-static int
 rows_end(const struct pass *p, int task)
 {
-    int end = (task + 1) * p->task_rows;
-
-    return end < p->n_rows ? end : p->n_rows;
+    return smaller((task + 1) * p->task_rows, p->n_rows);
 }
 
 static void
@@ -102,8 +109,8 @@ key_parts(const struct pass *p)
                : p->config->n_kv_heads;
 }
 
-/* A few rows, all heads or, where rows are few, one: what two workers write at once
- * must not lie in the same cache lines. */
+/* Stores a few rows of all heads or, if there are few rows, of one head, so that
+ * workers do not write to the same cache lines. */
 static void
 store_keys(void *context, int task, int worker)
 {
@@ -114,7 +121,7 @@ store_keys(void *context, int task, int worker)
     int n_heads = c->n_kv_heads / n_parts;
     int first_head = task % n_parts * n_heads;
     int first = task / n_parts * MAX_TASK_ROWS;
-    int end = first + MAX_TASK_ROWS < p->n_rows ? first + MAX_TASK_ROWS : p->n_rows;
+    int end = smaller(first + MAX_TASK_ROWS, p->n_rows);
     qe_bf16 key[256], value[256];
     (void)worker;
 
@@ -139,7 +146,7 @@ store_keys(void *context, int task, int worker)
     }
 }
 
-/* Runs once per sequence that begins inside a key tile of its prefix. */
+/* Copies the beginning of the key tile that a sequence shares with its prefix. */
 static void
 copy_keys(void *context, int task, int worker)
 {
@@ -182,7 +189,7 @@ rotate_queries(void *context, int task, int worker)
     }
 }
 
-/* One block of queries, all heads of one group. The output takes the queries' place. */
+/* One block of queries of one group of heads. The output replaces the queries. */
 static void
 attend_block(void *context, int task, int worker)
 {
@@ -252,19 +259,29 @@ rms_norm(struct pass *p, const float *weight)
 }
 
 static void
-linear(struct pass *p, enum qe_epilogue epilogue, void *y, size_t ldy, const qe_bf16 *x,
-       size_t ldx, int k, const struct qe_matrix *w, int n_w)
+linear(struct pass *p, enum qe_linear which)
 {
-    struct qe_gemm gemm = {.x = x,
-                           .ldx = ldx,
+    const struct qe_layer *layer = p->layer;
+    const void *const weights[N_LINEARS][3] = {
+        [LINEAR_QKV] = {layer->q_proj, layer->k_proj, layer->v_proj},
+        [LINEAR_KV] = {layer->k_proj, layer->v_proj},
+        [LINEAR_Q] = {layer->q_proj},
+        [LINEAR_O] = {layer->o_proj},
+        [LINEAR_GATE_UP] = {layer->gate_proj, layer->up_proj},
+        [LINEAR_DOWN] = {layer->down_proj},
+    };
+    const struct linear_shape *s = &p->cpu->linears[which];
+    struct qe_gemm gemm = {.x = s->x,
+                           .ldx = s->ldx,
                            .m = p->n_rows,
-                           .k = k,
-                           .n_w = n_w,
-                           .epilogue = epilogue,
-                           .y = y,
-                           .ldy = ldy};
+                           .k = s->k,
+                           .epilogue = s->epilogue,
+                           .y = s->y,
+                           .ldy = s->ldy};
 
-    memcpy(gemm.w, w, n_w * sizeof *w);
+    for (; gemm.n_w < 3 && s->n[gemm.n_w] > 0; gemm.n_w++) {
+        gemm.w[gemm.n_w] = (struct qe_matrix){weights[which][gemm.n_w], s->n[gemm.n_w]};
+    }
     qe_gemm_run(&gemm, p->cpu->isa, p->cpu->threads, p->ws->gemm_scratch,
                 p->batch->cancel);
 }
@@ -275,8 +292,8 @@ set_rows(struct pass *p, int n_rows)
     int share = ceil_div(n_rows, qe_threads_count(p->cpu->threads));
 
     p->n_rows = n_rows;
-    p->n_blocks = qe_rows_cut_blocks(p->ws, n_rows);
-    p->task_rows = share < MAX_TASK_ROWS ? share : MAX_TASK_ROWS;
+    p->n_blocks = qe_layout_cut_blocks(p->ws, n_rows);
+    p->task_rows = smaller(share, MAX_TASK_ROWS);
 }
 
 static bool
@@ -290,14 +307,50 @@ has_copies(const struct pass *p)
     return false;
 }
 
+static void
+store_all_keys(struct pass *p)
+{
+    run(p, ceil_div(p->n_rows, MAX_TASK_ROWS) * key_parts(p), store_keys);
+    if (p->has_copies) {
+        run(p, p->batch->n_seqs, copy_keys);
+    }
+}
+
+/* The last layer computes queries for last tokens only. */
+static void
+run_layer(struct pass *p, int l)
+{
+    const struct qe_layer *layer = p->layer = &p->batch->weights->layers[l];
+
+    /* keys, values, queries */
+    rms_norm(p, layer->input_layernorm);
+    if (l == p->config->n_layers - 1) {
+        linear(p, LINEAR_KV);
+        store_all_keys(p);
+        set_rows(p, qe_layout_keep_last(p->ws, p->batch, p->n_rows));
+        linear(p, LINEAR_Q);
+    } else {
+        linear(p, LINEAR_QKV);
+        store_all_keys(p);
+    }
+
+    /* attention */
+    run_rows(p, rotate_queries);
+    run(p, p->n_blocks * p->config->n_kv_heads, attend_block);
+    linear(p, LINEAR_O);
+
+    /* MLP */
+    rms_norm(p, layer->post_attention_layernorm);
+    linear(p, LINEAR_GATE_UP);
+    linear(p, LINEAR_DOWN);
+}
+
 static int
 forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_error *err)
 {
     struct cpu_backend *cpu = (struct cpu_backend *)backend;
     const struct qe_config *c = &cpu->model->config;
     struct qe_workspace *ws = &cpu->ws;
-    const int q_width = c->n_heads * c->head_dim;
-    const int kv_width = c->n_kv_heads * c->head_dim;
     struct pass pass = {.cpu = cpu, .ws = ws, .config = c, .batch = batch};
     struct pass *p = &pass;
 
@@ -306,46 +359,13 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
                        "batch: %d tokens in %d sequences, expected at most %d in %d",
                        batch->n_tokens, batch->n_seqs, ws->max_tokens, ws->max_seqs);
     }
-    set_rows(p, qe_rows_place(ws, batch, kv_width));
-    bool copies = has_copies(p);
+    set_rows(p, qe_layout_fill(ws, batch, (size_t)c->n_kv_heads * c->head_dim));
+    p->has_copies = has_copies(p);
     qe_workspace_rope(ws, c, batch->max_seqlen);
 
     run_rows(p, embed_rows);
     for (int l = 0; l < c->n_layers && atomic_load(batch->cancel) == 0; l++) {
-        const struct qe_layer *layer = p->layer = &batch->weights->layers[l];
-
-        /* queries, keys, values; at last, queries of the last tokens only */
-        const struct qe_matrix w[] = {{layer->q_proj, q_width},
-                                      {layer->k_proj, kv_width},
-                                      {layer->v_proj, kv_width}};
-        bool last = l == c->n_layers - 1;
-        rms_norm(p, layer->input_layernorm);
-        linear(p, QE_STORE, ws->qkv + (last ? q_width : 0), ws->ldqkv, ws->x, ws->ldx,
-               c->hidden_size, last ? w + 1 : w, last ? 2 : 3);
-        run(p, ceil_div(p->n_rows, MAX_TASK_ROWS) * key_parts(p), store_keys);
-        if (copies) {
-            run(p, batch->n_seqs, copy_keys);
-        }
-        if (last) {
-            set_rows(p, qe_rows_keep_last(ws, batch, p->n_rows));
-            linear(p, QE_STORE, ws->qkv, ws->ldqkv, ws->x, ws->ldx, c->hidden_size, w,
-                   1);
-        }
-
-        /* attention */
-        run_rows(p, rotate_queries);
-        run(p, p->n_blocks * c->n_kv_heads, attend_block);
-        linear(p, QE_ADD, ws->h, ws->ldh, ws->q, ws->ldq, q_width,
-               (struct qe_matrix[]){{layer->o_proj, c->hidden_size}}, 1);
-
-        /* MLP */
-        rms_norm(p, layer->post_attention_layernorm);
-        linear(p, QE_SWIGLU, ws->act, ws->lda, ws->x, ws->ldx, c->hidden_size,
-               (struct qe_matrix[]){{layer->gate_proj, c->intermediate_size},
-                                    {layer->up_proj, c->intermediate_size}},
-               2);
-        linear(p, QE_ADD, ws->h, ws->ldh, ws->act, ws->lda, c->intermediate_size,
-               (struct qe_matrix[]){{layer->down_proj, c->hidden_size}}, 1);
+        run_layer(p, l);
     }
     run(p, p->n_rows, pool_row);
     if (atomic_load(batch->cancel) != 0) {
@@ -355,29 +375,6 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
 }
 
 /* ---- open, close ---- */
-
-static void
-release_rows(float *data, size_t n_bytes)
-{
-    (void)n_bytes;
-    free(data);
-}
-
-static int
-alloc_rows(struct qe_backend *backend, size_t n_floats, struct qe_rows *rows,
-           struct qe_error *err)
-{
-    (void)backend;
-    size_t n_bytes = (n_floats * sizeof(float) + 63) / 64 * 64;
-
-    rows->data = aligned_alloc(64, n_bytes == 0 ? 64 : n_bytes);
-    if (rows->data == NULL) {
-        return qe_fail(err, QE_ENOMEM, "result: no memory for %zu bytes", n_bytes);
-    }
-    rows->n_bytes = n_bytes;
-    rows->release = release_rows;
-    return 0;
-}
 
 static int
 after_fork(struct qe_backend *backend, struct qe_error *err)
@@ -400,6 +397,27 @@ close_backend(struct qe_backend *backend)
     qe_threads_close(cpu->threads);
     qe_workspace_close(&cpu->ws);
     free(cpu);
+}
+
+/* The products of a layer on the buffers that they read and write. */
+static void
+describe_linears(struct cpu_backend *cpu)
+{
+    const struct qe_config *c = &cpu->model->config;
+    const struct qe_workspace *ws = &cpu->ws;
+    const int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
+    const int C = c->hidden_size, I = c->intermediate_size;
+
+    const struct linear_shape linears[N_LINEARS] = {
+        [LINEAR_QKV] = {ws->x, ws->ldx, C, QE_STORE, ws->qkv, ws->ldqkv, {q, kv, kv}},
+        [LINEAR_KV] = {ws->x, ws->ldx, C, QE_STORE, ws->qkv + q, ws->ldqkv, {kv, kv}},
+        [LINEAR_Q] = {ws->x, ws->ldx, C, QE_STORE, ws->qkv, ws->ldqkv, {q}},
+        [LINEAR_O] = {ws->q, ws->ldq, q, QE_ADD, ws->h, ws->ldh, {C}},
+        [LINEAR_GATE_UP] = {ws->x, ws->ldx, C, QE_SWIGLU, ws->act, ws->lda, {I, I}},
+        [LINEAR_DOWN] = {ws->act, ws->lda, I, QE_ADD, ws->h, ws->ldh, {C}},
+    };
+
+    memcpy(cpu->linears, linears, sizeof linears);
 }
 
 static int
@@ -432,7 +450,6 @@ qe_backend_cpu_open(const struct qe_model *model, const char *isa_name, int n_th
         .batch_tokens = batch_tokens > 0 ? batch_tokens : DEFAULT_BATCH_TOKENS,
         .few_tokens = few_tokens(&model->config),
         .forward = forward,
-        .alloc_rows = alloc_rows,
         .after_fork = after_fork,
         .measure = qe_peak_measure,
         .close = close_backend,
@@ -454,6 +471,7 @@ qe_backend_cpu_open(const struct qe_model *model, const char *isa_name, int n_th
     if (status < 0) {
         goto fail;
     }
+    describe_linears(cpu);
     *backend = &cpu->base;
     return 0;
 fail:

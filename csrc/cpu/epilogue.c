@@ -3,15 +3,10 @@
  */
 #include "isa_kernels.h"
 
+#include "../arithmetic.h"
 #include "vec.h"
 
 #define SIDE 16 /* of a square; a row of it is one vec */
-
-static int
-smaller(int a, int b)
-{
-    return a < b ? a : b;
-}
 
 static void
 store_square(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,

@@ -3,15 +3,10 @@
  * in a few hundred cycles, every instruction here counts. */
 #include "isa_kernels.h"
 
+#include "../arithmetic.h"
 #include "transpose.h"
 
 #define SIDE 16 /* of a square */
-
-static int
-smaller(int a, int b)
-{
-    return a < b ? a : b;
-}
 
 /* y (m, n), m and n <= 16, = or += the transpose of tile (n, 16). */
 static inline __attribute__((always_inline)) void

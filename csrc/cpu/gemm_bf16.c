@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+#include "../arithmetic.h"
+
 #define MAX_TASK_M 256 /* rows of X in a task: its panel stays in the L2 cache */
 #define MAX_TASK_N 96  /* rows of W in a task, and of each tile                */
 #define TASK_N_STEP 8  /* of the choice of fewer                               */
@@ -30,18 +32,6 @@ struct scratch {
     float tile[2][MAX_TASK_N * MAX_TASK_M]; /* for gate and up, or only the first */
     qe_bf16 tail[MAX_TASK_N * QE_K_STEP];   /* the last columns of W, zero-padded */
 };
-
-static int
-smaller(int a, int b)
-{
-    return a < b ? a : b;
-}
-
-static int
-ceil_div(int a, int b)
-{
-    return (a + b - 1) / b;
-}
 
 static size_t
 panel_bytes(int m, int k)

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "../arithmetic.h"
 #include "ops.h"
 
 struct qe_kv_span
@@ -33,7 +34,7 @@ value_at(int stored, const struct qe_kv_span *span, int head_dim, size_t *block_
     int start = stored - stored % QE_KEY_TILE;
     int left = span->n_stored - start;
 
-    *block_stride = (size_t)(left < QE_KEY_TILE ? left : QE_KEY_TILE) * QE_PANEL_ROWS;
+    *block_stride = (size_t)smaller(left, QE_KEY_TILE) * QE_PANEL_ROWS;
     return (size_t)start * head_dim + (size_t)(stored - start) / 2 * 2 * QE_PANEL_ROWS +
            stored % 2;
 }

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "../arithmetic.h"
+
 static void
 pack_block(qe_bf16 *panel, const unsigned char *w, size_t row_bytes, int n_rows,
            int n_columns)
@@ -16,12 +18,6 @@ pack_block(qe_bf16 *panel, const unsigned char *w, size_t row_bytes, int n_rows,
             memcpy(panel + 32 * p + 2 * i, row + 2 * p, 2 * sizeof *row);
         }
     }
-}
-
-static int
-smaller(int a, int b)
-{
-    return a < b ? a : b;
 }
 
 void

@@ -2,6 +2,7 @@
  * element, so a block of 16 rows and 32 columns is a transpose of 16 x 16 of them. */
 #include "isa_kernels.h"
 
+#include "../arithmetic.h"
 #include "transpose.h"
 
 static inline __attribute__((always_inline)) void
@@ -21,12 +22,6 @@ pack_block(qe_bf16 *panel, const unsigned char *w, size_t row_bytes, int n_rows,
     for (int i = 0; i < 16; i++) {
         _mm512_storeu_si512(panel + 32 * i, r[i]);
     }
-}
-
-static int
-smaller(int a, int b)
-{
-    return a < b ? a : b;
 }
 
 void

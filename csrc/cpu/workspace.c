@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "../arithmetic.h"
 #include "gemm_bf16.h"
 #include "ops.h"
 
@@ -18,14 +19,8 @@ carve(unsigned char *base, size_t *used, size_t n_bytes)
 {
     size_t at = *used;
 
-    *used += (n_bytes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+    *used += round_up(n_bytes, ALIGN_BYTES);
     return base == NULL ? NULL : base + at;
-}
-
-static size_t
-round_up(size_t n, size_t step)
-{
-    return (n + step - 1) / step * step;
 }
 
 static size_t

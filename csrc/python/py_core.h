@@ -1,4 +1,4 @@
-/* py_core.h: what the py_*.c files share. Only they know Python. */
+/* py_core.h: shared by the py_*.c files, the only ones that include Python.h. */
 #ifndef QE_PY_CORE_H
 #define QE_PY_CORE_H
 
@@ -28,38 +28,38 @@ struct orphan;
 typedef struct {
     PyObject_HEAD
     struct qe_engine *engine; /* owned; NULL before __init__ */
-    struct orphan *orphans;   /* owned: dropped jobs, see py_job.c                */
-    PyObject *kept; /* owned list, or NULL: the arrays of adapters              */
+    struct orphan *orphans;   /* owned: dropped jobs, see py_job.c */
+    PyObject *kept;           /* owned list of adapters' arrays, or NULL */
     bool closed;
 } EngineObject;
 
 extern PyType_Spec py_engine_spec;
 extern PyType_Spec py_job_spec;
 
-/* The state of the module that defines self's type; self is an Engine or a Job. */
+/* The module state of self, an Engine or a Job. */
 struct py_state *py_state_of(PyObject *self);
 
-/* Sets the Python exception for err; what it says of a sequence counts from first_row.
- * Always returns NULL. */
+/* Sets the Python exception for err and returns NULL. An error of one sequence names
+ * it by first_row + err->index. */
 PyObject *py_raise(const struct py_state *state, const struct qe_error *err,
                    Py_ssize_t first_row);
 
-/* A float32 (n, dim) array over rows, not initialised. Takes ownership of rows, on
- * failure too: the array's base is a capsule that releases them. */
-PyObject *py_rows_array(struct qe_rows *rows, npy_intp n, npy_intp dim);
+/* Returns an uninitialised float32 array (n, dim), 64-byte aligned, which owns its
+ * memory through a capsule. n * dim floats must fit a Py_ssize_t of bytes. */
+PyObject *py_rows_array(npy_intp n, npy_intp dim);
 
 /* Queues input and returns its Job, which holds out. */
 PyObject *py_job_new(EngineObject *engine, const struct qe_input *input, PyObject *out,
                      Py_ssize_t first_row);
 
-/* {name: (dtype, shape, first byte, bytes)} of a safetensors file; the function
- * tensor_places of the module. */
+/* The module's function tensor_places(path): {name: (dtype, shape, first byte, bytes)}
+ * for the tensors of a safetensors file. */
 PyObject *py_tensor_places(PyObject *module, PyObject *path);
 
 /* The method Engine.add_adapter. */
 PyObject *py_engine_add_adapter(PyObject *engine, PyObject *arrays);
 
-/* Frees the dropped jobs that are done by now. */
+/* Frees dropped jobs that are done. */
 void py_job_reap(EngineObject *engine);
 
 #endif

@@ -241,20 +241,16 @@ engine_rows(PyObject *object, PyObject *args)
 {
     EngineObject *self = (EngineObject *)object;
     Py_ssize_t n, dim;
-    struct qe_rows rows;
-    struct qe_error err;
 
     if (!PyArg_ParseTuple(args, "nn", &n, &dim) || check_open(self) < 0) {
         return NULL;
     }
-    if (n < 0 || dim < 1 || n > PY_SSIZE_T_MAX / (Py_ssize_t)sizeof(float) / dim) {
+    if (n < 0 || dim < 1 ||
+        n > (PY_SSIZE_T_MAX - 64) / (Py_ssize_t)sizeof(float) / dim) {
         PyErr_Format(PyExc_ValueError, "rows: shape (%zd, %zd)", n, dim);
         return NULL;
     }
-    if (qe_engine_alloc_rows(self->engine, (size_t)n * dim, &rows, &err) < 0) {
-        return py_raise(py_state_of(object), &err, 0);
-    }
-    return py_rows_array(&rows, n, dim);
+    return py_rows_array(n, dim);
 }
 
 static int

@@ -1,12 +1,12 @@
-/* rows.c: texts lie back to back; a row knows its own. */
-#include "rows.h"
+/* layout.c: sequences lie back to back, without padding. */
+#include "layout.h"
 
 #include <string.h>
 
 #include "ops.h"
 
 int
-qe_rows_place(struct qe_workspace *ws, const struct qe_batch *batch, size_t kv_width)
+qe_layout_fill(struct qe_workspace *ws, const struct qe_batch *batch, size_t kv_width)
 {
     size_t offset = 0;
     int row = 0;
@@ -26,7 +26,7 @@ qe_rows_place(struct qe_workspace *ws, const struct qe_batch *batch, size_t kv_w
 }
 
 int
-qe_rows_keep_last(struct qe_workspace *ws, const struct qe_batch *batch, int n_rows)
+qe_layout_keep_last(struct qe_workspace *ws, const struct qe_batch *batch, int n_rows)
 {
     int kept = 0;
 
@@ -46,7 +46,7 @@ qe_rows_keep_last(struct qe_workspace *ws, const struct qe_batch *batch, int n_r
 }
 
 int
-qe_rows_cut_blocks(struct qe_workspace *ws, int n_rows)
+qe_layout_cut_blocks(struct qe_workspace *ws, int n_rows)
 {
     int n_blocks = 0;
 
