@@ -14,7 +14,7 @@
 
 struct line {
     const char *name;
-    enum linear linear;
+    enum qe_linear linear;
     struct linear_shape shape;
 };
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arithmetic.h"
 #include "cuda_error.h"
 
 #define ALIGN_BYTES 256
@@ -33,7 +34,7 @@ move_tensor(struct moving *m, bool changed, T **tensor, size_t n_elements)
         m->status = m->status == cudaSuccess ? status : m->status;
         *tensor = own;
     }
-    m->used += (n_bytes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+    m->used += round_up(n_bytes, ALIGN_BYTES);
 }
 
 static void

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "backend_cuda.h"
+#include "arithmetic.h"
 #include "cuda_error.h"
 #include "device.h"
 #include "peak.h"
@@ -26,7 +27,7 @@ struct cuda_backend {
 struct pass {
     struct device *gpu;
     const struct device_weights *weights; /* the batch's */
-    const struct place_arrays *at;        /* on the device */
+    const struct layout_arrays *at;       /* on the device */
     cudaError_t status;                   /* of the first launch that failed */
     int n_rows;               /* rows of h: tokens, and in a pruned last layer, once
                                  its keys are made, last tokens only */
@@ -43,7 +44,7 @@ cancelled(const struct pass *p)
 
 /* After a failure the pass goes on to its end without effect. */
 static void
-run(struct pass *p, cudaError_t status)
+keep_first_error(struct pass *p, cudaError_t status)
 {
     if (p->status == cudaSuccess) {
         p->status = status;
@@ -55,16 +56,17 @@ rms_norm(struct pass *p, const float *weight)
 {
     const struct device *gpu = p->gpu;
 
-    run(p,
-        launch_rms_norm(gpu->ws.x, gpu->ws.h, weight, p->n_rows, gpu->shape.C,
-                        gpu->shape.n_columns, gpu->config.rms_norm_eps, gpu->stream));
+    keep_first_error(p, launch_rms_norm(gpu->ws.x, gpu->ws.h, weight, p->n_rows,
+                                        gpu->shape.C, gpu->shape.n_columns,
+                                        gpu->config.rms_norm_eps, gpu->stream));
 }
 
 static void
-linear(struct pass *p, enum linear which, void *y, struct operand x,
+linear(struct pass *p, enum qe_linear which, void *y, struct operand x,
        struct operand weight, int n_rows)
 {
-    run(p, gemm_run(p->gpu->gemm, which, y, x, weight, n_rows, p->gpu->stream));
+    keep_first_error(
+        p, gemm_run(p->gpu->gemm, which, y, x, weight, n_rows, p->gpu->stream));
 }
 
 static struct head_norm
@@ -82,9 +84,10 @@ qk_norm_rope(struct pass *p, const int32_t *positions, const struct device_layer
     const struct device_shape *s = &gpu->shape;
     const struct head_norm norm = head_norm_of(p, layer);
 
-    if (!places_raw(&gpu->places)) {
-        run(p, launch_qk_norm_rope(gpu->ws.qkv, positions, &norm, p->n_rows, s->NH,
-                                   s->NKV, s->HS, first_head, n_heads, gpu->stream));
+    if (!layout_raw(&gpu->layout)) {
+        keep_first_error(p, launch_qk_norm_rope(gpu->ws.qkv, positions, &norm,
+                                                p->n_rows, s->NH, s->NKV, s->HS,
+                                                first_head, n_heads, gpu->stream));
     }
 }
 
@@ -96,8 +99,9 @@ attention(struct pass *p, const struct attention_block *blocks, int n_blocks, bo
     const struct head_norm norm = head_norm_of(p, layer);
 
     if (n_blocks > 0) {
-        run(p, attention_run(&gpu->attention, blocks, n_blocks, tall,
-                             places_raw(&gpu->places) ? &norm : NULL, gpu->stream));
+        keep_first_error(p, attention_run(&gpu->attention, blocks, n_blocks, tall,
+                                          layout_raw(&gpu->layout) ? &norm : NULL,
+                                          gpu->stream));
     }
 }
 
@@ -111,14 +115,16 @@ keep_last_rows(struct pass *p)
     const size_t row_bytes = gpu->shape.C * sizeof *gpu->ws.h;
     const size_t free_bytes =
         (size_t)gpu->ws.mlp_rows * 2 * gpu->shape.I * sizeof *gpu->ws.gate_up;
-    const int n_kept = gpu->places.n_last, n_at_once = (int)(free_bytes / row_bytes);
+    const int n_kept = gpu->layout.n_last, n_at_once = (int)(free_bytes / row_bytes);
 
     for (int row = 0; row < n_kept; row += n_at_once) {
-        int n = n_kept - row < n_at_once ? n_kept - row : n_at_once;
-        run(p, launch_gather_rows(gpu->ws.gate_up, gpu->ws.h, p->at->last_rows + row, n,
-                                  row_bytes, gpu->stream));
-        run(p, cudaMemcpyAsync(gpu->ws.h + (size_t)row * gpu->shape.C, gpu->ws.gate_up,
-                               n * row_bytes, cudaMemcpyDeviceToDevice, gpu->stream));
+        int n = smaller(n_kept - row, n_at_once);
+        keep_first_error(p, launch_gather_rows(gpu->ws.gate_up, gpu->ws.h,
+                                               p->at->last_rows + row, n, row_bytes,
+                                               gpu->stream));
+        keep_first_error(p, cudaMemcpyAsync(gpu->ws.h + (size_t)row * gpu->shape.C,
+                                            gpu->ws.gate_up, n * row_bytes,
+                                            cudaMemcpyDeviceToDevice, gpu->stream));
     }
     p->n_rows = n_kept;
 }
@@ -133,8 +139,8 @@ project_output(struct pass *p, struct operand o_proj)
 
     if (s->dtype == QE_FLOAT8) {
         x = gpu->ws.x;
-        run(p, launch_quantize(x, gpu->ws.qkv, p->n_rows, s->q_width, s->qkv_width,
-                               gpu->stream));
+        keep_first_error(p, launch_quantize(x, gpu->ws.qkv, p->n_rows, s->q_width,
+                                            s->qkv_width, gpu->stream));
     }
     linear(p, LINEAR_O, gpu->ws.h, x, o_proj, p->n_rows);
 }
@@ -147,14 +153,13 @@ mlp(struct pass *p, const struct device_layer *layer)
     const struct device_shape *s = &gpu->shape;
 
     for (int row = 0; row < p->n_rows; row += gpu->ws.mlp_rows) {
-        int left = p->n_rows - row;
-        int n = left < gpu->ws.mlp_rows ? left : gpu->ws.mlp_rows;
+        int n = smaller(p->n_rows - row, gpu->ws.mlp_rows);
         struct operand x = rows_from(gpu->ws.x, row, s->C);
 
         linear(p, LINEAR_GATE_UP, gpu->ws.gate_up, x, layer->gate_up_proj, n);
         if (s->dtype == QE_FLOAT8) {
-            run(p,
-                launch_swiglu_float8(gpu->ws.gate_up, x.scales, n, s->I, gpu->stream));
+            keep_first_error(p, launch_swiglu_float8(gpu->ws.gate_up, x.scales, n, s->I,
+                                                     gpu->stream));
         }
         linear(p, LINEAR_DOWN, gpu->ws.h + (size_t)row * s->C,
                {gpu->ws.gate_up, x.scales}, layer->down_proj, n);
@@ -163,11 +168,11 @@ mlp(struct pass *p, const struct device_layer *layer)
 
 /* The first row past a piece of the vectors that the ring holds at once. */
 static int
-piece_end(const struct places *places, int first)
+piece_end(const struct layout *layout, int first)
 {
     int end = first + 1;
 
-    while (end < places->n_last && places->host.pool_rows[end].first > 0) {
+    while (end < layout->n_last && layout->host.pool_rows[end].first > 0) {
         end++;
     }
     return end;
@@ -178,9 +183,10 @@ pool(struct pass *p, int first, int end)
 {
     const struct device *gpu = p->gpu;
 
-    run(p, launch_pool(gpu->ws.ring, gpu->ws.h, p->at->pool_rows + first,
-                       p->weights->norm, end - first, gpu->shape.C,
-                       gpu->shape.n_columns, gpu->config.rms_norm_eps, gpu->stream));
+    keep_first_error(p, launch_pool(gpu->ws.ring, gpu->ws.h, p->at->pool_rows + first,
+                                    p->weights->norm, end - first, gpu->shape.C,
+                                    gpu->shape.n_columns, gpu->config.rms_norm_eps,
+                                    gpu->stream));
 }
 
 /* From the ring to the callers, once the GPU is done. */
@@ -188,12 +194,12 @@ static void
 copy_vectors(struct pass *p, const struct qe_batch *batch, int first, int end)
 {
     const struct device *gpu = p->gpu;
-    const struct places *places = &gpu->places;
+    const struct layout *layout = &gpu->layout;
 
-    run(p, cudaStreamSynchronize(gpu->stream));
+    keep_first_error(p, cudaStreamSynchronize(gpu->stream));
     for (int i = first; i < end && p->status == cudaSuccess; i++) {
-        const struct qe_seq *seq = &batch->seqs[places->last_seqs[i]];
-        memcpy(seq->out, gpu->ws.ring + places->host.pool_rows[i].first,
+        const struct qe_seq *seq = &batch->seqs[layout->last_seqs[i]];
+        memcpy(seq->out, gpu->ws.ring + layout->host.pool_rows[i].first,
                seq->n_out * sizeof(float));
     }
 }
@@ -207,18 +213,18 @@ wait_for_layers(struct pass *p, int l)
     cudaEvent_t event = p->gpu->layer_done[l % LAYERS_AHEAD];
 
     if (p->n_rows >= LARGE_BATCH) {
-        run(p, cudaEventSynchronize(event));
-        run(p, cudaEventRecord(event, p->gpu->stream));
+        keep_first_error(p, cudaEventSynchronize(event));
+        keep_first_error(p, cudaEventRecord(event, p->gpu->stream));
     }
 }
 
 static void
-queue_layer(struct pass *p, int l)
+run_layer(struct pass *p, int l)
 {
     const struct device *gpu = p->gpu;
     const struct device_layer *layer = &p->weights->layers[l];
     const struct device_shape *s = &gpu->shape;
-    const bool pruned = gpu->places.pruned && l == s->L - 1;
+    const bool pruned = gpu->layout.pruned && l == s->L - 1;
 
     /* keys, values, queries */
     rms_norm(p, layer->input_layernorm);
@@ -233,14 +239,14 @@ queue_layer(struct pass *p, int l)
         rms_norm(p, layer->input_layernorm);
         linear(p, LINEAR_Q, gpu->ws.qkv, gpu->ws.x, layer->qkv_proj, p->n_rows);
         qk_norm_rope(p, p->at->last_positions, layer, 0, s->NH);
-        const int n_tall = gpu->places.n_last_tall;
+        const int n_tall = gpu->layout.n_last_tall;
         attention(p, p->at->last_blocks, n_tall, true, layer);
         attention(p, p->at->last_blocks + n_tall, p->n_rows - n_tall, false, layer);
     } else {
         linear(p, LINEAR_QKV, gpu->ws.qkv, gpu->ws.x, layer->qkv_proj, p->n_rows);
         qk_norm_rope(p, p->at->positions, layer, 0, s->NH + s->NKV);
-        attention(p, p->at->tall_blocks, gpu->places.n_tall, true, layer);
-        attention(p, p->at->blocks, gpu->places.n_short, false, layer);
+        attention(p, p->at->tall_blocks, gpu->layout.n_tall, true, layer);
+        attention(p, p->at->blocks, gpu->layout.n_short, false, layer);
     }
     project_output(p, layer->o_proj);
     rms_norm(p, layer->post_attention_layernorm);
@@ -248,25 +254,25 @@ queue_layer(struct pass *p, int l)
 }
 
 static void
-queue_layers(struct pass *p)
+run_layers(struct pass *p)
 {
     const struct device *gpu = p->gpu;
 
-    run(p, places_copy(&p->gpu->places, gpu->stream));
-    run(p, launch_embed(gpu->ws.h, p->at->tokens, p->weights->embed_tokens, p->n_rows,
-                        gpu->shape.C, gpu->stream));
+    keep_first_error(p, layout_copy(&p->gpu->layout, gpu->stream));
+    keep_first_error(p, launch_embed(gpu->ws.h, p->at->tokens, p->weights->embed_tokens,
+                                     p->n_rows, gpu->shape.C, gpu->stream));
     for (int l = 0; l < gpu->shape.L && !cancelled(p); l++) {
         wait_for_layers(p, l);
-        queue_layer(p, l);
+        run_layer(p, l);
     }
 }
 
 static void
 queue_small(struct pass *p)
 {
-    queue_layers(p);
-    if (p->gpu->places.n_last > 0) {
-        pool(p, 0, p->gpu->places.n_last);
+    run_layers(p);
+    if (p->gpu->layout.n_last > 0) {
+        pool(p, 0, p->gpu->layout.n_last);
     }
 }
 
@@ -276,34 +282,34 @@ static void
 run_small(struct pass *p, const struct qe_batch *batch)
 {
     struct device *gpu = p->gpu;
-    const struct places *places = &gpu->places;
-    const struct graph_key key = {p->weights,     places->n_rows,  places->n_last,
-                                  places->n_tall, places->n_short, places->n_last_tall};
+    const struct layout *layout = &gpu->layout;
+    const struct graph_key key = {p->weights,     layout->n_rows,  layout->n_last,
+                                  layout->n_tall, layout->n_short, layout->n_last_tall};
     struct graph *graph = graphs_use(&gpu->graphs, &key);
 
     if (graph->n_uses == 2) {
-        run(p, graph_begin(gpu->stream));
+        keep_first_error(p, graph_begin(gpu->stream));
         queue_small(p);
-        run(p, graph_end(graph, gpu->stream));
-        p->n_rows = places->n_rows; /* what was recorded has not run */
+        keep_first_error(p, graph_end(graph, gpu->stream));
+        p->n_rows = layout->n_rows; /* what was recorded has not run */
     }
     if (graph->exec != NULL) {
-        run(p, cudaGraphLaunch(graph->exec, gpu->stream));
+        keep_first_error(p, cudaGraphLaunch(graph->exec, gpu->stream));
     } else {
         queue_small(p);
     }
-    copy_vectors(p, batch, 0, places->n_last);
+    copy_vectors(p, batch, 0, layout->n_last);
 }
 
 static void
 run_large(struct pass *p, const struct qe_batch *batch)
 {
-    const struct places *places = &p->gpu->places;
+    const struct layout *layout = &p->gpu->layout;
 
     p->cancel = batch->cancel;
-    queue_layers(p);
-    for (int first = 0, end; first < places->n_last && !cancelled(p); first = end) {
-        end = piece_end(places, first);
+    run_layers(p);
+    for (int first = 0, end; first < layout->n_last && !cancelled(p); first = end) {
+        end = piece_end(layout, first);
         pool(p, first, end);
         copy_vectors(p, batch, first, end);
     }
@@ -314,20 +320,20 @@ run_batch(struct device *gpu, const struct device_weights *weights,
           const struct qe_batch *batch, struct qe_error *err)
 {
     CUDA_TRY(err, cudaSetDevice(gpu->index));
-    places_fill(&gpu->places, batch, RING_FLOATS);
+    layout_fill(&gpu->layout, batch, RING_FLOATS);
     int status = device_prepare(gpu, err);
     if (status < 0) {
         return status;
     }
     struct pass pass = {
-        gpu, weights, &gpu->places.device, cudaSuccess, gpu->places.n_rows, NULL};
-    if (places_small(&gpu->places)) {
+        gpu, weights, &gpu->layout.device, cudaSuccess, gpu->layout.n_rows, NULL};
+    if (layout_small(&gpu->layout)) {
         run_small(&pass, batch);
     } else {
         run_large(&pass, batch);
     }
     cudaError_t drained = cudaStreamSynchronize(gpu->stream);
-    run(&pass, drained);
+    keep_first_error(&pass, drained);
     if (pass.status != cudaSuccess) {
         return cuda_fail(err, pass.status, "forward");
     }

@@ -1,11 +1,11 @@
-/* barrier.cuh: barriers in shared memory that copies of cp.async arrive at, from sm_80.
- */
+/* barrier.cuh: barriers in shared memory (mbarrier), at which threads and copies of
+ * cp.async arrive; from sm_80. */
 #ifndef QE_BARRIER_CUH
 #define QE_BARRIER_CUH
 
 #include "common.cuh"
 
-/* A barrier in shared memory whose phase ends with its n_arrivals-th arrival. */
+/* The phase of the barrier ends with its n_arrivals-th arrival. */
 static __device__ __forceinline__ void
 barrier_init(uint64_t *barrier_smem, int n_arrivals)
 {
@@ -24,7 +24,7 @@ barrier_arrive(uint64_t *barrier_smem)
                  : "memory");
 }
 
-/* Arrives once this thread's copies so far have. */
+/* Arrives once all copies that this thread has issued are complete. */
 static __device__ __forceinline__ void
 barrier_arrive_with_copies(uint64_t *barrier_smem)
 {
@@ -33,7 +33,8 @@ barrier_arrive_with_copies(uint64_t *barrier_smem)
                  : "memory");
 }
 
-/* Until the phase of that parity has ended; phases count from 0. */
+/* Waits until the phase of that parity has ended. Phases count from 0; a new barrier
+ * counts as past parity 1. */
 static __device__ __forceinline__ void
 barrier_wait(uint64_t *barrier_smem, uint32_t parity)
 {

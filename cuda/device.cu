@@ -117,7 +117,7 @@ allocate(struct device *gpu, const char *cache_folder, struct qe_error *err)
     workspace_plan(s, gpu->batch_tokens, max_length, &gpu->ws);
     int status = check_memory(gpu,
                               gpu->ws.n_bytes + gemm_device_bytes(linears) +
-                                  places_device_bytes(gpu->ws.max_rows, gpu->max_seqs),
+                                  layout_device_bytes(gpu->ws.max_rows, gpu->max_seqs),
                               err);
     if (status < 0) {
         return status;
@@ -135,8 +135,8 @@ allocate(struct device *gpu, const char *cache_folder, struct qe_error *err)
     }
     CUDA_TRY(err, attention_open(&gpu->attention, gpu->ws.qkv, gpu->ws.max_rows, s->NH,
                                  s->NKV, s->HS));
-    status = places_open(&gpu->attention, gpu->ws.max_rows, gpu->max_seqs, max_length,
-                         &gpu->places, err);
+    status = layout_open(&gpu->attention, gpu->ws.max_rows, gpu->max_seqs, max_length,
+                         &gpu->layout, err);
     if (status == 0) {
         status = gemm_open(linears, cache_folder, &gpu->gemm, err);
     }
@@ -261,7 +261,8 @@ device_weights_of(const struct device *gpu, const struct qe_weights *table)
 
 /* The buffers are free between batches, so plans are tried on them. */
 static int
-prepare_linear(struct device *gpu, enum linear which, int n_rows, struct qe_error *err)
+prepare_linear(struct device *gpu, enum qe_linear which, int n_rows,
+               struct qe_error *err)
 {
     struct linear_trial trial =
         workspace_trial(&gpu->ws, &gpu->shape, &gpu->weights, which);
@@ -271,7 +272,8 @@ prepare_linear(struct device *gpu, enum linear which, int n_rows, struct qe_erro
 
 /* Products of n_rows rows whose parts MLP makes at most mlp_rows at a time. */
 static int
-prepare_layer(struct device *gpu, enum linear first, int n_rows, struct qe_error *err)
+prepare_layer(struct device *gpu, enum qe_linear first, int n_rows,
+              struct qe_error *err)
 {
     const int rest = n_rows % gpu->ws.mlp_rows;
     int status = prepare_linear(gpu, first, n_rows, err);
@@ -281,10 +283,10 @@ prepare_layer(struct device *gpu, enum linear first, int n_rows, struct qe_error
     }
     for (int which = LINEAR_GATE_UP; which <= LINEAR_DOWN; which++) {
         if (status == 0 && n_rows >= gpu->ws.mlp_rows) {
-            status = prepare_linear(gpu, (enum linear)which, gpu->ws.mlp_rows, err);
+            status = prepare_linear(gpu, (enum qe_linear)which, gpu->ws.mlp_rows, err);
         }
         if (status == 0 && rest > 0) {
-            status = prepare_linear(gpu, (enum linear)which, rest, err);
+            status = prepare_linear(gpu, (enum qe_linear)which, rest, err);
         }
     }
     return status;
@@ -293,17 +295,17 @@ prepare_layer(struct device *gpu, enum linear first, int n_rows, struct qe_error
 int
 device_prepare(struct device *gpu, struct qe_error *err)
 {
-    const struct places *places = &gpu->places;
+    const struct layout *layout = &gpu->layout;
     int status = 0;
 
-    if (gpu->shape.L > 1 || !places->pruned) {
-        status = prepare_layer(gpu, LINEAR_QKV, places->n_rows, err);
+    if (gpu->shape.L > 1 || !layout->pruned) {
+        status = prepare_layer(gpu, LINEAR_QKV, layout->n_rows, err);
     }
-    if (places->pruned && status == 0) {
-        status = prepare_linear(gpu, LINEAR_KV, places->n_rows, err);
+    if (layout->pruned && status == 0) {
+        status = prepare_linear(gpu, LINEAR_KV, layout->n_rows, err);
     }
-    if (places->pruned && places->n_last > 0 && status == 0) {
-        status = prepare_layer(gpu, LINEAR_Q, places->n_last, err);
+    if (layout->pruned && layout->n_last > 0 && status == 0) {
+        status = prepare_layer(gpu, LINEAR_Q, layout->n_last, err);
     }
     gemm_save(gpu->gemm);
     return status;
@@ -321,7 +323,7 @@ device_close(struct device *gpu)
     }
     graphs_close(&gpu->graphs);
     gemm_close(gpu->gemm);
-    places_close(&gpu->places);
+    layout_close(&gpu->layout);
     workspace_close(&gpu->ws);
     adapters_close(&gpu->adapters);
     device_weights_close(&gpu->weights);

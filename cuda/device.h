@@ -6,7 +6,7 @@
 #include "attention/attention.h"
 #include "products/gemm.h"
 #include "graphs.h"
-#include "places.h"
+#include "layout.h"
 #include "weights.h"
 #include "workspace.h"
 
@@ -27,7 +27,7 @@ struct device {
     struct adapters adapters;      /* owned             */
     struct workspace ws;           /* owned             */
     struct attention attention;
-    struct places places; /* owned             */
+    struct layout layout; /* owned             */
     struct gemm *gemm;    /* owned             */
     struct graphs graphs; /* owned             */
     cudaStream_t stream;
@@ -51,7 +51,7 @@ int device_add_adapter(struct device *gpu, const struct qe_weights *adapter,
 const struct device_weights *device_weights_of(const struct device *gpu,
                                                const struct qe_weights *table);
 
-/* Tries plans for the products of the batch in places, as far as there are none. */
+/* Tries plans for the products of the batch in layout, as far as there are none. */
 int device_prepare(struct device *gpu, struct qe_error *err);
 
 /* Accepts a half-opened device. */

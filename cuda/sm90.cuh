@@ -9,28 +9,11 @@
 
 #include <cuda.h>
 
-#include "common.cuh"
+#include "barrier.cuh"
 
 #define WARPGROUP_SIZE 128
 
 /* ---- barriers ---- */
-
-static __device__ __forceinline__ void
-barrier_init(uint64_t *barrier_smem, int n_arrivals)
-{
-    asm volatile(
-        "mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(shared_address(barrier_smem)),
-        "r"(n_arrivals)
-        : "memory");
-}
-
-static __device__ __forceinline__ void
-barrier_arrive(uint64_t *barrier_smem)
-{
-    asm volatile(
-        "mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(barrier_smem))
-        : "memory");
-}
 
 /* Arrives; the phase also waits for that many bytes of tensor copies. */
 static __device__ __forceinline__ void
@@ -40,24 +23,6 @@ barrier_arrive_expect(uint64_t *barrier_smem, int n_bytes)
                      shared_address(barrier_smem)),
                  "r"(n_bytes)
                  : "memory");
-}
-
-/* Until the phase of that parity is over; a fresh barrier counts as past parity 1. */
-static __device__ __forceinline__ void
-barrier_wait(uint64_t *barrier_smem, uint32_t parity)
-{
-    uint32_t done;
-
-    do {
-        asm volatile("{\n"
-                     ".reg .pred p;\n"
-                     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-                     "selp.b32 %0, 1, 0, p;\n"
-                     "}\n"
-                     : "=r"(done)
-                     : "r"(shared_address(barrier_smem)), "r"(parity)
-                     : "memory");
-    } while (done == 0);
 }
 
 /* Barriers just made become visible to the copy engine. */

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "arithmetic.h"
 #include "cuda_error.h"
 
 #define MAX_THREADS 8
@@ -54,8 +55,8 @@ device_shape_of(const struct qe_config *c, enum qe_compute_dtype dtype)
 
     s.dtype = dtype;
     s.L = c->n_layers;
-    s.C = (c->hidden_size + QE_PAD - 1) / QE_PAD * QE_PAD;
-    s.I = (c->intermediate_size + QE_PAD - 1) / QE_PAD * QE_PAD;
+    s.C = (int)round_up(c->hidden_size, QE_PAD);
+    s.I = (int)round_up(c->intermediate_size, QE_PAD);
     s.NH = c->n_heads;
     s.NKV = c->n_kv_heads;
     s.HS = c->head_dim;
@@ -72,7 +73,7 @@ static void
 place(T **pointer, unsigned char *base, size_t *used, size_t n_elements)
 {
     *pointer = base == NULL ? NULL : reinterpret_cast<T *>(base + *used);
-    *used += (n_elements * sizeof(T) + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+    *used += round_up(n_elements * sizeof(T), ALIGN_BYTES);
 }
 
 static void

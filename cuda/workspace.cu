@@ -1,6 +1,7 @@
 /* workspace.cu: sizes the buffers and carves them out of one allocation. */
 #include "workspace.h"
 
+#include "arithmetic.h"
 #include "cuda_error.h"
 
 /* MLP activations are the widest: of a long text they are made in parts. */
@@ -12,7 +13,7 @@ static void
 place(T **pointer, unsigned char *base, size_t *used, size_t n_elements)
 {
     *pointer = base == NULL ? NULL : reinterpret_cast<T *>(base + *used);
-    *used += (n_elements * sizeof(T) + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+    *used += round_up(n_elements * sizeof(T), ALIGN_BYTES);
 }
 
 /* With base NULL only counts. */
@@ -42,7 +43,7 @@ workspace_plan(const struct device_shape *shape, int batch_tokens, int max_lengt
                struct workspace *ws)
 {
     ws->max_rows = batch_tokens > max_length ? batch_tokens : max_length;
-    ws->mlp_rows = ws->max_rows < MAX_MLP_ROWS ? ws->max_rows : MAX_MLP_ROWS;
+    ws->mlp_rows = smaller(ws->max_rows, MAX_MLP_ROWS);
     lay_out(shape, max_length, NULL, ws);
 }
 
@@ -85,7 +86,7 @@ workspace_linears(const struct device_shape *s, struct linear_shape linears[N_LI
 
 struct linear_trial
 workspace_trial(const struct workspace *ws, const struct device_shape *s,
-                const struct device_weights *w, enum linear which)
+                const struct device_weights *w, enum qe_linear which)
 {
     const bool float8 = s->dtype == QE_FLOAT8;
     const struct device_layer *first = &w->layers[0], *second = &w->layers[s->L > 1];

@@ -41,6 +41,6 @@ void workspace_linears(const struct device_shape *shape,
 struct linear_trial workspace_trial(const struct workspace *ws,
                                     const struct device_shape *shape,
                                     const struct device_weights *weights,
-                                    enum linear which);
+                                    enum qe_linear which);
 
 #endif

@@ -10,14 +10,13 @@
  * where every kernel costs its launch, queries and keys come raw. */
 #include "attention/attention.cuh"
 #include "ops/rope.cuh"
+#include "shared_memory.h"
 
-#define BLOCK_KV 64
+#define BLOCK_KV ATTENTION_BLOCK_KV
 #define NUM_WARPS 4
 #define THREADS (NUM_WARPS * WARP_SIZE)
 
-/* Rows of shared memory hold an odd number of 16-byte units, so that ldmatrix meets no
- * bank twice. */
-template <int HS> static constexpr int ROW_LENGTH = HS + 8;
+template <int HS> static constexpr int ROW_LENGTH = smem_row_length(HS);
 
 /* ---- kernel ---- */
 
@@ -359,12 +358,8 @@ static constexpr variant
 make_variant(bool tall)
 {
     constexpr int ROWS = NUM_WARPS * ROW_TILES * 16;
-    return {attention_kernel<HS, ROW_TILES, RAW>,
-            HS,
-            ROWS,
-            (ROWS + 2 * BLOCK_KV) * ROW_LENGTH<HS> * (int)sizeof(bf16),
-            tall,
-            RAW};
+    return {attention_kernel<HS, ROW_TILES, RAW>,     HS,   ROWS,
+            attention_smem_bytes(HS, ROWS, BLOCK_KV), tall, RAW};
 }
 
 static const variant variants[] = {

@@ -26,6 +26,9 @@ struct attention {
     struct attention_maps maps; /* if sm90 */
 };
 
+/* Keys per tile of the kernels for sm_80 and later. */
+#define ATTENTION_BLOCK_KV 64
+
 /* Whether there is a kernel for these heads. */
 bool attention_fits(int NH, int NKV, int HS);
 

@@ -7,6 +7,7 @@
  * and multiplies (wgmma) the next tile of keys and the last tile of values while it
  * takes the exponentials between them, in turns with the other. Rows, tiles and
  * roundings are as in attention.cu, with tiles of 128 keys. */
+#include "arithmetic.h"
 #include "attention/attention_producer.cuh"
 
 /* Registers of a thread; 3 x 168 are dealt out at the start. */
@@ -479,7 +480,7 @@ cudaError_t
 launch_attention_sm90(const struct attention *a, const attention_work &work,
                       cudaStream_t stream)
 {
-    int n = work.n_items < a->n_multiprocessors ? work.n_items : a->n_multiprocessors;
+    int n = smaller(work.n_items, a->n_multiprocessors);
 
     attention_sm90_kernel<<<n, THREADS, sizeof(shared_memory), stream>>>(work, a->maps);
     return cudaGetLastError();

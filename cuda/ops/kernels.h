@@ -151,16 +151,6 @@ cudaError_t launch_gemm_rows(void *y, const bf16 *x, const bf16 *w, int m, int n
 
 /* ---- gemm_stream.cu ---- */
 
-#define GEMM_STREAM_MAX_ROWS 64
-#define GEMM_STREAM_BLOCK_K 64
-
-/* Whether it can compute products of m rows over k columns. */
-static inline bool
-gemm_stream_takes(int m, int k)
-{
-    return m <= GEMM_STREAM_MAX_ROWS && k % GEMM_STREAM_BLOCK_K == 0;
-}
-
 /* Once for a device, before the first launch. */
 cudaError_t gemm_stream_init(void);
 

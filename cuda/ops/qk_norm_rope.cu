@@ -1,4 +1,5 @@
 /* qk_norm_rope.cu: RMS norm of every head of q and k, then RoPE, in place. */
+#include "arithmetic.h"
 #include "ops/rope.cuh"
 
 #define THREADS 128
@@ -99,6 +100,6 @@ launch_qk_norm_rope(bf16 *qkv, const int32_t *positions, const struct head_norm 
         return cudaErrorInvalidValue;
     }
     /* Of few rows, each round of heads is a block's, since rounds take turns. */
-    const int n_rounds = (n_heads * n_lanes + THREADS - 1) / THREADS;
+    const int n_rounds = ceil_div(n_heads * n_lanes, THREADS);
     return launch(kernel, dim3(T, T < FEW_ROWS ? n_rounds : 1), THREADS, 0, stream, a);
 }

@@ -1,5 +1,6 @@
-/* rms_norm.cu: one block of threads per row, which it reads once and keeps in
- * registers. */
+/* rms_norm.cu: one block of threads a row, which it reads once and keeps in registers.
+ */
+#include "arithmetic.h"
 #include "ops/float8.cuh"
 #include "ops/kernels.h"
 
@@ -81,7 +82,7 @@ template <bool FLOAT8>
 static norm_kernel *
 find_kernel(int C)
 {
-    switch ((C / 8 + THREADS - 1) / THREADS) {
+    switch (ceil_div(C / 8, THREADS)) {
     case 1:
         return rms_norm_kernel<1, FLOAT8>;
     case 2:

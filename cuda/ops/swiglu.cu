@@ -1,4 +1,5 @@
 /* swiglu.cu: silu(gate) * up, in place. */
+#include "arithmetic.h"
 #include "ops/float8.cuh"
 #include "ops/kernels.h"
 
@@ -29,7 +30,7 @@ __launch_bounds__(THREADS) swiglu_kernel(bf16 *gate_up, int I)
 cudaError_t
 launch_swiglu(bf16 *gate_up, int T, int I, cudaStream_t stream)
 {
-    const dim3 grid((I + COLUMNS - 1) / COLUMNS, T);
+    const dim3 grid(ceil_div(I, COLUMNS), T);
 
     return launch(swiglu_kernel, grid, THREADS, 0, stream, gate_up, I);
 }
@@ -91,7 +92,7 @@ launch_swiglu_float8(bf16 *gate_up, float *scales, int T, int I, cudaStream_t st
 {
     void (*kernel)(bf16 *, float *, int);
 
-    switch ((I + ROW_COLUMNS - 1) / ROW_COLUMNS) {
+    switch (ceil_div(I, ROW_COLUMNS)) {
     case 1:
     case 2:
         kernel = swiglu_float8_kernel<2>;

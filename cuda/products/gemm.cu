@@ -86,7 +86,7 @@ cublas_problem_init(struct cublas_problem *p, const struct linear_shape *s, int 
 }
 
 int
-find_algos(struct gemm *gemm, enum linear linear, int m,
+find_algos(struct gemm *gemm, enum qe_linear linear, int m,
            cublasLtMatmulHeuristicResult_t found[MAX_ALGOS])
 {
     const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE;
@@ -127,7 +127,7 @@ find_algos(struct gemm *gemm, enum linear linear, int m,
 }
 
 static cudaError_t
-run_cublas(struct gemm *gemm, enum linear linear, const cublasLtMatmulAlgo_t *algo,
+run_cublas(struct gemm *gemm, enum qe_linear linear, const cublasLtMatmulAlgo_t *algo,
            void *y, struct operand x, struct operand w, int m, cudaStream_t stream)
 {
     const struct linear_shape *shape = &gemm->shapes[linear];
@@ -144,7 +144,7 @@ run_cublas(struct gemm *gemm, enum linear linear, const cublasLtMatmulAlgo_t *al
 }
 
 cudaError_t
-run_plan(struct gemm *gemm, enum linear linear, const struct plan *plan, void *y,
+run_plan(struct gemm *gemm, enum qe_linear linear, const struct plan *plan, void *y,
          struct operand x, struct operand w, int m, cudaStream_t stream)
 {
     const struct linear_shape *s = &gemm->shapes[linear];
@@ -169,7 +169,7 @@ run_plan(struct gemm *gemm, enum linear linear, const struct plan *plan, void *y
 }
 
 struct plan
-canonical_plan(struct gemm *gemm, enum linear linear)
+canonical_plan(struct gemm *gemm, enum qe_linear linear)
 {
     cublasLtMatmulHeuristicResult_t found[MAX_ALGOS];
 
@@ -183,7 +183,7 @@ canonical_plan(struct gemm *gemm, enum linear linear)
 }
 
 cudaError_t
-gemm_run(struct gemm *gemm, enum linear linear, void *y, struct operand x,
+gemm_run(struct gemm *gemm, enum qe_linear linear, void *y, struct operand x,
          struct operand w, int m, cudaStream_t stream)
 {
     const struct plan *plan = &gemm->plans[linear][bucket_of(m)];
@@ -197,7 +197,7 @@ gemm_run(struct gemm *gemm, enum linear linear, void *y, struct operand x,
 }
 
 int
-gemm_prepare(struct gemm *gemm, enum linear linear, int m,
+gemm_prepare(struct gemm *gemm, enum qe_linear linear, int m,
              const struct linear_trial *trial, cudaStream_t stream,
              struct qe_error *err)
 {

@@ -6,20 +6,12 @@
 #ifndef QE_GEMM_H
 #define QE_GEMM_H
 
+#include "linear.h"
 #include "ops/kernels.h"
+#include "products/stream_plan.h"
 #include "seam.h"
 
-/* X (m, k) W (n, k)^T, and what becomes of it. */
-enum linear {
-    LINEAR_QKV,
-    LINEAR_KV, /* the last layer, where only last tokens have queries */
-    LINEAR_Q,
-    LINEAR_O,
-    LINEAR_GATE_UP,
-    LINEAR_DOWN,
-    N_LINEARS,
-};
-
+/* X (m, k) times W (n, k)^T, for any m. */
 struct linear_shape {
     enum qe_compute_dtype dtype; /* of X and W */
     int n, k;                    /* k a multiple of 8, n of 16 */
@@ -47,7 +39,7 @@ int gemm_open(const struct linear_shape shapes[N_LINEARS], const char *cache_fol
               struct gemm **gemm, struct qe_error *err);
 
 /* Sees to it that there is a plan for m rows of a product. */
-int gemm_prepare(struct gemm *gemm, enum linear linear, int m,
+int gemm_prepare(struct gemm *gemm, enum qe_linear linear, int m,
                  const struct linear_trial *trial, cudaStream_t stream,
                  struct qe_error *err);
 
@@ -55,8 +47,8 @@ int gemm_prepare(struct gemm *gemm, enum linear linear, int m,
 void gemm_save(struct gemm *gemm);
 
 /* Needs a plan. */
-cudaError_t gemm_run(struct gemm *gemm, enum linear linear, void *y, struct operand x,
-                     struct operand w, int m, cudaStream_t stream);
+cudaError_t gemm_run(struct gemm *gemm, enum qe_linear linear, void *y,
+                     struct operand x, struct operand w, int m, cudaStream_t stream);
 
 /* Accepts NULL and a half-opened one. */
 void gemm_close(struct gemm *gemm);

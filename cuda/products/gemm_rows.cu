@@ -4,12 +4,13 @@
  * The weights stream through a ring of shared memory, so for few rows this runs at the
  * speed of device memory or of the chain, whichever is slower. It is also the measure
  * of cuBLASLt's plans: one is used only if it gives the same bits. */
+#include "arithmetic.h"
 #include "common.cuh"
 #include "ops/kernels.h"
+#include "shared_memory.h"
 
 #define BLOCK_K 128
-/* An odd number of 16-byte units, so that ldmatrix meets no bank twice. */
-#define ROW_LENGTH (BLOCK_K + 8)
+static constexpr int ROW_LENGTH = smem_row_length(BLOCK_K);
 #define CHUNKS (BLOCK_K / 8) /* of 16 bytes in a row */
 
 struct gemm_rows {
@@ -163,7 +164,7 @@ make_variant(void)
             BLOCK_M,
             BLOCK_N,
             WARP_SIZE * WARPS_M * WARPS_N,
-            STAGES * (BLOCK_M + BLOCK_N) * ROW_LENGTH * (int)sizeof(bf16)};
+            gemm_rows_smem_bytes(BLOCK_M, BLOCK_N, BLOCK_K, STAGES)};
 }
 
 /* From few rows to many. All fit the 99 KiB of shared memory of sm_86 and sm_89. */
@@ -206,7 +207,7 @@ launch_gemm_rows(void *y, const bf16 *x, const bf16 *w, int m, int n, int k, siz
 {
     const variant &v = variants[variant_index];
     const gemm_rows g = {x, w, y, ldx, ldy, m, n, k};
-    const dim3 grid((n + v.block_n - 1) / v.block_n, (m + v.block_m - 1) / v.block_m);
+    const dim3 grid(ceil_div(n, v.block_n), ceil_div(m, v.block_m));
 
     return launch(add ? v.add : v.store, grid, v.n_threads, v.smem_bytes, stream, g);
 }

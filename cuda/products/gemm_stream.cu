@@ -6,158 +6,12 @@
  * they are on their way while the kernels before this one still run. The others only
  * multiply; each has eight rows of w, or eight and eight more, and nothing but the
  * chain of its sums to wait for. */
-#include "barrier.cuh"
 #include "ops/kernels.h"
+#include "products/stream_ring.cuh"
 
-#define BLOCK_K GEMM_STREAM_BLOCK_K
-#define CHUNKS (BLOCK_K / 8) /* of 16 bytes in a row                    */
-#define COPY_WARPS 2         /* for w, and as many for x                */
-#define MAX_MULTIPLY_WARPS 12
 #define MAX_THREADS ((MAX_MULTIPLY_WARPS + 2 * COPY_WARPS) * WARP_SIZE)
-#define MAX_STAGES 32
-#define HEAD_BYTES (2 * MAX_STAGES * (int)sizeof(uint64_t)) /* the barriers */
-/* What a stage should hold, and a ring of them: as much as lets two blocks, of one
- * kernel or of two, share a multiprocessor, but never less than some stages. */
-#define STAGE_BYTES (24 << 10)
-#define MIN_STAGES 8
-#define SHARED_SMEM_BYTES (112 << 10)
-
-struct gemm_stream {
-    const bf16 *x; /* (m, k) rows ldx apart */
-    const bf16 *w; /* (n, k)                */
-    void *y;       /* (m, n) rows ldy apart */
-    size_t ldx, ldy;
-    int m, n, k;
-    int n_columns; /* of y: n, or half of it if gate meets up          */
-    int n_step;    /* from one block's first row of w to the next's    */
-    int n_second;  /* from a warp's first eight rows of w to its second */
-    int n_stages;
-    int stage_blocks; /* of BLOCK_K columns in a stage               */
-};
-
-/* A place in the ring, and how often it was passed. */
-struct turn {
-    int stage;
-    uint32_t parity;
-};
-
-static __device__ __forceinline__ void
-next_turn(turn &t, int n_stages)
-{
-    if (++t.stage == n_stages) {
-        t.stage = 0;
-        t.parity ^= 1;
-    }
-}
-
-/* A row of the ring is 128 bytes; its 16-byte units are permuted by its number, so that
- * ldmatrix meets no bank twice. */
-static __device__ __forceinline__ int
-ring_offset(int row, int chunk)
-{
-    return row * BLOCK_K + ((chunk ^ row) % CHUNKS) * 8;
-}
 
 /* ---- kernel ---- */
-
-/* The ring and its barriers as all warps of a block see them. A stage holds some blocks
- * of BLOCK_K columns, the more the fewer the rows, since barriers take their time. */
-struct ring {
-    bf16 *data_smem; /* (n_stages, stage_blocks, rows, BLOCK_K) rows of w, then of x */
-    uint64_t *full_smem, *empty_smem; /* (n_stages)                                  */
-    int n_stages, stage_blocks, rows, n_blocks;
-};
-
-static __device__ __forceinline__ bf16 *
-stage_of(const ring &r, int stage)
-{
-    return r.data_smem + (size_t)stage * r.stage_blocks * r.rows * BLOCK_K;
-}
-
-/* A block's rows of w: some that follow each other and, for each, a second one further
- * on. In the ring all first ones come first. */
-struct weight_rows {
-    int begin;      /* row of w of the first                                     */
-    int n_first;    /* multiple of 8                                             */
-    int n_valid[2]; /* first and second ones that are not past the end: multiples of 8
-                     */
-};
-
-/* Copies a warp's share of rows to the ring: with the other copy warp eight at a time,
- * each lane the same 16 bytes of each row. */
-static __device__ __forceinline__ void
-copy_rows(bf16 *to_smem, const bf16 *from, size_t stride, int n_rows)
-{
-#pragma unroll 4
-    for (int row = 0; row < n_rows; row += COPY_WARPS * 4) {
-        cp_async_16(to_smem, from, true);
-        to_smem += COPY_WARPS * 4 * BLOCK_K;
-        from += stride;
-    }
-}
-
-template <int TN>
-static __device__ __forceinline__ void
-copy_weights(const gemm_stream &g, const ring &r, const weight_rows &rows, int warp)
-{
-    const int row = warp * 4 + threadIdx.x % WARP_SIZE / CHUNKS;
-    const int chunk = threadIdx.x % CHUNKS, offset = ring_offset(row, chunk);
-    const bf16 *first = g.w + (size_t)(rows.begin + row) * g.k + chunk * 8;
-    const bf16 *second = first + (size_t)g.n_second * g.k;
-    const size_t stride = (size_t)COPY_WARPS * 4 * g.k;
-    turn t = {0, 0};
-
-    for (int begin = 0; begin < r.n_blocks; begin += r.stage_blocks) {
-        const int end = min(begin + r.stage_blocks, r.n_blocks);
-        bf16 *to_smem = stage_of(r, t.stage) + offset;
-
-        barrier_wait(&r.empty_smem[t.stage], t.parity ^ 1);
-        for (int b = begin; b < end; b++) {
-            copy_rows(to_smem, first + b * BLOCK_K, stride, rows.n_valid[0]);
-            if (TN == 2) {
-                copy_rows(to_smem + rows.n_first * BLOCK_K, second + b * BLOCK_K,
-                          stride, rows.n_valid[1]);
-            }
-            to_smem += r.rows * BLOCK_K;
-        }
-        barrier_arrive_with_copies(&r.full_smem[t.stage]);
-        next_turn(t, r.n_stages);
-    }
-}
-
-/* Rows past the last are the last again: what is made of them is not stored. */
-template <int TM>
-static __device__ __forceinline__ void
-copy_inputs(const gemm_stream &g, const ring &r, int first_row, int warp)
-{
-    constexpr int ROUNDS = TM * 16 / (COPY_WARPS * 4);
-    const int row = warp * 4 + threadIdx.x % WARP_SIZE / CHUNKS;
-    const int chunk = threadIdx.x % CHUNKS;
-    const int offset = first_row * BLOCK_K + ring_offset(row, chunk);
-    const bf16 *from[ROUNDS];
-    turn t = {0, 0};
-
-#pragma unroll
-    for (int i = 0; i < ROUNDS; i++) {
-        from[i] = g.x + min(row + i * COPY_WARPS * 4, g.m - 1) * g.ldx + chunk * 8;
-    }
-    for (int begin = 0; begin < r.n_blocks; begin += r.stage_blocks) {
-        const int end = min(begin + r.stage_blocks, r.n_blocks);
-        bf16 *to_smem = stage_of(r, t.stage) + offset;
-
-        barrier_wait(&r.empty_smem[t.stage], t.parity ^ 1);
-        for (int b = begin; b < end; b++) {
-#pragma unroll
-            for (int i = 0; i < ROUNDS; i++) {
-                cp_async_16(to_smem + i * COPY_WARPS * 4 * BLOCK_K,
-                            from[i] + b * BLOCK_K, true);
-            }
-            to_smem += r.rows * BLOCK_K;
-        }
-        barrier_arrive_with_copies(&r.full_smem[t.stage]);
-        next_turn(t, r.n_stages);
-    }
-}
 
 /* The operands of half a block: TM x 16 rows of x, TN x 8 of w. */
 template <int TM, int TN> struct operands {
@@ -430,51 +284,23 @@ launch_gemm_stream(void *y, const bf16 *x, const bf16 *w, int m, int n, int k,
                    size_t ldx, size_t ldy, enum product_output output,
                    cudaStream_t stream)
 {
-    const int n_columns = output == PRODUCT_SWIGLU ? n / 2 : n;
-    const int TM = m <= 16 ? 1 : m <= 32 ? 2 : 4, n_units = (n_columns + 7) / 8;
-    int n_multiprocessors, n_bytes;
+    struct device_limits device;
     cudaError_t status =
-        device_attribute(&n_multiprocessors, cudaDevAttrMultiProcessorCount);
+        device_attribute(&device.n_multiprocessors, cudaDevAttrMultiProcessorCount);
 
     if (status == cudaSuccess) {
-        status = device_attribute(&n_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+        status = device_attribute(&device.smem_bytes,
+                                  cudaDevAttrMaxSharedMemoryPerBlockOptin);
     }
     if (status != cudaSuccess) {
         return status;
     }
-    const int n_each = (n_units + n_multiprocessors - 1) / n_multiprocessors;
-    const int TN = output == PRODUCT_SWIGLU || n_each > MAX_MULTIPLY_WARPS ? 2 : 1;
-    const int n_wanted = output == PRODUCT_SWIGLU ? n_each : (n_each + TN - 1) / TN;
-    const int n_warps = n_wanted < MAX_MULTIPLY_WARPS ? n_wanted : MAX_MULTIPLY_WARPS;
-    const int n_step = n_warps * 8 * (output == PRODUCT_SWIGLU ? 1 : TN);
-    const int block_bytes = (n_warps * 8 * TN + TM * 16) * BLOCK_K * (int)sizeof(bf16);
-    const int stage_blocks = block_bytes <= STAGE_BYTES / 4   ? 4
-                             : block_bytes <= STAGE_BYTES / 2 ? 2
-                                                              : 1;
-    const int n_blocks = k / BLOCK_K, stage_bytes = block_bytes * stage_blocks;
-    int ring_bytes = MIN_STAGES * stage_bytes;
-    ring_bytes = ring_bytes > SHARED_SMEM_BYTES ? ring_bytes : SHARED_SMEM_BYTES;
-    ring_bytes = ring_bytes < n_bytes ? ring_bytes : n_bytes;
-    int n_stages = (ring_bytes - HEAD_BYTES) / stage_bytes;
-    n_stages = n_stages < MAX_STAGES ? n_stages : MAX_STAGES;
-    n_stages = n_stages * stage_blocks < n_blocks
-                   ? n_stages
-                   : (n_blocks + stage_blocks - 1) / stage_blocks;
-    const gemm_stream g = {x,
-                           w,
-                           y,
-                           ldx,
-                           ldy,
-                           m,
-                           n,
-                           k,
-                           n_columns,
-                           n_step,
-                           output == PRODUCT_SWIGLU ? n_columns : n_warps * 8,
-                           n_stages,
-                           stage_blocks};
+    const struct stream_plan p =
+        plan_stream({m, n, k, output == PRODUCT_SWIGLU}, device);
+    const gemm_stream g = {
+        x,           w,        y,          ldx,        ldy,           m, n, k,
+        p.n_columns, p.n_step, p.n_second, p.n_stages, p.stage_blocks};
 
-    return launch(kernel_of(output, TM, TN), dim3((n_columns + n_step - 1) / n_step),
-                  (n_warps + 2 * COPY_WARPS) * WARP_SIZE,
-                  HEAD_BYTES + n_stages * stage_bytes, stream, g);
+    return launch(kernel_of(output, p.row_tiles, p.rows_per_warp), dim3(p.n_blocks),
+                  p.n_threads, p.smem_bytes, stream, g);
 }

@@ -6,6 +6,7 @@
 #include <cuda_fp8.h>
 #include <math.h>
 
+#include "arithmetic.h"
 #include "common.cuh"
 #include "cuda_error.h"
 #include "products/plans.h"
@@ -20,7 +21,7 @@
 /* One product of one size on trial. */
 struct candidate {
     struct gemm *gemm;
-    enum linear linear;
+    enum qe_linear linear;
     const struct linear_trial *trial;
     int m;
     cudaStream_t stream;
@@ -158,7 +159,7 @@ check_plan(const struct candidate *c, const struct plan *plan, bool *equal,
     const struct linear_shape *s = &c->gemm->shapes[c->linear];
     unsigned char *first = static_cast<unsigned char *>(c->gemm->canonical);
     unsigned char *last = first + CHECKED_ROWS * s->ldy * element_bytes(s);
-    const int n = c->m < CHECKED_ROWS ? c->m : CHECKED_ROWS;
+    const int n = smaller(c->m, CHECKED_ROWS);
     const int last_row = (c->m - n + 3) / 4 * 4; /* its factor at 16 bytes */
 
     CUDA_TRY(err, launch_canonical(c, first, 0, n));
@@ -195,7 +196,7 @@ time_plan(const struct candidate *c, const struct plan *plan, float *ms,
         CUDA_TRY(err, cudaEventElapsedTime(ms, c->gemm->start, c->gemm->stop));
         *ms /= n_launches;
         n_launches = *ms > 0.0f ? (int)(TRIAL_MS / *ms) + 2 : MAX_LAUNCHES;
-        n_launches = n_launches < MAX_LAUNCHES ? n_launches : MAX_LAUNCHES;
+        n_launches = smaller(n_launches, MAX_LAUNCHES);
     }
     return 0;
 }
@@ -252,14 +253,13 @@ try_own_plans(struct candidate c, struct plan *best, float *best_ms,
 }
 
 int
-plan_by_trial(struct gemm *gemm, enum linear linear, int bucket,
+plan_by_trial(struct gemm *gemm, enum qe_linear linear, int bucket,
               const struct linear_trial *trial, cudaStream_t stream,
               struct qe_error *err)
 {
     cublasLtMatmulHeuristicResult_t found[MAX_ALGOS];
     const struct linear_shape *s = &gemm->shapes[linear];
-    const int m =
-        bucket_rows(bucket) < trial->max_rows ? bucket_rows(bucket) : trial->max_rows;
+    const int m = smaller(bucket_rows(bucket), trial->max_rows);
     const struct candidate c = {gemm, linear, trial, m, stream};
     const struct plan canonical = canonical_plan(gemm, linear);
     struct plan best = {};

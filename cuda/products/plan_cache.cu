@@ -77,7 +77,7 @@ same_shape(const struct linear_shape *a, const struct linear_shape *b)
 /* The plan is checked against the product that it is for: gemm_stream.cu would leave
  * rows past its most unwritten. */
 static bool
-is_usable(struct gemm *gemm, enum linear linear, int bucket, const struct plan *plan)
+is_usable(struct gemm *gemm, enum qe_linear linear, int bucket, const struct plan *plan)
 {
     const float *const scales = static_cast<float *>(gemm->workspace); /* any will do */
     struct cublas_problem p;
@@ -137,7 +137,7 @@ load_entry(struct gemm *gemm, const char *entry)
         return;
     }
     for (int i = 0; i < N_LINEARS; i++) {
-        enum linear linear = static_cast<enum linear>(i);
+        enum qe_linear linear = static_cast<enum qe_linear>(i);
         if (same_shape(&shape, &gemm->shapes[i]) &&
             is_usable(gemm, linear, bucket, &plan)) {
             gemm->plans[i][bucket] = plan;

@@ -42,7 +42,7 @@ int bucket_of(int m);
 int bucket_rows(int bucket);
 
 /* A row count that cuBLASLt does not take is cudaErrorNotSupported. */
-cudaError_t run_plan(struct gemm *gemm, enum linear linear, const struct plan *plan,
+cudaError_t run_plan(struct gemm *gemm, enum qe_linear linear, const struct plan *plan,
                      void *y, struct operand x, struct operand w, int m,
                      cudaStream_t stream);
 
@@ -57,15 +57,15 @@ cublasStatus_t cublas_problem_init(struct cublas_problem *problem,
 
 /* The plan whose bits are the canonical ones: a chain of sums over k, in e4m3 that of
  * cuBLASLt's first algorithm for CHECKED_ROWS rows. PLAN_NONE: it has none. */
-struct plan canonical_plan(struct gemm *gemm, enum linear linear);
+struct plan canonical_plan(struct gemm *gemm, enum qe_linear linear);
 
 /* Algorithms that add up k in one piece, most promising first; returns how many. */
 #define MAX_ALGOS 12
-int find_algos(struct gemm *gemm, enum linear linear, int m,
+int find_algos(struct gemm *gemm, enum qe_linear linear, int m,
                cublasLtMatmulHeuristicResult_t found[MAX_ALGOS]);
 
 /* Chooses a plan for a bucket by trial. */
-int plan_by_trial(struct gemm *gemm, enum linear linear, int bucket,
+int plan_by_trial(struct gemm *gemm, enum qe_linear linear, int bucket,
                   const struct linear_trial *trial, cudaStream_t stream,
                   struct qe_error *err);
 

@@ -1,15 +1,15 @@
-/* places.h: where the rows of one forward pass belong: their tokens and positions, the
- * blocks of attention, and what is pooled into which vector.
+/* layout.h: the layout of a batch: the token and position of each row, the blocks of
+ * attention, and the rows to pool.
  *
- * Built in pinned memory and brought to the device in one copy. */
-#ifndef QE_PLACES_H
-#define QE_PLACES_H
+ * It is built in pinned memory and reaches the device in one copy. */
+#ifndef QE_LAYOUT_H
+#define QE_LAYOUT_H
 
 #include "attention/attention.h"
 #include "weights.h"
 
-/* The same arrays in host or in device memory. */
-struct place_arrays {
+/* Arrays in host memory, or their copies in device memory. */
+struct layout_arrays {
     int32_t *tokens;         /* (T)                                                   */
     int32_t *positions;      /* (T) in the text, prefix included                      */
     int32_t *last_rows;      /* (n_last) of the last token of each text with a vector */
@@ -21,8 +21,8 @@ struct place_arrays {
                                             ones first                                */
 };
 
-struct places {
-    struct place_arrays host, device;
+struct layout {
+    struct layout_arrays host, device;
     int n_rows, n_last, n_tall, n_short;
     int n_last_tall; /* of last_blocks */
     bool pruned;     /* only last rows are left at the end */
@@ -37,41 +37,41 @@ struct places {
     const struct attention *attention; /* not owned; says how texts are cut           */
 };
 
-/* Device memory that places_open takes. */
-size_t places_device_bytes(int max_rows, int max_seqs);
+/* Device memory that layout_open takes. */
+size_t layout_device_bytes(int max_rows, int max_seqs);
 
-int places_open(const struct attention *attention, int max_rows, int max_seqs,
-                int max_length, struct places *places, struct qe_error *err);
+int layout_open(const struct attention *attention, int max_rows, int max_seqs,
+                int max_length, struct layout *layout, struct qe_error *err);
 
-/* Rows up to which a batch is small: it is padded to full row tiles, so that batches
- * alike can share a graph. The last layer of SMALLEST is not pruned: few rows cost no
- * more than one. */
+/* A batch of up to SMALL_ROWS rows is padded to full row tiles, so that similar batches
+ * share a graph. Of up to SMALLEST_ROWS rows its last layer is not pruned to last
+ * tokens, because a few rows cost no more than one. */
 #define SMALL_ROWS 512
 #define SMALLEST_ROWS 64
 
 static inline bool
-places_small(const struct places *places)
+layout_small(const struct layout *layout)
 {
-    return places->n_rows <= SMALL_ROWS;
+    return layout->n_rows <= SMALL_ROWS;
 }
 
-/* Whether attention takes queries and keys as the products left them, to save a launch
- * where launches tell: its short blocks can. */
+/* Whether attention applies q-norm, k-norm and RoPE itself, which its short blocks can:
+ * a small batch spends much of its time on launches, and this saves one. */
 static inline bool
-places_raw(const struct places *places)
+layout_raw(const struct layout *layout)
 {
-    return places_small(places) && places->n_tall == 0;
+    return layout_small(layout) && layout->n_tall == 0;
 }
 
-/* Fills the arrays for a batch. Vectors are cut into pieces of at most ring_floats:
- * pool_rows[].first begins again at 0 with each piece. */
-void places_fill(struct places *places, const struct qe_batch *batch,
+/* Fills the arrays for a batch. Results are written in pieces of at most ring_floats:
+ * pool_rows[].first restarts from 0 in each piece. */
+void layout_fill(struct layout *layout, const struct qe_batch *batch,
                  size_t ring_floats);
 
-/* Starts their copy to the device. */
-cudaError_t places_copy(struct places *places, cudaStream_t stream);
+/* Queues the copy to the device. */
+cudaError_t layout_copy(struct layout *layout, cudaStream_t stream);
 
-/* Accepts zeroed and half-opened places. */
-void places_close(struct places *places);
+/* Accepts a zeroed or half-opened layout. */
+void layout_close(struct layout *layout);
 
 #endif

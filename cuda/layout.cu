@@ -1,12 +1,12 @@
-/* places.cu: sorts a batch's rows into the work that attention and pooling do. */
-#include "places.h"
+/* layout.cu: turns a batch into the work lists of attention and pooling. */
+#include "layout.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "arithmetic.h"
 #include "cuda_error.h"
 
-#define BLOCK_KV 64 /* keys in a tile of attention */
 #define ROW_TILE 16
 
 /* Where one sequence's queries and keys are. */
@@ -16,19 +16,19 @@ struct span {
     bool tall;
 };
 
-/* ---- layout ---- */
+/* ---- arrays ---- */
 
 template <typename T>
 static void
 place(T **pointer, unsigned char *base, size_t *used, size_t n_elements)
 {
     *pointer = reinterpret_cast<T *>(base + *used);
-    *used += (n_elements * sizeof(T) + 31) / 32 * 32;
+    *used += round_up(n_elements * sizeof(T), 32);
 }
 
 /* Returns the bytes used. */
 static size_t
-lay_out(struct place_arrays *a, unsigned char *base, size_t n_rows, size_t n_last,
+lay_out(struct layout_arrays *a, unsigned char *base, size_t n_rows, size_t n_last,
         size_t n_tall, size_t n_short)
 {
     size_t used = 0;
@@ -45,9 +45,9 @@ lay_out(struct place_arrays *a, unsigned char *base, size_t n_rows, size_t n_las
 }
 
 size_t
-places_device_bytes(int max_rows, int max_seqs)
+layout_device_bytes(int max_rows, int max_seqs)
 {
-    struct place_arrays unused;
+    struct layout_arrays unused;
 
     /* Every block holds a query at least. */
     return lay_out(&unused, NULL, max_rows, max_seqs, 0, max_rows) + 32;
@@ -56,7 +56,7 @@ places_device_bytes(int max_rows, int max_seqs)
 /* ---- filling ---- */
 
 static struct span
-span_of(const struct places *p, const struct qe_batch *batch, int s)
+span_of(const struct layout *p, const struct qe_batch *batch, int s)
 {
     const struct qe_seq *seq = &batch->seqs[s];
     struct span span = {};
@@ -79,23 +79,21 @@ static struct attention_block
 cut_block(const struct span *span, int first)
 {
     struct attention_block block = span->whole;
-    int left = block.n_queries - first;
-
     block.row += first;
     block.position += first;
-    block.n_queries = left < span->block_tokens ? left : span->block_tokens;
+    block.n_queries = smaller(block.n_queries - first, span->block_tokens);
     return block;
 }
 
 static int
 key_tiles(const struct attention_block *block)
 {
-    return (block->position + block->n_queries + BLOCK_KV - 1) / BLOCK_KV;
+    return ceil_div(block->position + block->n_queries, ATTENTION_BLOCK_KV);
 }
 
 /* Counts blocks by height and length. */
 static void
-count_blocks(struct places *p, const struct qe_batch *batch)
+count_blocks(struct layout *p, const struct qe_batch *batch)
 {
     const int n_lengths = p->max_tiles + 1;
 
@@ -124,7 +122,7 @@ rank_lengths(int32_t *n_by_length, int n_lengths)
 }
 
 static void
-fill_blocks(struct places *p, const struct qe_batch *batch)
+fill_blocks(struct layout *p, const struct qe_batch *batch)
 {
     const int n_lengths = p->max_tiles + 1;
 
@@ -139,7 +137,7 @@ fill_blocks(struct places *p, const struct qe_batch *batch)
 }
 
 static void
-fill_rows(struct places *p, const struct qe_batch *batch)
+fill_rows(struct layout *p, const struct qe_batch *batch)
 {
     int32_t *positions = p->host.positions;
 
@@ -158,9 +156,9 @@ fill_rows(struct places *p, const struct qe_batch *batch)
     }
 }
 
-/* What is left after the last layer's keys are made. */
+/* The rows that are needed once the last layer's keys are made. */
 static void
-fill_last(struct places *p, const struct qe_batch *batch, size_t ring_floats)
+fill_last(struct layout *p, const struct qe_batch *batch, size_t ring_floats)
 {
     size_t first = 0;
     int n_short = 0;
@@ -192,7 +190,7 @@ fill_last(struct places *p, const struct qe_batch *batch, size_t ring_floats)
 }
 
 void
-places_fill(struct places *p, const struct qe_batch *batch, size_t ring_floats)
+layout_fill(struct layout *p, const struct qe_batch *batch, size_t ring_floats)
 {
     const int n_lengths = p->max_tiles + 1;
 
@@ -204,7 +202,7 @@ places_fill(struct places *p, const struct qe_batch *batch, size_t ring_floats)
             p->last_seqs[p->n_last++] = s;
         }
     }
-    int padded = (p->n_rows + ROW_TILE - 1) / ROW_TILE * ROW_TILE;
+    int padded = (int)round_up(p->n_rows, ROW_TILE);
     if (padded <= SMALL_ROWS && padded <= p->max_rows) {
         p->n_rows = padded;
     }
@@ -221,7 +219,7 @@ places_fill(struct places *p, const struct qe_batch *batch, size_t ring_floats)
 }
 
 cudaError_t
-places_copy(struct places *p, cudaStream_t stream)
+layout_copy(struct layout *p, cudaStream_t stream)
 {
     return cudaMemcpyAsync(p->device_memory, p->host_memory, p->n_bytes,
                            cudaMemcpyHostToDevice, stream);
@@ -230,13 +228,13 @@ places_copy(struct places *p, cudaStream_t stream)
 /* ---- open, close ---- */
 
 int
-places_open(const struct attention *attention, int max_rows, int max_seqs,
-            int max_length, struct places *p, struct qe_error *err)
+layout_open(const struct attention *attention, int max_rows, int max_seqs,
+            int max_length, struct layout *p, struct qe_error *err)
 {
     p->max_rows = max_rows;
     p->max_seqs = max_seqs;
-    p->max_tiles = (max_length + BLOCK_KV - 1) / BLOCK_KV;
-    p->max_bytes = places_device_bytes(max_rows, max_seqs);
+    p->max_tiles = ceil_div(max_length, ATTENTION_BLOCK_KV);
+    p->max_bytes = layout_device_bytes(max_rows, max_seqs);
     p->attention = attention;
     p->first_rows = static_cast<int32_t *>(malloc(max_seqs * sizeof(int32_t)));
     p->last_seqs = static_cast<int32_t *>(malloc(max_seqs * sizeof(int32_t)));
@@ -251,7 +249,7 @@ places_open(const struct attention *attention, int max_rows, int max_seqs,
 }
 
 void
-places_close(struct places *p)
+layout_close(struct layout *p)
 {
     cudaFree(p->device_memory);
     cudaFreeHost(p->host_memory);
