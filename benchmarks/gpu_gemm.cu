@@ -3,7 +3,7 @@
  *
  *     nvcc -std=c++20 -Icsrc -Icuda benchmarks/gpu_gemm.cu
  *         cuda/products/{gemm,gemm_rows,gemm_stream,plan_cache}.cu
- *         cuda/ops/swiglu.cu cuda/cuda_error.cu csrc/error.c -lcublasLt
+ *         cuda/ops/swiglu.cu cuda/stream.cu cuda/cuda_error.cu csrc/error.c -lcublasLt
  *     gpu_gemm HIDDEN INTERMEDIATE LAYERS HEADS KV_HEADS HEAD_DIM [MAX_ROWS [float8]]
  */
 #include <stdio.h>
@@ -24,7 +24,7 @@ device_buffer(size_t n)
 {
     T *p;
     if (cudaMalloc(&p, n * sizeof(T)) != cudaSuccess ||
-        launch_fill(p, n, NULL) != cudaSuccess) {
+        launch_fill(p, n, {}) != cudaSuccess) {
         fprintf(stderr, "no memory for %zu bytes\n", n * sizeof(T));
         exit(1);
     }
@@ -120,7 +120,7 @@ main(int argc, char **argv)
     for (const struct line &line : lines) {
         shapes[line.linear] = line.shape;
     }
-    if (gemm_open(shapes, NULL, &gemm, &err) < 0) {
+    if (gemm_open(shapes, NULL, {}, &gemm, &err) < 0) {
         fprintf(stderr, "%s\n", err.message);
         return 1;
     }
@@ -138,7 +138,7 @@ main(int argc, char **argv)
             const size_t layer_bytes = (size_t)line.shape.n * line.shape.k *
                                        (dtype == QE_FLOAT8 ? 1 : sizeof(bf16));
             struct linear_trial trial = {x, y, w, layer_bytes, L, (int)max_rows};
-            struct candidate c = {gemm, line.linear, &trial, m, NULL};
+            struct candidate c = candidate_of(gemm, line.linear, &trial, m, {});
             measure(&c, &line);
         }
     }

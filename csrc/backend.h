@@ -20,6 +20,7 @@
 #include "error.h"
 
 #define QE_BACKEND_ABI 4
+#define QE_NOTE_BYTES 256
 
 /* The type of both operands of matrix products: weights and activations. */
 enum qe_compute_dtype {
@@ -62,13 +63,15 @@ struct qe_peak {
 };
 
 struct qe_backend {
-    uint32_t abi, size;  /* QE_BACKEND_ABI and sizeof, checked before any other  */
-    const char *name;    /* "cpu", "cuda:0": static or owned by the backend      */
-    const char *kernels; /* instruction set or architecture in use               */
-    int n_threads;       /* host threads that compute                            */
-    int batch_tokens;    /* budget of one forward pass                           */
-    int few_tokens;      /* Batches up to this size are short enough to run on the
-                            calling thread, which cannot handle signals meanwhile. */
+    uint32_t abi, size;       /* QE_BACKEND_ABI and sizeof, checked before any other  */
+    const char *name;         /* "cpu", "cuda:0": static or owned by the backend      */
+    const char *kernels;      /* instruction set or architecture in use               */
+    int n_threads;            /* host threads that compute                            */
+    int batch_tokens;         /* budget of one forward pass                           */
+    int few_tokens;           /* Batches up to this size are short enough to run on the
+                                 calling thread, which cannot handle signals meanwhile. */
+    char note[QE_NOTE_BYTES]; /* "", or why forward() is slower than it should be: a
+                                 sentence that forward() writes at most once         */
 
     /* One call at a time, from any thread. Allocates no host memory. Has written every
      * row when it returns 0; a row that is not finite is written as NaN. Returns

@@ -1,5 +1,4 @@
-/* engine.c: opens the three parts in order, checks what callers hand in, notices fork.
- */
+/* engine.c: opens the three parts in order, checks input, notices fork. */
 #include "engine.h"
 
 #include <pthread.h>
@@ -9,6 +8,7 @@
 #include <unistd.h>
 
 #include "cpu/backend_cpu.h"
+#include "cpu/threads.h"
 
 struct adapter_node {
     struct qe_adapter adapter;
@@ -46,6 +46,10 @@ static int
 open_backend(struct qe_engine *e, const struct qe_engine_options *options,
              struct qe_error *err)
 {
+    if (options->n_threads < 0 || options->n_threads > QE_MAX_THREADS) {
+        return qe_fail(err, QE_EVALUE, "num_threads=%d, expected 1 to %d",
+                       options->n_threads, QE_MAX_THREADS);
+    }
     if (strcmp(options->device, "cpu") == 0) {
         if (options->dtype != QE_BFLOAT16) {
             return qe_fail(err, QE_EDEVICE,
@@ -135,7 +139,7 @@ qe_engine_info(const struct qe_engine *engine)
     return &engine->info;
 }
 
-/* The first call in a forked child makes the threads anew. */
+/* Starts new threads at the first call in a forked child. */
 static int
 notice_fork(struct qe_engine *e, struct qe_error *err)
 {
@@ -188,7 +192,7 @@ qe_engine_add_adapter(struct qe_engine *e, const struct qe_tensor *tensors,
     return number;
 }
 
-/* NULL: there is no such adapter. */
+/* Returns NULL if there is no such adapter. */
 static const struct qe_weights *
 find_weights(const struct qe_engine *e, int adapter)
 {
@@ -226,7 +230,9 @@ check_request(const struct qe_engine *e, const struct qe_request *request,
                        e->hidden_size);
     }
     if (request->weights == NULL) {
-        return qe_fail(err, QE_EVALUE, "no adapter of that number");
+        return qe_fail(
+            err, QE_EVALUE,
+            "adapter: no such number; expected 0 or a result of add_adapter()");
     }
     if (cu[0] != 0 || cu[request->n_seqs] < 0 ||
         (size_t)cu[request->n_seqs] != n_tokens) {
@@ -242,7 +248,7 @@ check_request(const struct qe_engine *e, const struct qe_request *request,
             err->index = i;
             return QE_EVALUE;
         }
-        /* cu is not known to be increasing further on, so stay within n_tokens. */
+        /* Later offsets are not checked yet, so stay within n_tokens. */
         for (int32_t t = cu[i]; t < cu[i + 1] && (size_t)t < n_tokens; t++) {
             int32_t token = request->tokens[t];
             if (token < 0 || token >= e->vocab_size) {
@@ -270,7 +276,7 @@ qe_engine_submit(struct qe_engine *e, const struct qe_input *input, struct qe_jo
     if (status < 0) {
         return status;
     }
-    /* Checked on a copy: the caller's arrays may change under us. */
+    /* Check a copy: other threads may change the caller's arrays. */
     int32_t *tokens = malloc((input->n_tokens + n_offsets) * sizeof *tokens);
     if (tokens == NULL) {
         return qe_fail(err, QE_ENOMEM, "request: no memory for %zu tokens",
@@ -301,10 +307,19 @@ qe_engine_submit(struct qe_engine *e, const struct qe_input *input, struct qe_jo
 struct qe_counts
 qe_engine_counts(struct qe_engine *e)
 {
-    /* In a forked child that has not called yet the jobs are the parent's, and so may
-     * be the thread that holds the mutex. */
+    /* In a forked child before its first call, jobs belong to the parent, and a thread
+     * of the parent may have held the mutex. */
     return e->pid == getpid() ? qe_scheduler_counts(e->scheduler)
                               : (struct qe_counts){0};
+}
+
+void
+qe_engine_note(struct qe_engine *e, char note[QE_NOTE_BYTES])
+{
+    note[0] = '\0';
+    if (e->pid == getpid()) { /* as in qe_engine_counts() */
+        qe_scheduler_note(e->scheduler, note);
+    }
 }
 
 int
@@ -339,8 +354,7 @@ qe_engine_stop(struct qe_engine *e)
         }
         pthread_mutex_unlock(&e->measuring);
     } else if (e->scheduler != NULL) {
-        /* A child that never called: there is no thread to join, and the backend's
-         * threads are not there to be told. */
+        /* A forked child that never called: there are no threads to stop. */
         qe_scheduler_after_fork(e->scheduler);
         e->backend = NULL;
     }

@@ -62,6 +62,9 @@ int qe_engine_submit(struct qe_engine *engine, const struct qe_input *input,
 /* As qe_scheduler_counts(). */
 struct qe_counts qe_engine_counts(struct qe_engine *engine);
 
+/* As qe_scheduler_note(). */
+void qe_engine_note(struct qe_engine *engine, char note[QE_NOTE_BYTES]);
+
 /* As qe_scheduler_done_fd(). */
 int qe_engine_done_fd(struct qe_engine *engine, struct qe_error *err);
 

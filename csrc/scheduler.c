@@ -31,7 +31,8 @@ struct qe_scheduler {
     int n_jobs_last; /* jobs of the last batch                          */
     double last_forward_s;
     struct qe_counts counts;
-    int done_fd; /* -1 until qe_scheduler_done_fd()                  */
+    char note[QE_NOTE_BYTES]; /* the backend's, as of the last batch           */
+    int done_fd;              /* -1 until qe_scheduler_done_fd()                  */
 };
 
 /* The longest wait for further callers, as a part of the last forward's time. */
@@ -150,6 +151,7 @@ run_batch(struct qe_scheduler *s)
     s->counts.n_texts += s->queue.n_taken;
     s->counts.n_tokens += batch.n_tokens;
     s->counts.forward_s += forward_s;
+    memcpy(s->note, s->backend->note, sizeof s->note);
     deliver_batch(s, status, &err);
 }
 
@@ -299,6 +301,14 @@ qe_scheduler_counts(struct qe_scheduler *s)
     struct qe_counts counts = s->counts;
     pthread_mutex_unlock(&s->mutex);
     return counts;
+}
+
+void
+qe_scheduler_note(struct qe_scheduler *s, char note[QE_NOTE_BYTES])
+{
+    pthread_mutex_lock(&s->mutex);
+    memcpy(note, s->note, sizeof s->note);
+    pthread_mutex_unlock(&s->mutex);
 }
 
 int

@@ -41,6 +41,9 @@ void qe_scheduler_stop(struct qe_scheduler *scheduler);
 
 struct qe_counts qe_scheduler_counts(struct qe_scheduler *scheduler);
 
+/* Copies the note of the backend: see struct qe_backend. */
+void qe_scheduler_note(struct qe_scheduler *scheduler, char note[QE_NOTE_BYTES]);
+
 /* Returns an eventfd that becomes readable when jobs are done, for event loops. It is
  * created by the first call and belongs to the scheduler. The reader then calls
  * qe_job_done() for each of its jobs. */

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FLAGS = ["-std=c++20", "-O3", "-lineinfo", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
-ARCHITECTURES = "80+ptx;90a"  # sm_90a has kernels of its own; the PTX is for all that come later
+# sm_90a has kernels of its own; PTX is for later GPUs. The first is for development and CI.
+ARCHITECTURES = "80+ptx;90a"
+RELEASE_ARCHITECTURES = "80+ptx;86;89;90a;100;120+ptx"
 CUBLAS = "libcublasLt.so.13"
 USUAL_HOME = Path("/usr/local/cuda")
 LINK = ["-lcudart_static", "-ldl", "-lrt", "-lpthread", "-static-libstdc++", "-static-libgcc"]
@@ -126,17 +128,24 @@ def _is_toolkit(home: Path) -> bool:
 
 
 def _architectures() -> str:
-    return os.environ.get("QWEN3_EMBED_CUDA_ARCHS", ARCHITECTURES)
+    """QWEN3_EMBED_CUDA_ARCHS: names with semicolons between them, or "release"."""
+    names = os.environ.get("QWEN3_EMBED_CUDA_ARCHS", ARCHITECTURES)
+    return RELEASE_ARCHITECTURES if names == "release" else names
 
 
 def _architecture_flags() -> list[str]:
-    """nvcc's: machine code for each, and PTX where it says so."""
+    """nvcc's flags: machine code for "90a", with PTX for "80+ptx", PTX alone for "80-virtual"."""
     flags = []
     for name in _architectures().split(";"):
-        number, _, ptx = name.partition("+")
-        flags += ["-gencode", f"arch=compute_{number},code=sm_{number}"]
-        if ptx:
-            flags += ["-gencode", f"arch=compute_{number},code=compute_{number}"]
+        found = re.fullmatch(r"(\d+[af]?)(\+ptx|-virtual)?", name)
+        if found is None:
+            raise ToolkitError(
+                f"QWEN3_EMBED_CUDA_ARCHS: {name!r}, expected such as 90a, 80+ptx or 80-virtual"
+            )
+        number, suffix = found.groups()
+        codes = {None: ["sm"], "+ptx": ["sm", "compute"], "-virtual": ["compute"]}[suffix]
+        for code in codes:
+            flags += ["-gencode", f"arch=compute_{number},code={code}_{number}"]
     return flags
 
 

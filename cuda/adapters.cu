@@ -1,5 +1,6 @@
-/* adapters.cu: what an adapter changes gets memory of its own, a copy of the model's
- * first: so a part of a fused matrix may change alone, and padding stays zero. */
+/* adapters.cu: memory for the tensors that an adapter replaces. Each begins as a copy
+ * of the model's, so that a part of a fused matrix can be replaced and padding stays
+ * zero. */
 #include "adapters.h"
 
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 
 #define ALIGN_BYTES 256
 
-/* Where the next changed tensor goes. */
+/* The place of the next replaced tensor. */
 struct moving {
     unsigned char *memory; /* NULL: only counts */
     size_t used;
@@ -50,7 +51,7 @@ move_matrix(struct moving *m, bool changed, enum qe_compute_dtype dtype,
     }
 }
 
-/* Moves what is changed of one layer. */
+/* Moves the replaced tensors of one layer. */
 static void
 move_layer(struct moving *m, const struct device_shape *s,
            const struct qe_layer *changed, struct device_layer *layer)
@@ -72,7 +73,7 @@ move_layer(struct moving *m, const struct device_shape *s,
     move_tensor(m, changed->k_norm != NULL, &layer->k_norm, s->HS);
 }
 
-/* Moves all that is changed. weights begins as a copy of the model's table. */
+/* Moves all replaced tensors. weights begins as a copy of the model's table. */
 static void
 move_changed(struct moving *m, const struct device_shape *s,
              const struct qe_weights *changed, struct device_weights *weights)
@@ -100,7 +101,7 @@ adapter_bytes(const struct qe_weights *changed, const struct device_weights *own
     return moving.used;
 }
 
-/* Gives the copied table memory for what is changed, with the model's values in it. */
+/* Allocates memory for the replaced tensors, filled with the model's values. */
 static int
 open_table(const struct qe_weights *changed, const struct device_shape *shape,
            struct device_weights *weights, struct qe_error *err)
@@ -152,7 +153,7 @@ adapters_add(struct adapters *adapters, const struct qe_weights *changed,
         goto fail;
     }
     adapter->next = adapters->first;
-    adapters->first = adapter; /* whole when a pass first sees it */
+    adapters->first = adapter; /* complete before a pass can see it */
     return 0;
 fail:
     if (adapter != NULL) {

@@ -1,8 +1,9 @@
 /* backend_cuda.cu: the forward pass of Qwen3 on an NVIDIA GPU.
  *
- * Side by side with csrc/cpu/backend_cpu.c: the same steps in the same order. The
- * residual stream h is fp32 and matrix products add to it; other activations are bf16.
- * Formulas: transformers modeling_qwen3.py. */
+ * It has the steps of csrc/cpu/backend_cpu.c: see backend.h. The residual stream h is
+ * fp32 and matrix products add to it; other activations are bf16. Formulas:
+ * transformers modeling_qwen3.py. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +16,10 @@
 /* Tokens from which a batch takes long enough to be worth cancelling. */
 #define LARGE_BATCH 2048
 
-/* Some 10 ms with the 8B model on the oldest GPUs. */
+/* Attempts to record the graph of a shape. */
+#define MAX_RECORDINGS 3
+
+/* About 10 ms with the 8B model on the oldest GPUs. */
 #define FEW_TOKENS 128
 
 struct cuda_backend {
@@ -31,7 +35,7 @@ struct pass {
     cudaError_t status;                   /* of the first launch that failed */
     int n_rows;               /* rows of h: tokens, and in a pruned last layer, once
                                  its keys are made, last tokens only */
-    const atomic_int *cancel; /* NULL where it is not looked at */
+    const atomic_int *cancel; /* NULL: not cancelled */
 };
 
 /* ---- steps ---- */
@@ -42,7 +46,7 @@ cancelled(const struct pass *p)
     return p->cancel != NULL && p->cancel->load() != 0;
 }
 
-/* After a failure the pass goes on to its end without effect. */
+/* After a failure the pass runs to its end without effect. */
 static void
 keep_first_error(struct pass *p, cudaError_t status)
 {
@@ -105,9 +109,9 @@ attention(struct pass *p, const struct attention_block *blocks, int n_blocks, bo
     }
 }
 
-/* After the last layer's keys are made, only the last token of each text that has a row
- * to write matters. The kept rows of h, which lie in order, move to its front, by way
- * of gate_up, which is free. What one part writes, no later part reads. */
+/* Once the last layer's keys are made, only the last token of each text with an output
+ * is needed. Its rows of h move to the front, through gate_up, which is free. No part
+ * reads what an earlier one wrote, because the rows lie in order. */
 static void
 keep_last_rows(struct pass *p)
 {
@@ -122,14 +126,15 @@ keep_last_rows(struct pass *p)
         keep_first_error(p, launch_gather_rows(gpu->ws.gate_up, gpu->ws.h,
                                                p->at->last_rows + row, n, row_bytes,
                                                gpu->stream));
-        keep_first_error(p, cudaMemcpyAsync(gpu->ws.h + (size_t)row * gpu->shape.C,
-                                            gpu->ws.gate_up, n * row_bytes,
-                                            cudaMemcpyDeviceToDevice, gpu->stream));
+        keep_first_error(p,
+                         cudaMemcpyAsync(gpu->ws.h + (size_t)row * gpu->shape.C,
+                                         gpu->ws.gate_up, n * row_bytes,
+                                         cudaMemcpyDeviceToDevice, gpu->stream.handle));
     }
     p->n_rows = n_kept;
 }
 
-/* The product of attention's output, which lies where the queries were. */
+/* Attention's output lies where the queries were. */
 static void
 project_output(struct pass *p, struct operand o_proj)
 {
@@ -166,7 +171,7 @@ mlp(struct pass *p, const struct device_layer *layer)
     }
 }
 
-/* The first row past a piece of the vectors that the ring holds at once. */
+/* The end of the piece of results, from first on, that the ring holds at once. */
 static int
 piece_end(const struct layout *layout, int first)
 {
@@ -189,14 +194,14 @@ pool(struct pass *p, int first, int end)
                                     gpu->stream));
 }
 
-/* From the ring to the callers, once the GPU is done. */
+/* Waits for the GPU and copies results from the ring to the callers. */
 static void
 copy_vectors(struct pass *p, const struct qe_batch *batch, int first, int end)
 {
     const struct device *gpu = p->gpu;
     const struct layout *layout = &gpu->layout;
 
-    keep_first_error(p, cudaStreamSynchronize(gpu->stream));
+    keep_first_error(p, cudaStreamSynchronize(gpu->stream.handle));
     for (int i = first; i < end && p->status == cudaSuccess; i++) {
         const struct qe_seq *seq = &batch->seqs[layout->last_seqs[i]];
         memcpy(seq->out, gpu->ws.ring + layout->host.pool_rows[i].first,
@@ -206,7 +211,7 @@ copy_vectors(struct pass *p, const struct qe_batch *batch, int first, int end)
 
 /* ---- the pass ---- */
 
-/* Before layer l of a large batch is queued, waits until the GPU is near it. */
+/* Limits how far ahead of the GPU the layers of a large batch are queued. */
 static void
 wait_for_layers(struct pass *p, int l)
 {
@@ -214,7 +219,7 @@ wait_for_layers(struct pass *p, int l)
 
     if (p->n_rows >= LARGE_BATCH) {
         keep_first_error(p, cudaEventSynchronize(event));
-        keep_first_error(p, cudaEventRecord(event, p->gpu->stream));
+        keep_first_error(p, cudaEventRecord(event, p->gpu->stream.handle));
     }
 }
 
@@ -258,7 +263,7 @@ run_layers(struct pass *p)
 {
     const struct device *gpu = p->gpu;
 
-    keep_first_error(p, layout_copy(&p->gpu->layout, gpu->stream));
+    keep_first_error(p, layout_copy(&p->gpu->layout, gpu->stream.handle));
     keep_first_error(p, launch_embed(gpu->ws.h, p->at->tokens, p->weights->embed_tokens,
                                      p->n_rows, gpu->shape.C, gpu->stream));
     for (int l = 0; l < gpu->shape.L && !cancelled(p); l++) {
@@ -276,8 +281,23 @@ queue_small(struct pass *p)
     }
 }
 
-/* From the second of its shape on a small batch is a graph: the first has loaded every
- * kernel, which a recording could not. */
+/* Records the pass as a graph. Recording fails if another thread synchronises the whole
+ * device meanwhile, and then the graph stays empty. */
+static void
+record(struct pass *p, struct graph *graph)
+{
+    const cudaStream_t stream = p->gpu->stream.handle;
+    struct pass recorded = *p; /* what is recorded does not run */
+
+    if (graph_begin(stream) == cudaSuccess) {
+        queue_small(&recorded);
+        graph_end(graph, stream);
+    }
+    cudaGetLastError(); /* a failure of the recording is none of the pass */
+}
+
+/* The second of equal small batches is recorded as a graph, or a later one if that
+ * fails: the first loads the kernels, which a recording cannot. */
 static void
 run_small(struct pass *p, const struct qe_batch *batch)
 {
@@ -287,14 +307,12 @@ run_small(struct pass *p, const struct qe_batch *batch)
                                   layout->n_tall, layout->n_short, layout->n_last_tall};
     struct graph *graph = graphs_use(&gpu->graphs, &key);
 
-    if (graph->n_uses == 2) {
-        keep_first_error(p, graph_begin(gpu->stream));
-        queue_small(p);
-        keep_first_error(p, graph_end(graph, gpu->stream));
-        p->n_rows = layout->n_rows; /* what was recorded has not run */
+    if (graph->exec == NULL && graph->n_uses > 1 &&
+        graph->n_uses <= 1 + MAX_RECORDINGS) {
+        record(p, graph);
     }
     if (graph->exec != NULL) {
-        keep_first_error(p, cudaGraphLaunch(graph->exec, gpu->stream));
+        keep_first_error(p, cudaGraphLaunch(graph->exec, gpu->stream.handle));
     } else {
         queue_small(p);
     }
@@ -332,7 +350,7 @@ run_batch(struct device *gpu, const struct device_weights *weights,
     } else {
         run_large(&pass, batch);
     }
-    cudaError_t drained = cudaStreamSynchronize(gpu->stream);
+    cudaError_t drained = cudaStreamSynchronize(gpu->stream.handle);
     keep_first_error(&pass, drained);
     if (pass.status != cudaSuccess) {
         return cuda_fail(err, pass.status, "forward");
@@ -356,12 +374,18 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
     }
     const struct device_weights *weights = device_weights_of(gpu, batch->weights);
     if (weights == NULL) {
-        return qe_fail(err, QE_EVALUE, "batch: weights that are not on %s", gpu->name);
+        return qe_fail(err, QE_EVALUE,
+                       "batch: its weights are not on %s; add the adapter first",
+                       gpu->name);
     }
     CUDA_TRY(err, cudaGetDevice(&before));
     int status = run_batch(gpu, weights, batch, err);
+    if (backend->note[0] == '\0') {
+        snprintf(backend->note, sizeof backend->note, "%s", gemm_note(gpu->gemm));
+    }
     if (before != gpu->index && gpu->index == 0) {
-        cudaSetDevice(before); /* a caller's own thread, with another device in use */
+        cudaSetDevice(
+            before); /* it may be a caller's thread, which uses another device */
     }
     return status;
 }

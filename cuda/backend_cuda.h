@@ -1,4 +1,4 @@
-/* backend_cuda.h: the backend on one GPU. */
+/* backend_cuda.h: the backend of one GPU. */
 #ifndef QE_BACKEND_CUDA_H
 #define QE_BACKEND_CUDA_H
 

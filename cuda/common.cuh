@@ -1,12 +1,14 @@
-/* common.cuh: what several kernels need: 16-byte accesses, warp sums, the launch that
- * overlaps its predecessor's end, and the instructions of a tensor-core product:
- * cp.async, ldmatrix, mma. */
+/* common.cuh: device code shared by the kernels: 16-byte accesses, warp sums, launches
+ * that overlap, and the instructions of tensor-core products (cp.async, ldmatrix, mma).
+ */
 #ifndef QE_COMMON_CUH
 #define QE_COMMON_CUH
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <stdint.h>
+
+#include "stream.h"
 
 typedef __nv_bfloat16 bf16;
 
@@ -25,7 +27,7 @@ store_16_bytes(void *p, uint4 v)
     *static_cast<uint4 *>(p) = v;
 }
 
-/* Brings the 128 bytes around p near, in the background. */
+/* Prefetches the 128 bytes around p. */
 static __device__ __forceinline__ void
 prefetch_line(const void *p)
 {
@@ -74,7 +76,7 @@ store_8_floats(float *p, const float (&x)[8])
     reinterpret_cast<float4 *>(p)[1] = make_float4(x[4], x[5], x[6], x[7]);
 }
 
-/* Over groups of n_lanes neighbours, a power of two; every lane gets the sum. */
+/* Sums over groups of n_lanes neighbours, a power of two. Every lane gets the sum. */
 template <typename T>
 static __device__ __forceinline__ T
 lane_sum(T x, int n_lanes)
@@ -85,7 +87,7 @@ lane_sum(T x, int n_lanes)
     return x;
 }
 
-/* Every thread of the block gets the sum, added up in the same order each time.
+/* Every thread of the block gets the sum, accumulated in a fixed order.
  * partial_smem (blockDim.x / 32). */
 template <typename T>
 static __device__ __forceinline__ T
@@ -104,8 +106,8 @@ block_sum(T x, T *partial_smem)
     return sum;
 }
 
-/* What an MLP makes of a gate and an up, both rounded to bf16, as the result will be:
- * the fast division's error is far below. */
+/* silu(gate) * up. Both are rounded to bf16, as the result will be: the error of the
+ * fast division is far below that. */
 static __device__ __forceinline__ float
 swiglu(float gate, float up)
 {
@@ -114,38 +116,30 @@ swiglu(float gate, float up)
 
 /* ---- launches ---- */
 
-/* Starts a kernel whose blocks may come to life while the kernel before it in the
- * stream runs its last ones, from sm_90. Every kernel launched so must call
- * wait_for_grid() before it reads or writes what any other kernel does. */
+/* Launches a kernel. If the stream overlaps, its blocks may start while the kernel
+ * before it in the stream still runs: every kernel launched here must call
+ * wait_for_grid() before it reads or writes memory that another kernel uses. */
 template <typename... P, typename... A>
 static inline cudaError_t
 launch(void (*kernel)(P...), dim3 grid, int n_threads, size_t smem_bytes,
-       cudaStream_t stream, A... arguments)
+       struct stream stream, A... arguments)
 {
     cudaLaunchAttribute overlap = {};
     cudaLaunchConfig_t config = {};
-    int device, major;
-    cudaError_t status = cudaGetDevice(&device);
 
-    if (status == cudaSuccess) {
-        status =
-            cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    }
-    if (status != cudaSuccess) {
-        return status;
-    }
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap.val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = grid;
     config.blockDim = dim3(n_threads);
     config.dynamicSmemBytes = smem_bytes;
-    config.stream = stream;
+    config.stream = stream.handle;
     config.attrs = &overlap;
-    config.numAttrs = major >= 9;
+    config.numAttrs = stream.overlaps;
     return cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...);
 }
 
-/* Until all that earlier kernels wrote is there to read. */
+/* Waits until the writes of earlier kernels are visible. Code for architectures before
+ * sm_90 has no such wait: its stream must not overlap. */
 static __device__ __forceinline__ void
 wait_for_grid(void)
 {
@@ -154,7 +148,7 @@ wait_for_grid(void)
 #endif
 }
 
-/* Lets the next kernel's blocks in once all of this one's have said so. */
+/* Allows the next kernel to start once every block of this one has called it. */
 static __device__ __forceinline__ void
 release_next_grid(void)
 {
@@ -171,7 +165,7 @@ shared_address(const void *p)
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
-/* Copies 16 bytes to shared memory in the background; zeros where not valid, without
+/* Starts a copy of 16 bytes to shared memory; if not valid, stores zeros without
  * reading. */
 static __device__ __forceinline__ void
 cp_async_16(void *to_smem, const void *from, bool valid)
@@ -188,7 +182,7 @@ cp_async_commit(void)
     asm volatile("cp.async.commit_group;\n" ::: "memory");
 }
 
-/* Until at most N of this thread's groups are under way. */
+/* Waits until at most N of this thread's groups of copies are pending. */
 template <int N>
 static __device__ __forceinline__ void
 cp_async_wait(void)
@@ -196,8 +190,8 @@ cp_async_wait(void)
     asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
 }
 
-/* Four 8x8 matrices; lane i hands in the address of row i % 8 of matrix i / 8 and gets
- * of each the pair at row lane / 4, columns 2 (lane % 4). */
+/* Loads four 8x8 matrices. Lane i passes the address of row i % 8 of matrix i / 8, and
+ * receives from each matrix the pair at row i / 4, columns 2 (i % 4). */
 static __device__ __forceinline__ void
 ldmatrix_x4(uint32_t (&r)[4], const void *row_smem)
 {
@@ -207,7 +201,7 @@ ldmatrix_x4(uint32_t (&r)[4], const void *row_smem)
                  : "memory");
 }
 
-/* The same of the transposed matrices. */
+/* The same, with transposed matrices. */
 static __device__ __forceinline__ void
 ldmatrix_x4_trans(uint32_t (&r)[4], const void *row_smem)
 {

@@ -1,4 +1,4 @@
-/* cuda_error.h: from a CUDA status to a struct qe_error. */
+/* cuda_error.h: converts a CUDA status to a struct qe_error. */
 #ifndef QE_CUDA_ERROR_H
 #define QE_CUDA_ERROR_H
 
@@ -6,11 +6,11 @@
 
 #include "seam.h"
 
-/* Fills err and returns its status: QE_EDEVICEMEM where memory ran out, else
- * QE_EDEVICE. what: the call, as written. */
+/* Fills err and returns its status: QE_EDEVICEMEM if memory ran out, else QE_EDEVICE.
+ * what: the failed call. */
 int cuda_fail(struct qe_error *err, cudaError_t status, const char *what);
 
-/* The one macro that returns: a checked call in a function that returns a status. */
+/* Returns from a function with a status if the call fails; no other macro returns. */
 #define CUDA_TRY(err, call)                             \
     if (cudaError_t try_ = (call); try_ != cudaSuccess) \
     return cuda_fail(err, try_, #call)

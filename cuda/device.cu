@@ -1,15 +1,16 @@
-/* device.cu: chooses the GPU, sees that the model fits, allocates once and loads. */
+/* device.cu: checks the GPU and its memory, allocates every buffer and loads the model.
+ */
 #include "device.h"
 
 #include <stdio.h>
 
 #include "cuda_error.h"
 
-/* Row tiles of 128, one for each multiprocessor: products of any width then fill whole
- * waves. */
+/* One row tile of 128 per multiprocessor: products of any width then fill whole waves.
+ */
 #define ROWS_PER_MULTIPROCESSOR 128
 #define MAX_HIDDEN_SIZE 8192
-/* Memory that contexts, modules and cuBLAS take besides what is asked for. */
+/* Memory of contexts, modules and cuBLAS, beyond our own allocations. */
 #define SPARE_BYTES ((size_t)256 << 20)
 #define ADAPTER_SPARE_BYTES ((size_t)64 << 20) /* staging, and later graphs */
 
@@ -37,7 +38,7 @@ count_devices(struct qe_error *err)
                    cudaGetErrorString(status), cudaGetErrorName(status));
 }
 
-/* The device must exist, be new enough and fit the model. */
+/* Checks that the device exists and supports the model. */
 static int
 choose_device(struct device *gpu, struct qe_error *err)
 {
@@ -86,7 +87,7 @@ choose_device(struct device *gpu, struct qe_error *err)
     return 0;
 }
 
-/* Says before anything is allocated whether it will fit. */
+/* Fails before anything is allocated if the model does not fit. */
 static int
 check_memory(const struct device *gpu, size_t activation_bytes, struct qe_error *err)
 {
@@ -122,7 +123,7 @@ allocate(struct device *gpu, const char *cache_folder, struct qe_error *err)
     if (status < 0) {
         return status;
     }
-    CUDA_TRY(err, cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking));
+    CUDA_TRY(err, stream_open(&gpu->stream));
     for (cudaEvent_t &event : gpu->layer_done) {
         CUDA_TRY(err, cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     }
@@ -138,7 +139,7 @@ allocate(struct device *gpu, const char *cache_folder, struct qe_error *err)
     status = layout_open(&gpu->attention, gpu->ws.max_rows, gpu->max_seqs, max_length,
                          &gpu->layout, err);
     if (status == 0) {
-        status = gemm_open(linears, cache_folder, &gpu->gemm, err);
+        status = gemm_open(linears, cache_folder, gpu->stream, &gpu->gemm, err);
     }
     return status;
 }
@@ -159,7 +160,7 @@ load(struct device *gpu, const struct qe_model *model, struct qe_error *err)
     CUDA_TRY(err, launch_rope_table(gpu->ws.cos_sin, gpu->weights.inv_freq,
                                     gpu->config.max_length, s->HS,
                                     gpu->config.rope_scale, gpu->stream));
-    CUDA_TRY(err, cudaStreamSynchronize(gpu->stream));
+    CUDA_TRY(err, cudaStreamSynchronize(gpu->stream.handle));
     return 0;
 }
 
@@ -175,7 +176,7 @@ open_parts(struct device *gpu, const struct qe_cuda_options *options,
     return status < 0 ? status : load(gpu, model, err);
 }
 
-/* The calling thread is not ours: it gets its device back. */
+/* Restores the device of the calling thread, which is not ours. */
 static void
 restore_device(const struct device *gpu, int before)
 {
@@ -209,7 +210,7 @@ device_open(struct device *gpu, const struct qe_cuda_options *options,
     return status;
 }
 
-/* An adapter is added while the engine has all else that it needs. */
+/* The engine's other memory is allocated already. */
 static int
 check_adapter_memory(const struct device *gpu, const struct qe_weights *adapter,
                      struct qe_error *err)
@@ -259,7 +260,7 @@ device_weights_of(const struct device *gpu, const struct qe_weights *table)
 
 /* ---- plans ---- */
 
-/* The buffers are free between batches, so plans are tried on them. */
+/* The buffers of a pass are free between batches, so trials use them. */
 static int
 prepare_linear(struct device *gpu, enum qe_linear which, int n_rows,
                struct qe_error *err)
@@ -270,7 +271,7 @@ prepare_linear(struct device *gpu, enum qe_linear which, int n_rows,
     return gemm_prepare(gpu->gemm, which, n_rows, &trial, gpu->stream, err);
 }
 
-/* Products of n_rows rows whose parts MLP makes at most mlp_rows at a time. */
+/* Products of n_rows rows; the MLP takes at most mlp_rows at a time. */
 static int
 prepare_layer(struct device *gpu, enum qe_linear first, int n_rows,
               struct qe_error *err)
@@ -332,8 +333,6 @@ device_close(struct device *gpu)
             cudaEventDestroy(event);
         }
     }
-    if (gpu->stream != NULL) {
-        cudaStreamDestroy(gpu->stream);
-    }
+    stream_close(&gpu->stream);
     restore_device(gpu, before);
 }

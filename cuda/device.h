@@ -1,4 +1,4 @@
-/* device.h: one GPU and all that an engine holds on it. */
+/* device.h: one GPU and everything that an engine owns on it. */
 #ifndef QE_DEVICE_H
 #define QE_DEVICE_H
 
@@ -10,8 +10,8 @@
 #include "weights.h"
 #include "workspace.h"
 
-/* Layers of a large batch that may be queued ahead of the GPU, so that a cancelled
- * batch soon ends. */
+/* Layers of a large batch that may be queued ahead of the GPU. The fewer they are, the
+ * sooner a cancelled batch ends. */
 #define LAYERS_AHEAD 2
 
 struct device {
@@ -22,7 +22,8 @@ struct device {
     char kernels[32]; /* "sm_90"                        */
     struct qe_config config;
     struct device_shape shape;
-    const struct qe_weights *own; /* the model's table, as batches bring it; not read */
+    const struct qe_weights
+        *own; /* identifies the model's weights in batches; not read */
     struct device_weights weights; /* owned; the model's own */
     struct adapters adapters;      /* owned             */
     struct workspace ws;           /* owned             */
@@ -30,28 +31,28 @@ struct device {
     struct layout layout; /* owned             */
     struct gemm *gemm;    /* owned             */
     struct graphs graphs; /* owned             */
-    cudaStream_t stream;
+    struct stream stream; /* owned             */
     cudaEvent_t layer_done[LAYERS_AHEAD];
 };
 
-/* GPUs of this machine, at least one. */
+/* Returns the number of GPUs, at least one, or fails. */
 int count_devices(struct qe_error *err);
 
-/* Fills a zeroed device: the model's weights are on it when this returns 0. */
+/* Opens a zeroed device and uploads the model's weights. */
 int device_open(struct device *gpu, const struct qe_cuda_options *options,
                 const struct qe_model *model, struct qe_error *err);
 
-/* Copies the tensors that the adapter's table does not leave NULL, beside whatever
- * runs. One caller at a time. */
+/* Uploads the tensors that are not NULL in the adapter's table; a pass may be running.
+ * One caller at a time. */
 int device_add_adapter(struct device *gpu, const struct qe_weights *adapter,
                        struct qe_error *err);
 
-/* The weights of a batch that brings this table; NULL: it is neither the model's nor an
- * adapter's. */
+/* Returns the device's weights for a batch's table, or NULL if the table is neither the
+ * model's nor an adapter's. */
 const struct device_weights *device_weights_of(const struct device *gpu,
                                                const struct qe_weights *table);
 
-/* Tries plans for the products of the batch in layout, as far as there are none. */
+/* Chooses plans for the products of the batch in layout that have none. */
 int device_prepare(struct device *gpu, struct qe_error *err);
 
 /* Accepts a half-opened device. */

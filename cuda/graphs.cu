@@ -1,4 +1,4 @@
-/* graphs.cu: the graphs of the shapes that were last in use. */
+/* graphs.cu: the graphs of the shapes used last. */
 #include "graphs.h"
 
 static bool
@@ -47,21 +47,18 @@ graph_begin(cudaStream_t stream)
     return cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
 }
 
-cudaError_t
+void
 graph_end(struct graph *graph, cudaStream_t stream)
 {
-    cudaGraph_t recorded;
-    cudaError_t status = cudaStreamEndCapture(stream, &recorded);
+    cudaGraph_t recorded = NULL;
 
-    if (status != cudaSuccess) {
-        return status;
-    }
-    status = cudaGraphInstantiate(&graph->exec, recorded, 0);
-    if (status != cudaSuccess) {
+    if (cudaStreamEndCapture(stream, &recorded) == cudaSuccess &&
+        cudaGraphInstantiate(&graph->exec, recorded, 0) != cudaSuccess) {
         graph->exec = NULL;
-        cudaGetLastError();
     }
-    return cudaGraphDestroy(recorded);
+    if (recorded != NULL) {
+        cudaGraphDestroy(recorded);
+    }
 }
 
 void

@@ -1,22 +1,22 @@
-/* graphs.h: forward passes of few tokens as CUDA graphs, since their kernels are over
- * sooner than the host can launch the next. */
+/* graphs.h: forward passes of few tokens as CUDA graphs: their kernels take less time
+ * than the host needs to launch them. */
 #ifndef QE_GRAPHS_H
 #define QE_GRAPHS_H
 
 #include <cuda_runtime_api.h>
 #include <stdint.h>
 
-/* Batches that queue the same kernels over the same addresses. */
+/* Batches with equal keys queue the same kernels on the same addresses. */
 struct graph_key {
-    const void *weights; /* whatever stands for what products read */
+    const void *weights; /* identifies the weights that products read */
     int n_rows, n_last, n_tall, n_short, n_last_tall;
 };
 
 struct graph {
     struct graph_key key;
-    cudaGraphExec_t exec; /* owned; NULL: not captured, or not yet */
+    cudaGraphExec_t exec; /* owned; NULL: not recorded */
     uint64_t n_uses;
-    uint64_t last_use; /* 0: a free place */
+    uint64_t last_use; /* 0: this entry is free */
 };
 
 #define MAX_GRAPHS 64
@@ -26,15 +26,15 @@ struct graphs {
     uint64_t n_uses;
 };
 
-/* Counts a use of the key's graph. A new key takes the place that was used the longest
- * ago; its graph is empty. */
+/* Counts a use of the key's graph. A new key evicts the least recently used one and has
+ * an empty graph. */
 struct graph *graphs_use(struct graphs *graphs, const struct graph_key *key);
 
-/* Begins to record what is queued on the stream, which then does not run. */
+/* Begins to record the work queued on the stream, which then does not run. */
 cudaError_t graph_begin(cudaStream_t stream);
 
-/* Ends it. A graph that the device has no room for stays empty, which is no failure. */
-cudaError_t graph_end(struct graph *graph, cudaStream_t stream);
+/* Ends it. The graph stays empty if the recording failed or the device has no room. */
+void graph_end(struct graph *graph, cudaStream_t stream);
 
 /* Accepts zeroed graphs. */
 void graphs_close(struct graphs *graphs);

@@ -1,4 +1,4 @@
-/* library.cu: what libqe_cuda.so exports, and what it says of this machine's GPUs. */
+/* library.cu: the table that libqe_cuda.so exports, and the list of GPUs. */
 #include <stdio.h>
 
 #include "backend_cuda.h"

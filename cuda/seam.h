@@ -1,4 +1,4 @@
-/* seam.h: the C headers that this folder implements, made readable to C++. */
+/* seam.h: includes the C headers that this folder implements. */
 #ifndef QE_SEAM_H
 #define QE_SEAM_H
 
@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-using std::atomic_int; /* what backend.h calls by its C name, with the same layout */
+using std::atomic_int; /* the C type in backend.h has the same layout */
 
 extern "C" {
 #include "cuda_library.h"

@@ -1,9 +1,9 @@
-/* sm90.cuh: what Hopper adds for matrix kernels: barriers in shared memory that count
- * arrivals and bytes, the tensor copy, and products of a warpgroup (wgmma).
+/* sm90.cuh: Hopper's instructions for matrix kernels: barriers that also count bytes,
+ * the tensor copy, and products of a warpgroup (wgmma).
  *
- * Tiles in shared memory have rows of 64 bf16 in 128 bytes, their 16-byte pieces
- * permuted within 8 rows (piece ^ row % 8), as both the copy and wgmma know it. Names
- * and layouts: PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions". */
+ * Tiles in shared memory have rows of 64 bf16, 128 bytes, whose 16-byte pieces are
+ * permuted within 8 rows (piece ^ row % 8): the 128-byte swizzle of both instructions.
+ * Names and layouts: PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions". */
 #ifndef QE_SM90_CUH
 #define QE_SM90_CUH
 
@@ -15,7 +15,7 @@
 
 /* ---- barriers ---- */
 
-/* Arrives; the phase also waits for that many bytes of tensor copies. */
+/* Arrives, and makes the phase wait for n_bytes of tensor copies. */
 static __device__ __forceinline__ void
 barrier_arrive_expect(uint64_t *barrier_smem, int n_bytes)
 {
@@ -25,21 +25,21 @@ barrier_arrive_expect(uint64_t *barrier_smem, int n_bytes)
                  : "memory");
 }
 
-/* Barriers just made become visible to the copy engine. */
+/* Makes initialised barriers visible to the copy engine. */
 static __device__ __forceinline__ void
 fence_barrier_init(void)
 {
     asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
 }
 
-/* This thread's writes to shared memory become visible to wgmma. */
+/* Makes this thread's writes to shared memory visible to wgmma and the copy engine. */
 static __device__ __forceinline__ void
 fence_async_proxy(void)
 {
     asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 
-/* The block's barriers 1 to 15: n_threads have to arrive, these included. */
+/* Barriers 1 to 15 of the block: n_threads arrive, the waiting ones included. */
 static __device__ __forceinline__ void
 named_barrier_sync(int index, int n_threads)
 {
@@ -106,7 +106,7 @@ wgmma_commit(void)
     asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
 }
 
-/* Until at most N of this warp's groups are under way. */
+/* Waits until at most N of this warp's groups are pending. */
 template <int N>
 static __device__ __forceinline__ void
 wgmma_wait(void)
@@ -125,8 +125,8 @@ pin_registers(float (&x)[N])
     }
 }
 
-/* Describes a tile to wgmma. Eight rows further lie 1024 bytes further; in a tile that
- * is read transposed, 64 columns further lie `columns_bytes` further. */
+/* The wgmma descriptor of a tile. Eight rows are 1024 bytes; in a tile that is read
+ * transposed, 64 columns are columns_bytes. */
 static __device__ __forceinline__ uint64_t
 describe_tile(const void *tile_smem, int columns_bytes)
 {

@@ -1,8 +1,8 @@
-/* weights.cu: brings the weights to the device.
+/* weights.cu: uploads weights to the device.
  *
- * Everything is cut into pieces of at most one slot. Several threads take pieces, read
- * them with pread into their own two pinned slots and copy them on their own streams,
- * so that reading, copying and the bus overlap. */
+ * Tensors are cut into pieces of at most one slot. Several threads take pieces, read
+ * them with pread into two pinned slots of their own and copy them on streams of their
+ * own, so that reading and copying overlap. */
 #include "weights.h"
 
 #include <errno.h>
@@ -19,7 +19,7 @@
 #define SLOT_BYTES ((size_t)4 << 20)
 #define ALIGN_BYTES 256
 
-/* n_rows rows of row_bytes, packed in host memory, to_bytes apart on the device. */
+/* n_rows rows of row_bytes, contiguous in host memory, to_bytes apart on the device. */
 struct piece {
     unsigned char *to;
     float *scales; /* (n_rows) if the rows, of bf16, become e4m3; else NULL */
@@ -90,8 +90,8 @@ place_matrix(struct operand *matrix, unsigned char *base, size_t *used,
     }
 }
 
-/* Lays weights out from w->memory on, and layers where there is a table for them. With
- * NULL only counts. */
+/* Lays out the weights from w->memory on, and fills w->layers unless it is NULL. If
+ * w->memory is NULL it only counts bytes. */
 static void
 lay_out(const struct device_shape *s, struct device_weights *w)
 {
@@ -153,7 +153,8 @@ device_weights_close(struct device_weights *weights)
 
 /* ---- pieces ---- */
 
-/* Cuts what one piece describes, if there is anything, into pieces that fit a slot. */
+/* Cuts a piece of any size into pieces that fit a slot. Without a source it adds none.
+ */
 static void
 add_pieces(struct upload *u, struct piece rest)
 {
@@ -195,7 +196,7 @@ add_matrix(struct upload *u, struct operand to, const void *from, size_t n_rows,
                    to_columns * sizeof(bf16), n_rows});
 }
 
-/* With u->pieces NULL only counts. */
+/* If u->pieces is NULL it only counts pieces. */
 static void
 add_tensors(struct upload *u, const struct device_shape *s,
             const struct device_weights *w)
@@ -230,8 +231,8 @@ add_tensors(struct upload *u, const struct device_shape *s,
 
 /* ---- workers ---- */
 
-/* Bytes of a file are read, not touched in its mapping: a page fault costs more than
- * the copy. Weights that the model rounded lie in plain memory. */
+/* Reads a file with pread rather than through its mapping, because page faults cost
+ * more than the copy. Weights that the model rounded are in plain memory. */
 static int
 read_bytes(const struct upload *u, unsigned char *to, const unsigned char *from,
            size_t n_bytes, struct qe_error *err)
@@ -268,14 +269,14 @@ struct staging {
     unsigned char *slots;      /* (2, SLOT_BYTES) pinned                      */
     unsigned char *bf16_slots; /* (2, SLOT_BYTES) device, if rows become e4m3 */
     cudaEvent_t copied[2];
-    cudaStream_t stream;
+    struct stream stream;
 };
 
 static int
 open_staging(const struct upload *u, struct staging *s, struct qe_error *err)
 {
     CUDA_TRY(err, cudaSetDevice(u->device));
-    CUDA_TRY(err, cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
+    CUDA_TRY(err, stream_open(&s->stream));
     CUDA_TRY(err, cudaHostAlloc(&s->slots, 2 * SLOT_BYTES, cudaHostAllocDefault));
     if (u->dtype == QE_FLOAT8) {
         CUDA_TRY(err, cudaMalloc(&s->bf16_slots, 2 * SLOT_BYTES));
@@ -289,15 +290,15 @@ open_staging(const struct upload *u, struct staging *s, struct qe_error *err)
 static void
 close_staging(struct staging *s)
 {
-    if (s->stream != NULL) {
-        cudaStreamSynchronize(s->stream);
-        cudaStreamDestroy(s->stream);
+    if (s->stream.handle != NULL) {
+        cudaStreamSynchronize(s->stream.handle);
     }
     for (cudaEvent_t event : s->copied) {
         if (event != NULL) {
             cudaEventDestroy(event);
         }
     }
+    stream_close(&s->stream);
     cudaFreeHost(s->slots);
     cudaFree(s->bf16_slots);
 }
@@ -312,12 +313,12 @@ copy_piece(const struct piece *piece, struct staging *s, int slot)
     cudaError_t status = cudaSuccess;
 
     if (piece->scales != NULL && piece->row_bytes < piece->to_bytes) {
-        status = cudaMemsetAsync(to, 0, n_rows * piece->to_bytes, s->stream);
+        status = cudaMemsetAsync(to, 0, n_rows * piece->to_bytes, s->stream.handle);
     }
     if (status == cudaSuccess) {
         status = cudaMemcpy2DAsync(to, piece->to_bytes, s->slots + slot * SLOT_BYTES,
                                    piece->row_bytes, piece->row_bytes, n_rows,
-                                   cudaMemcpyHostToDevice, s->stream);
+                                   cudaMemcpyHostToDevice, s->stream.handle);
     }
     if (status == cudaSuccess && piece->scales != NULL) {
         const size_t n = piece->to_bytes / sizeof(bf16);
@@ -344,9 +345,9 @@ copy_pieces(struct upload *u, struct staging *s, struct qe_error *err)
             return status;
         }
         CUDA_TRY(err, copy_piece(piece, s, slot));
-        CUDA_TRY(err, cudaEventRecord(s->copied[slot], s->stream));
+        CUDA_TRY(err, cudaEventRecord(s->copied[slot], s->stream.handle));
     }
-    CUDA_TRY(err, cudaStreamSynchronize(s->stream));
+    CUDA_TRY(err, cudaStreamSynchronize(s->stream.handle));
     return 0;
 }
 
@@ -367,7 +368,7 @@ work(void *argument)
     return NULL;
 }
 
-/* The calling thread is one of the workers, so that there is always one. */
+/* The calling thread is one of the workers, so that there is at least one. */
 static int
 run_workers(struct upload *u, int n_threads, struct qe_error *err)
 {
@@ -415,7 +416,7 @@ device_weights_upload(const struct qe_model *model, const struct device_shape *s
             qe_fail(err, QE_ENOMEM, "weights: no memory for %zu pieces", u.n_pieces);
     }
     for (int i = 0; u.files != NULL && i < model->n_files; i++) {
-        /* Where it can't be opened again, its mapping serves. */
+        /* If it can't be opened again, its mapping is read. */
         u.files[i] = open(model->files[i].path, O_RDONLY | O_CLOEXEC);
     }
     if (status == 0) {

@@ -1,9 +1,9 @@
-/* weights.h: tables of weights in device memory, padded and fused, their matrices in
- * the compute dtype.
+/* weights.h: tables of weights in device memory, with padded and fused matrices in the
+ * compute dtype.
  *
- * C and I are padded with zeros to multiples of QE_PAD, so that every row begins at a
- * multiple of 16 bytes and no kernel needs an edge. q, k and v are one matrix, and gate
- * and up another. */
+ * C and I are padded with zeros to multiples of QE_PAD, so that every row is 16-byte
+ * aligned and kernels need no code for edges. q, k and v are one matrix, and gate and
+ * up are another. */
 #ifndef QE_WEIGHTS_H
 #define QE_WEIGHTS_H
 
@@ -13,7 +13,7 @@
 #define QE_PAD 64
 
 struct device_shape {
-    enum qe_compute_dtype dtype;      /* of what products read */
+    enum qe_compute_dtype dtype;      /* of both operands of products */
     int L, C, I, NH, NKV, HS, V;      /* C and I padded        */
     int n_columns;                    /* of C, before padding  */
     int q_width, kv_width, qkv_width; /* NH HS, NKV HS and q_width + 2 kv_width */
@@ -28,7 +28,7 @@ struct device_layer {
     float *q_norm, *k_norm;                            /* (HS) */
 };
 
-/* What a forward pass multiplies by. */
+/* The weights of a forward pass. */
 struct device_weights {
     unsigned char *memory; /* owned; one block          */
     size_t n_bytes;
@@ -47,15 +47,15 @@ element_bytes(enum qe_compute_dtype dtype)
     return dtype == QE_FLOAT8 ? 1 : sizeof(bf16);
 }
 
-/* Device memory that a model's weights take. */
+/* Bytes of device memory for a model's weights. */
 size_t device_weights_bytes(const struct device_shape *shape);
 
-/* Takes that memory, in which layers follow each other in equal steps. */
+/* Allocates that memory. The distance between layers is constant. */
 int device_weights_open(const struct device_shape *shape,
                         struct device_weights *weights, struct qe_error *err);
 
-/* Fills the table from the model's files; what the model has NULL for stays as it is.
- */
+/* Fills the table from the model's files. Tensors that are NULL in the model keep their
+ * content. */
 int device_weights_upload(const struct qe_model *model,
                           const struct device_shape *shape, int device,
                           const struct device_weights *weights, struct qe_error *err);

@@ -1,11 +1,14 @@
-/* workspace.cu: sizes the buffers and carves them out of one allocation. */
+/* workspace.cu: sizes the buffers and places them in one allocation. */
 #include "workspace.h"
 
 #include "arithmetic.h"
 #include "cuda_error.h"
 
-/* MLP activations are the widest: of a long text they are made in parts. */
+/* MLP activations are the widest. A text longer than a batch may be has them made in
+ * parts, so that a smaller batch_tokens takes less memory; the parts are not so small
+ * that products read the weights for a few rows at a time. */
 #define MAX_MLP_ROWS 16896
+#define MIN_MLP_ROWS 128
 #define ALIGN_BYTES 256
 
 template <typename T>
@@ -16,7 +19,7 @@ place(T **pointer, unsigned char *base, size_t *used, size_t n_elements)
     *used += round_up(n_elements * sizeof(T), ALIGN_BYTES);
 }
 
-/* With base NULL only counts. */
+/* If base is NULL it only counts bytes. */
 static void
 lay_out(const struct device_shape *s, int max_length, unsigned char *base,
         struct workspace *ws)
@@ -38,12 +41,20 @@ lay_out(const struct device_shape *s, int max_length, unsigned char *base,
     ws->n_bytes = used;
 }
 
+static int
+mlp_rows(int batch_tokens, int max_rows)
+{
+    const int wanted = (int)round_up(batch_tokens, MIN_MLP_ROWS);
+
+    return smaller(smaller(wanted, MAX_MLP_ROWS), max_rows);
+}
+
 void
 workspace_plan(const struct device_shape *shape, int batch_tokens, int max_length,
                struct workspace *ws)
 {
     ws->max_rows = batch_tokens > max_length ? batch_tokens : max_length;
-    ws->mlp_rows = smaller(ws->max_rows, MAX_MLP_ROWS);
+    ws->mlp_rows = mlp_rows(batch_tokens, ws->max_rows);
     lay_out(shape, max_length, NULL, ws);
 }
 

@@ -1,4 +1,4 @@
-/* workspace.h: every buffer that a forward pass on the GPU writes, allocated once. */
+/* workspace.h: the buffers that a forward pass on the GPU writes, allocated once. */
 #ifndef QE_WORKSPACE_H
 #define QE_WORKSPACE_H
 
@@ -6,8 +6,8 @@
 #include "weights.h"
 
 struct workspace {
-    int max_rows; /* T: the batch budget, or the longest text if that is more     */
-    int mlp_rows; /* M: rows whose gate and up are there at a time                */
+    int max_rows; /* T: the larger of batch_tokens and max_length                  */
+    int mlp_rows; /* M: rows whose gate and up exist at a time                    */
 
     float *h; /* (T, C) the residual stream                                 */
     struct operand
@@ -15,7 +15,7 @@ struct workspace {
     bf16 *qkv;     /* (T, NH + 2 NKV, HS) attention's output replaces q          */
     bf16 *gate_up; /* (M, 2, I) silu(gate) * up replaces gate; in e4m3 its first half */
     float *cos_sin; /* (max_length, 2, HS / 2)                                    */
-    float *ring;    /* (RING_FLOATS) pinned; vectors on their way to their owners */
+    float *ring;    /* (RING_FLOATS) pinned; results on their way to callers       */
 
     unsigned char *memory; /* owned; holds all but the ring                       */
     size_t n_bytes;
@@ -23,21 +23,21 @@ struct workspace {
 
 #define RING_FLOATS ((size_t)4 << 20)
 
-/* Sets the sizes; allocates nothing. */
+/* Computes the sizes without allocating. */
 void workspace_plan(const struct device_shape *shape, int batch_tokens, int max_length,
                     struct workspace *ws);
 
 int workspace_open(const struct device_shape *shape, int max_length,
                    struct workspace *ws, struct qe_error *err);
 
-/* Accepts a zeroed or half-opened one. */
+/* Accepts a zeroed or half-opened workspace. */
 void workspace_close(struct workspace *ws);
 
-/* The products as their operands lie in these buffers. */
+/* The shapes of the products on these buffers. */
 void workspace_linears(const struct device_shape *shape,
                        struct linear_shape linears[N_LINEARS]);
 
-/* The product's own buffers: what is in them between passes is of no use. */
+/* A trial on the product's own buffers, which hold nothing between passes. */
 struct linear_trial workspace_trial(const struct workspace *ws,
                                     const struct device_shape *shape,
                                     const struct device_weights *weights,

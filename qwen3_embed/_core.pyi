@@ -88,7 +88,7 @@ class Engine:
         """Finishes the running batch, fails queued jobs with ValueError("closed"). Idempotent."""
 
     # device, kernels: str; num_threads, batch_tokens, mapped_bytes, owned_bytes: int;
-    # closed: bool
+    # note: str, empty or why passes are slower than they should be; closed: bool
     info: dict[str, Any]
 
 def instruction_sets() -> list[str]:

@@ -264,7 +264,7 @@ class Model:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The engine's own account: kernels, num_threads, batch_tokens, mapped_bytes, ..."""
+        """Of the engine: kernels, num_threads, batch_tokens, mapped_bytes, note (a warning), ..."""
         return self._engines.info
 
     @property

@@ -114,13 +114,29 @@ def test_objects_are_made_anew_when_a_header_changes(tmp_path: Path) -> None:
     assert not toolkit._is_newer(made, listing)
 
 
-def test_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QWEN3_EMBED_CUDA_ARCHS", "80+ptx;90a")
-    assert toolkit._architecture_flags()[1::2] == [
-        "arch=compute_80,code=sm_80",
-        "arch=compute_80,code=compute_80",
-        "arch=compute_90a,code=sm_90a",
-    ]
+@pytest.mark.parametrize(
+    ("names", "codes"),
+    [
+        ("80+ptx;90a", "80,sm_80 80,compute_80 90a,sm_90a"),
+        ("80-virtual", "80,compute_80"),
+        (
+            "release",
+            "80,sm_80 80,compute_80 86,sm_86 89,sm_89 90a,sm_90a 100,sm_100 120,sm_120 "
+            "120,compute_120",
+        ),
+    ],
+)
+def test_architectures(monkeypatch: pytest.MonkeyPatch, names: str, codes: str) -> None:
+    monkeypatch.setenv("QWEN3_EMBED_CUDA_ARCHS", names)
+    expected = [f"arch=compute_{code.replace(',', ',code=')}" for code in codes.split()]
+    assert toolkit._architecture_flags()[1::2] == expected
+
+
+@pytest.mark.parametrize("names", ["", "80;", "hopper", "80+pt", "80ptx", "80-real"])
+def test_architectures_that_are_none(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+    monkeypatch.setenv("QWEN3_EMBED_CUDA_ARCHS", names)
+    with pytest.raises(ToolkitError, match=r"QWEN3_EMBED_CUDA_ARCHS: .*expected such as 90a"):
+        toolkit._architecture_flags()
 
 
 def test_every_source_is_named() -> None:

@@ -22,9 +22,6 @@
  * than most jobs take before it sleeps, since waking it costs a good part of a job. */
 #define SPIN_NS 200000
 
-/* More than any machine has cores: a slip would take the user's share of threads. */
-#define MAX_THREADS 4096
-
 #define CACHE_LINE 64
 
 struct worker {
@@ -196,9 +193,9 @@ int
 qe_threads_open(int n_threads, struct qe_threads **threads, struct qe_error *err)
 {
     *threads = NULL;
-    if (n_threads < 1 || n_threads > MAX_THREADS) {
+    if (n_threads < 1 || n_threads > QE_MAX_THREADS) {
         return qe_fail(err, QE_EVALUE, "num_threads=%d, expected 1 to %d", n_threads,
-                       MAX_THREADS);
+                       QE_MAX_THREADS);
     }
     size_t n_bytes =
         sizeof(struct qe_threads) + (size_t)n_threads * sizeof(struct worker);

@@ -31,6 +31,7 @@ typedef struct {
     struct orphan *orphans;   /* owned: dropped jobs, see py_job.c */
     PyObject *kept;           /* owned list of adapters' arrays, or NULL */
     bool closed;
+    bool warned; /* of the engine's note */
 } EngineObject;
 
 extern PyType_Spec py_engine_spec;

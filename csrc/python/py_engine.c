@@ -409,12 +409,14 @@ engine_info(PyObject *object, void *unused)
         PyErr_SetString(PyExc_ValueError, "closed");
         return NULL;
     }
+    char note[QE_NOTE_BYTES];
     const struct qe_engine_info *info = qe_engine_info(self->engine);
-    return Py_BuildValue("{s:s,s:s,s:i,s:i,s:n,s:n,s:O}", "device", info->device,
+    qe_engine_note(self->engine, note);
+    return Py_BuildValue("{s:s,s:s,s:i,s:i,s:n,s:n,s:s,s:O}", "device", info->device,
                          "kernels", info->kernels, "num_threads", info->n_threads,
                          "batch_tokens", info->batch_tokens, "mapped_bytes",
                          (Py_ssize_t)info->mapped_bytes, "owned_bytes",
-                         (Py_ssize_t)info->owned_bytes, "closed",
+                         (Py_ssize_t)info->owned_bytes, "note", note, "closed",
                          self->closed ? Py_True : Py_False);
 }
 

@@ -1,12 +1,12 @@
-/* py_job.c: the type Job, and the one place where the GIL is free while the engine
- * computes: Job.wait().
+/* py_job.c: the type Job. Its wait() is the one place that releases the GIL while the
+ * engine computes.
  *
- * A Job holds its Engine and the array that the worker writes to. A Job that is dropped
- * before it is done is cancelled and handed to its Engine's list of orphans, which keep
- * their arrays alive until the worker has let go of them. */
+ * A Job holds its Engine and the array that the worker writes to. A Job that is freed
+ * before it is done is cancelled and added to its Engine's list of orphans, which keeps
+ * the array alive until the worker no longer writes to it. */
 #include "py_core.h"
 
-/* How long Job.wait() stays away from Python's signals. */
+/* The longest time between two checks for signals. */
 #define WAIT_MS 50
 
 struct orphan {
@@ -22,6 +22,24 @@ typedef struct {
     PyObject *out;        /* owned: what the worker writes to                     */
     Py_ssize_t first_row;
 } JobObject;
+
+/* Warns once per engine of a pass that was slower than it should be. */
+static int
+warn_of_note(EngineObject *engine)
+{
+    char note[QE_NOTE_BYTES];
+
+    if (engine->warned || engine->engine == NULL) {
+        return 0;
+    }
+    qe_engine_note(engine->engine, note);
+    if (note[0] == '\0') {
+        return 0;
+    }
+    engine->warned = true;
+    return PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "device %s: %s",
+                            qe_engine_info(engine->engine)->device, note);
+}
 
 static PyObject *
 job_wait(PyObject *object, PyObject *unused)
@@ -42,6 +60,9 @@ job_wait(PyObject *object, PyObject *unused)
     } while (status == 1);
     if (status < 0) {
         return py_raise(py_state_of(object), &err, self->first_row);
+    }
+    if (warn_of_note(self->engine) < 0) {
+        return NULL;
     }
     Py_RETURN_NONE;
 }
@@ -77,7 +98,7 @@ py_job_reap(EngineObject *engine)
         orphan->next = done;
         done = orphan;
     }
-    /* The end of an array may run Python, which may come here again. */
+    /* Freeing an array may run Python code, which may call this function again. */
     while (done != NULL) {
         struct orphan *orphan = done;
         done = orphan->next;
@@ -87,7 +108,7 @@ py_job_reap(EngineObject *engine)
     }
 }
 
-/* Leaves the job with its engine, because the worker may still write to out. */
+/* Leaves the job to its engine, because the worker may still write to out. */
 static void
 leave_orphan(JobObject *self)
 {
@@ -95,7 +116,7 @@ leave_orphan(JobObject *self)
 
     qe_job_cancel(self->job);
     if (orphan == NULL) {
-        /* No memory to remember it by: wait, which takes one step of a forward pass. */
+        /* No memory for an orphan: wait, at most for one step of a forward pass. */
         struct qe_error err;
         Py_BEGIN_ALLOW_THREADS;
         while (qe_job_wait(self->job, WAIT_MS, &err) == 1) {
@@ -139,9 +160,9 @@ job_traverse(PyObject *object, visitproc visit, void *arg)
 }
 
 static PyMethodDef job_methods[] = {
-    {"wait", job_wait, METH_NOARGS, "Returns when every row is written."},
-    {"cancel", job_cancel, METH_NOARGS, "Asks the engine to stop."},
-    {"done", job_done, METH_NOARGS, "Whether wait() would return at once."},
+    {"wait", job_wait, METH_NOARGS, "Waits until every row is written."},
+    {"cancel", job_cancel, METH_NOARGS, "Cancels the job; returns at once."},
+    {"done", job_done, METH_NOARGS, "True if wait() would return at once."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -149,7 +170,7 @@ static PyType_Slot job_slots[] = {
     {Py_tp_dealloc, job_dealloc},
     {Py_tp_traverse, job_traverse},
     {Py_tp_methods, job_methods},
-    {Py_tp_doc, "Sequences that are waiting for, or in, a forward pass."},
+    {Py_tp_doc, "Sequences that wait for a forward pass, or are in one."},
     {0, NULL},
 };
 

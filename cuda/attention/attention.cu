@@ -1,13 +1,13 @@
-/* attention.cu: causal softmax attention over packed texts, on tensor cores from sm_80;
- * the choice of the kernel.
+/* attention.cu: causal softmax attention over packed texts, on tensor cores from sm_80
+ * on, and the choice of the kernel.
  *
  * A block of threads takes some consecutive queries of one text and one kv head; the
- * query heads that share it are rows of the same tile. Keys come in tiles of BLOCK_KV,
- * cut by position in the text; across tiles runs the online softmax (Milakov and
- * Gimelshein, arXiv 1805.02867). What happens to a row does not depend on the rows
- * beside it, so a text's bits do not depend on its company or on how it is cut. As on
- * the CPU, the denominator sums the probabilities as rounded to bf16. Of a small batch,
- * where every kernel costs its launch, queries and keys come raw. */
+ * query heads that share the kv head are rows of the same tile. Keys come in tiles of
+ * BLOCK_KV, cut by position in the text, with the online softmax across tiles (Milakov
+ * and Gimelshein, arXiv 1805.02867). A row's result does not depend on other rows, so a
+ * text's bits do not depend on its batch or on how it is cut. As on the CPU, the
+ * denominator sums the probabilities rounded to bf16. In a small batch, where launches
+ * take much of the time, this kernel also applies q-norm, k-norm and RoPE. */
 #include "attention/attention.cuh"
 #include "ops/rope.cuh"
 #include "shared_memory.h"
@@ -442,7 +442,7 @@ attention_is_tall(const struct attention *a, int n_tokens, int n_keys)
 cudaError_t
 attention_run(const struct attention *a, const struct attention_block *blocks,
               int n_blocks, bool tall, const struct head_norm *norm,
-              cudaStream_t stream)
+              struct stream stream)
 {
     const variant *v = find_variant(a->HS, tall, norm != NULL);
     attention_work work = {

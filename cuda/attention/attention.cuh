@@ -1,4 +1,4 @@
-/* attention.cuh: what the attention kernels share. */
+/* attention.cuh: declarations shared by the attention kernels. */
 #ifndef QE_ATTENTION_CUH
 #define QE_ATTENTION_CUH
 
@@ -7,7 +7,7 @@
 #include "attention/attention.h"
 #include "common.cuh"
 
-/* What a kernel is called with. An item is a block of one kv head. */
+/* Arguments of a kernel. An item is a block of one kv head. */
 struct attention_work {
     bf16 *qkv;                     /* (T, NH + 2 NKV, HS) */
     const attention_block *blocks; /* (n_items / NKV)     */
@@ -16,7 +16,7 @@ struct attention_work {
     head_norm norm;                /* for raw heads alone */
 };
 
-/* 2^x; below 2^-126 it is 0. */
+/* 2^x, flushed to 0 below 2^-126. */
 static __device__ __forceinline__ float
 power_of_2(float x)
 {
@@ -29,10 +29,10 @@ power_of_2(float x)
 
 #define SM90_BLOCK_ROWS 128
 
-/* Fills maps and sets sm90 if the library holds code for the current device. */
+/* Fills maps and sets sm90 if the library has code for the current device. */
 cudaError_t attention_sm90_open(struct attention *attention, int T);
 
 cudaError_t launch_attention_sm90(const struct attention *attention,
-                                  const attention_work &work, cudaStream_t stream);
+                                  const attention_work &work, struct stream stream);
 
 #endif

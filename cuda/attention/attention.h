@@ -1,9 +1,9 @@
-/* attention.h: attention of one engine: which kernels its device and its heads get,
- * chosen once, and how a batch is cut for them.
+/* attention.h: attention of one engine: the kernels for its device and heads, chosen
+ * once, and the blocks that a batch is cut into.
  *
- * Blocks are short or tall. On Hopper, with a head size of 128, tall ones go to a
- * kernel of their own, whose tiles of keys are longer: there it depends on a text's
- * length alone which blocks it gets. */
+ * Blocks are short or tall. On Hopper, with a head size of 128, tall blocks have a
+ * kernel of their own with longer key tiles: there the kind of a text's blocks depends
+ * only on its length. */
 #ifndef QE_ATTENTION_H
 #define QE_ATTENTION_H
 
@@ -11,7 +11,7 @@
 
 #include "ops/kernels.h"
 
-/* qkv cut into boxes for Hopper's tensor copy. */
+/* Descriptions of qkv for Hopper's tensor copy. */
 struct attention_maps {
     CUtensorMap queries; /* (T, NH + 2 NKV, HS) by (128 / group, group, 64) */
     CUtensorMap keys;    /* (T, columns) by (128, 64); values too           */
@@ -29,23 +29,21 @@ struct attention {
 /* Keys per tile of the kernels for sm_80 and later. */
 #define ATTENTION_BLOCK_KV 64
 
-/* Whether there is a kernel for these heads. */
+/* Returns whether there is a kernel for these heads. */
 bool attention_fits(int NH, int NKV, int HS);
 
-/* For the current device. Output will take the place of the queries in qkv
- * (T, NH + 2 NKV, HS). */
+/* For the current device. Output replaces the queries in qkv (T, NH + 2 NKV, HS). */
 cudaError_t attention_open(struct attention *attention, bf16 *qkv, int T, int NH,
                            int NKV, int HS);
 
-/* Whether a text's queries, n_tokens of its n_keys positions, are cut into tall blocks.
- */
+/* Returns whether n_tokens queries of a text of n_keys positions get tall blocks. */
 bool attention_is_tall(const struct attention *attention, int n_tokens, int n_keys);
 
-/* blocks (n_blocks), on the device, all tall or none, longest first. norm: what to make
- * of raw queries and keys on their way in, for short blocks alone, which are then read
- * before the kernel ahead in the stream is done; NULL: it has been made. */
+/* blocks (n_blocks) in device memory, all tall or all short, longest first. norm: apply
+ * q-norm, k-norm and RoPE while loading (short blocks only, which are then read before
+ * the preceding kernel has finished). NULL if already applied. */
 cudaError_t attention_run(const struct attention *attention,
                           const struct attention_block *blocks, int n_blocks, bool tall,
-                          const struct head_norm *norm, cudaStream_t stream);
+                          const struct head_norm *norm, struct stream stream);
 
 #endif

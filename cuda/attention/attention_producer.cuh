@@ -1,8 +1,8 @@
-/* attention_producer.cuh: the loading half of attention_sm90.cu: the order of the work,
- * the rings of shared memory, and the warpgroup that fills them.
+/* attention_producer.cuh: the loading half of attention_sm90.cu: the order of the
+ * items, the rings of shared memory, and the warpgroup that fills them.
  *
- * Tiles that lie in one piece within one text come by the tensor copy; those that a
- * text ends in, or that begin in a prefix and end behind it, row by row. */
+ * The tensor copy loads tiles that are contiguous and within one text. Tiles at the end
+ * of a text, or across the end of a prefix, are loaded row by row. */
 #ifndef QE_ATTENTION_PRODUCER_CUH
 #define QE_ATTENTION_PRODUCER_CUH
 

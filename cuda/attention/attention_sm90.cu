@@ -1,12 +1,12 @@
-/* attention_sm90.cu: causal softmax attention over packed texts on Hopper, head size
- * 128.
+/* attention_sm90.cu: causal softmax attention over packed texts on Hopper, for a head
+ * size of 128.
  *
- * A block of threads is a producer and two consumer warpgroups, and takes items of
- * work, 128 rows of one text and kv head each, until none is left. The producer brings
- * queries, keys and values through rings of shared memory; each consumer owns 64 rows
- * and multiplies (wgmma) the next tile of keys and the last tile of values while it
- * takes the exponentials between them, in turns with the other. Rows, tiles and
- * roundings are as in attention.cu, with tiles of 128 keys. */
+ * A block of threads has one producer and two consumer warpgroups. It takes items of
+ * work, 128 rows of one text and kv head each, until none is left. The producer loads
+ * queries, keys and values into rings of shared memory. Each consumer owns 64 rows: it
+ * multiplies (wgmma) the next tile of keys and the last tile of values while it
+ * computes the exponentials between them, in turns with the other consumer. Rows, tiles
+ * and roundings are those of attention.cu, with tiles of 128 keys. */
 #include "arithmetic.h"
 #include "attention/attention_producer.cuh"
 
@@ -478,10 +478,11 @@ attention_sm90_open(struct attention *a, int T)
 
 cudaError_t
 launch_attention_sm90(const struct attention *a, const attention_work &work,
-                      cudaStream_t stream)
+                      struct stream stream)
 {
     int n = smaller(work.n_items, a->n_multiprocessors);
 
-    attention_sm90_kernel<<<n, THREADS, sizeof(shared_memory), stream>>>(work, a->maps);
+    attention_sm90_kernel<<<n, THREADS, sizeof(shared_memory), stream.handle>>>(
+        work, a->maps);
     return cudaGetLastError();
 }

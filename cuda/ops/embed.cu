@@ -1,4 +1,4 @@
-/* embed.cu: rows picked by index: token embeddings, and the rows that are kept. */
+/* embed.cu: copies of rows by index: token embeddings, and the last rows of h. */
 #include "common.cuh"
 #include "ops/kernels.h"
 
@@ -34,14 +34,14 @@ gather_rows_kernel(uint4 *y, const uint4 *x, const int32_t *rows, size_t n_units
 
 cudaError_t
 launch_embed(float *h, const int32_t *tokens, const bf16 *embed_tokens, int T, int C,
-             cudaStream_t stream)
+             struct stream stream)
 {
     return launch(embed_kernel, dim3(T), 128, 0, stream, h, tokens, embed_tokens, C);
 }
 
 cudaError_t
 launch_gather_rows(void *y, const void *x, const int32_t *rows, int n_rows,
-                   size_t row_bytes, cudaStream_t stream)
+                   size_t row_bytes, struct stream stream)
 {
     return launch(gather_rows_kernel, dim3(n_rows), 128, 0, stream,
                   static_cast<uint4 *>(y), static_cast<const uint4 *>(x), rows,

@@ -1,5 +1,5 @@
-/* float8.cuh: a row in e4m3 and its factor, the largest magnitude over e4m3's largest.
- */
+/* float8.cuh: rounding of a row to e4m3. Its scale is its largest magnitude divided by
+ * e4m3's largest. */
 #ifndef QE_FLOAT8_CUH
 #define QE_FLOAT8_CUH
 
@@ -8,7 +8,8 @@
 #include "common.cuh"
 
 #define FLOAT8_MAX 448.0f
-/* Smaller rows are scaled as if this were in them: the inverse must be a number. */
+/* The least largest magnitude: the scale of a smaller row would have no finite inverse.
+ */
 #define FLOAT8_SMALLEST 1e-30f
 
 /* Every thread of the block gets the largest. largest_smem (blockDim.x / 32). */
@@ -40,7 +41,7 @@ largest_of(const float (&x)[8], float largest)
     return largest;
 }
 
-/* The factor of a row. Zeros stay zeros, NaN stays NaN, and infinity becomes it. */
+/* The scale of a row. Zeros stay zeros, NaN stays NaN, and infinity becomes NaN. */
 static __device__ __forceinline__ float
 float8_scale(float largest)
 {

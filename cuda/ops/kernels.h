@@ -1,9 +1,10 @@
 /* kernels.h: every launcher, with its shapes.
  *
  * T rows, C hidden size, I intermediate size, NH and NKV heads, HS head size. C and I
- * are padded with zeros to multiples of 64, in weights and activations alike. Every
- * launcher returns what the launch returned; what a kernel does later, the stream's
- * synchronisation tells. Order: output, inputs, weights, shapes, scalars, stream. */
+ * are padded with zeros to multiples of 64, in weights and activations. A launcher
+ * returns the status of the launch; errors of a running kernel appear when the stream
+ * is synchronised. Order of arguments: output, inputs, weights, shapes, scalars,
+ * stream. */
 #ifndef QE_KERNELS_H
 #define QE_KERNELS_H
 
@@ -12,15 +13,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "stream.h"
+
 typedef __nv_bfloat16 bf16;
 
-/* Rows that a product reads: bf16, or e4m3 and the factor of each row. */
+/* Rows that a product reads: bf16, or e4m3 with one scale per row. */
 struct operand {
     void *values;  /* (rows, .)                  */
     float *scales; /* (rows); NULL: they are bf16 */
 };
 
-/* Rows of k elements, from one on. */
+/* The rows from row on, of k elements each. */
 static inline struct operand
 rows_from(struct operand x, size_t row, size_t k)
 {
@@ -30,7 +33,7 @@ rows_from(struct operand x, size_t row, size_t k)
     return {static_cast<unsigned char *>(x.values) + row * k, x.scales + row};
 }
 
-/* The same rows n_bytes on, a multiple of 4: those of another layer. */
+/* The same rows of another layer, n_bytes further, a multiple of 4. */
 static inline struct operand
 moved(struct operand x, size_t n_bytes)
 {
@@ -42,33 +45,33 @@ moved(struct operand x, size_t n_bytes)
 
 /* h (T, C) <- rows tokens (T) of embed_tokens (V, C). */
 cudaError_t launch_embed(float *h, const int32_t *tokens, const bf16 *embed_tokens,
-                         int T, int C, cudaStream_t stream);
+                         int T, int C, struct stream stream);
 
 /* y (n_rows, row_bytes) <- rows (n_rows) of x (., row_bytes); row_bytes a multiple
  * of 16. y and x do not overlap. */
 cudaError_t launch_gather_rows(void *y, const void *x, const int32_t *rows, int n_rows,
-                               size_t row_bytes, cudaStream_t stream);
+                               size_t row_bytes, struct stream stream);
 
 /* ---- rms_norm.cu ---- */
 
 /* x (T, C) <- h (T, C) / rms(h) * weight (C); the mean is over n_columns <= C. */
 cudaError_t launch_rms_norm(struct operand x, const float *h, const float *weight,
                             int T, int C, int n_columns, float eps,
-                            cudaStream_t stream);
+                            struct stream stream);
 
 /* ---- quantize.cu ---- */
 
 /* y (T, n) in e4m3 <- x (T, n) rows ldx elements apart; n a multiple of 8. */
 cudaError_t launch_quantize(struct operand y, const bf16 *x, int T, int n, size_t ldx,
-                            cudaStream_t stream);
+                            struct stream stream);
 
 /* ---- qk_norm_rope.cu ---- */
 
-/* cos_sin (n_positions, 2, HS / 2): fp32 angles, as transformers has them. */
+/* cos_sin (n_positions, 2, HS / 2), of fp32 angles, as in transformers. */
 cudaError_t launch_rope_table(float *cos_sin, const float *inv_freq, int n_positions,
-                              int HS, float scale, cudaStream_t stream);
+                              int HS, float scale, struct stream stream);
 
-/* What heads of q and k are normed by and turned by. */
+/* Norm weights and RoPE table of the heads of q and k. */
 struct head_norm {
     const float *cos_sin;  /* (., 2, HS / 2) by position */
     const float *q_weight; /* (HS)                       */
@@ -76,13 +79,13 @@ struct head_norm {
     float eps;
 };
 
-/* In place over heads [first_head, first_head + n_heads) of qkv (T, NH + 2 NKV, HS):
- * those below NH as queries, others as keys, then rotated by their row's place in
- * positions (T). */
+/* Norms and rotates heads [first_head, first_head + n_heads) of qkv
+ * (T, NH + 2 NKV, HS) in place. Heads below NH are queries, others are keys; a row is
+ * rotated by its entry of positions (T). */
 cudaError_t launch_qk_norm_rope(bf16 *qkv, const int32_t *positions,
                                 const struct head_norm *norm, int T, int NH, int NKV,
                                 int HS, int first_head, int n_heads,
-                                cudaStream_t stream);
+                                struct stream stream);
 
 /* ---- attention.cu, attention_sm90.cu: launched through attention.h ---- */
 
@@ -94,19 +97,19 @@ struct alignas(16) attention_block {
     int32_t n_prefix;   /* positions that the prefix holds                         */
     int32_t prefix_row; /* of position 0 in qkv                                    */
     int32_t own_row;    /* of position n_prefix in qkv                             */
-    int32_t n_keys;     /* positions in the text, all told                         */
+    int32_t n_keys;     /* positions in the text                                   */
     int32_t unused;     /* fills 32 bytes                                          */
 };
 
 /* ---- swiglu.cu ---- */
 
-/* silu(gate) * up takes the place of gate in gate_up (T, 2, I). */
-cudaError_t launch_swiglu(bf16 *gate_up, int T, int I, cudaStream_t stream);
+/* silu(gate) * up replaces gate in gate_up (T, 2, I). */
+cudaError_t launch_swiglu(bf16 *gate_up, int T, int I, struct stream stream);
 
 /* The same in e4m3: I bytes from the beginning of each row, and scales (T). I at most
  * SWIGLU_FLOAT8_MAX. */
 cudaError_t launch_swiglu_float8(bf16 *gate_up, float *scales, int T, int I,
-                                 cudaStream_t stream);
+                                 struct stream stream);
 
 #define SWIGLU_FLOAT8_MAX 32768
 
@@ -119,18 +122,18 @@ struct pool_row {
     int32_t first; /* float of out at which the row begins                         */
 };
 
-/* out <- rows (n_rows) of h (., C), normed by weight (C), cut, made unit; a row that is
- * not finite becomes NaN. */
+/* out <- rows (n_rows) of h (., C), normed with weight (C), cut, and divided by their
+ * L2 norm if asked. A row that is not finite becomes NaN. */
 cudaError_t launch_pool(float *out, const float *h, const pool_row *rows,
                         const float *weight, int n_rows, int C, int n_columns,
-                        float eps, cudaStream_t stream);
+                        float eps, struct stream stream);
 
-/* What becomes of a product x (m, k) w (n, k)^T. */
+/* The output of a product x (m, k) w (n, k)^T. */
 enum product_output {
-    PRODUCT_STORE,  /* y (m, n) bf16 is it                                         */
-    PRODUCT_ADD,    /* y (m, n) fp32, to which it is added                         */
-    PRODUCT_SWIGLU, /* y (m, 2, n / 2) bf16: silu(gate) * up takes the place of gate,
-                       and that of up has no meaning                               */
+    PRODUCT_STORE,  /* y (m, n) bf16 = product                                     */
+    PRODUCT_ADD,    /* y (m, n) fp32 += product                                    */
+    PRODUCT_SWIGLU, /* y (m, 2, n / 2) bf16: silu(gate) * up replaces gate; up is
+                       undefined                                                   */
 };
 
 /* ---- gemm_rows.cu ---- */
@@ -140,24 +143,24 @@ enum product_output {
 /* Rows of x in one block of a variant. */
 int gemm_rows_block(int variant);
 
-/* Once for a device, before the first launch. */
+/* To be called once per device, before the first launch. */
 cudaError_t gemm_rows_init(void);
 
 /* y (m, n) bf16 = x w^T, or y (m, n) fp32 += x w^T if add; x (m, k), w (n, k); rows of
  * x and y ldx and ldy elements apart. k a multiple of 8, n of 2. */
 cudaError_t launch_gemm_rows(void *y, const bf16 *x, const bf16 *w, int m, int n, int k,
                              size_t ldx, size_t ldy, bool add, int variant,
-                             cudaStream_t stream);
+                             struct stream stream);
 
 /* ---- gemm_stream.cu ---- */
 
-/* Once for a device, before the first launch. */
+/* To be called once per device, before the first launch. */
 cudaError_t gemm_stream_init(void);
 
 /* The same sums for at most GEMM_STREAM_MAX_ROWS rows; k a multiple of
  * GEMM_STREAM_BLOCK_K, n of 16. */
 cudaError_t launch_gemm_stream(void *y, const bf16 *x, const bf16 *w, int m, int n,
                                int k, size_t ldx, size_t ldy,
-                               enum product_output output, cudaStream_t stream);
+                               enum product_output output, struct stream stream);
 
 #endif

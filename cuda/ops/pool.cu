@@ -1,5 +1,5 @@
-/* pool.cu: from the residual stream's rows to vectors in the caller's fp32: final norm,
- * cut, L2. Few rows, so sums are fp64, as on the CPU. */
+/* pool.cu: final norm of rows of the residual stream, cut to the requested dim and
+ * divided by their L2 norm. The rows are few, so sums are fp64, as on the CPU. */
 #include "common.cuh"
 #include "ops/kernels.h"
 
@@ -43,7 +43,7 @@ __launch_bounds__(THREADS)
 
 cudaError_t
 launch_pool(float *out, const float *h, const pool_row *rows, const float *weight,
-            int n_rows, int C, int n_columns, float eps, cudaStream_t stream)
+            int n_rows, int C, int n_columns, float eps, struct stream stream)
 {
     return launch(pool_kernel, dim3(n_rows), THREADS, 0, stream, out, h, rows, weight,
                   C, n_columns, eps);

@@ -68,16 +68,17 @@ __launch_bounds__(THREADS) qk_norm_rope_kernel(const heads a)
 
 cudaError_t
 launch_rope_table(float *cos_sin, const float *inv_freq, int n_positions, int HS,
-                  float scale, cudaStream_t stream)
+                  float scale, struct stream stream)
 {
-    rope_table_kernel<<<n_positions, 64, 0, stream>>>(cos_sin, inv_freq, HS, scale);
+    rope_table_kernel<<<n_positions, 64, 0, stream.handle>>>(cos_sin, inv_freq, HS,
+                                                             scale);
     return cudaGetLastError();
 }
 
 cudaError_t
 launch_qk_norm_rope(bf16 *qkv, const int32_t *positions, const struct head_norm *norm,
                     int T, int NH, int NKV, int HS, int first_head, int n_heads,
-                    cudaStream_t stream)
+                    struct stream stream)
 {
     const heads a = {qkv, positions, *norm, NH, NH + 2 * NKV, first_head, n_heads};
     void (*kernel)(heads);

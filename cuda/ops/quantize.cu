@@ -1,4 +1,4 @@
-/* quantize.cu: rows of bf16 to e4m3, each with a factor of its own. */
+/* quantize.cu: rounds rows of bf16 to e4m3, with one scale per row. */
 #include "ops/float8.cuh"
 #include "ops/kernels.h"
 
@@ -31,7 +31,7 @@ __launch_bounds__(THREADS)
 
 cudaError_t
 launch_quantize(struct operand y, const bf16 *x, int T, int n, size_t ldx,
-                cudaStream_t stream)
+                struct stream stream)
 {
     return launch(quantize_kernel, dim3(T), THREADS, 0, stream, y, x, n, ldx);
 }

@@ -1,5 +1,4 @@
-/* rms_norm.cu: one block of threads a row, which it reads once and keeps in registers.
- */
+/* rms_norm.cu: one block of threads per row, which reads it once, into registers. */
 #include "arithmetic.h"
 #include "ops/float8.cuh"
 #include "ops/kernels.h"
@@ -98,7 +97,7 @@ find_kernel(int C)
 
 cudaError_t
 launch_rms_norm(struct operand x, const float *h, const float *weight, int T, int C,
-                int n_columns, float eps, cudaStream_t stream)
+                int n_columns, float eps, struct stream stream)
 {
     norm_kernel *kernel =
         x.scales == NULL ? find_kernel<false>(C) : find_kernel<true>(C);

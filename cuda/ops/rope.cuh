@@ -1,8 +1,9 @@
-/* rope.cuh: RMS norm of one head of q or k, then RoPE: the same bits in every kernel.
+/* rope.cuh: RMS norm of one head of q or k, then RoPE, with the same bits in every
+ * kernel.
  *
- * A head is the work of some neighbouring lanes. Lane i holds columns 4i .. 4i+3 of the
- * left half and the same of the right half: the pairs that RoPE turns. Where the
- * compiler could choose between a product and a fused one, the code does. */
+ * Some neighbouring lanes share a head. Lane i holds columns 4i to 4i + 3 of the left
+ * half and of the right half: the pairs that RoPE rotates. Fused multiply-adds are
+ * written out, so that the compiler does not choose between them and separate ones. */
 #ifndef QE_ROPE_CUH
 #define QE_ROPE_CUH
 
@@ -12,7 +13,7 @@
 /* Lanes of a head, those of 96 columns in part idle. */
 template <int HS> static constexpr int HEAD_LANES = HS <= 64 ? 8 : HS <= 128 ? 16 : 32;
 
-/* What a lane holds of a head, of its weights, or of the cosines and sines. */
+/* A lane's part of a head, of its weights, or of the cosines and sines. */
 struct half_pair {
     float left[4], right[4];
 };

@@ -28,7 +28,7 @@ __launch_bounds__(THREADS) swiglu_kernel(bf16 *gate_up, int I)
 }
 
 cudaError_t
-launch_swiglu(bf16 *gate_up, int T, int I, cudaStream_t stream)
+launch_swiglu(bf16 *gate_up, int T, int I, struct stream stream)
 {
     const dim3 grid(ceil_div(I, COLUMNS), T);
 
@@ -88,7 +88,7 @@ __launch_bounds__(ROW_THREADS) swiglu_float8_kernel(bf16 *gate_up, float *scales
 }
 
 cudaError_t
-launch_swiglu_float8(bf16 *gate_up, float *scales, int T, int I, cudaStream_t stream)
+launch_swiglu_float8(bf16 *gate_up, float *scales, int T, int I, struct stream stream)
 {
     void (*kernel)(bf16 *, float *, int);
 

@@ -1,8 +1,10 @@
 /* gemm.cu: opens cuBLASLt, keeps the table of plans and runs them. */
 #include "products/gemm.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
+#include "arithmetic.h"
 #include "cuda_error.h"
 #include "products/plans.h"
 
@@ -23,9 +25,9 @@ bucket_rows(int bucket)
     return bucket == N_BUCKETS - 1 ? MAX_TRIAL_ROWS : 16 << bucket;
 }
 
-/* A factor for each row of X and of W, both beginning at multiples of 16 bytes. Where
- * they lie decides whether there is a plan, too, so NULL will not do. The faster of the
- * two ways to add up is less than fp32, but so is what is added. */
+/* One scale per row of X and of W, both 16-byte aligned. Pass real pointers, not NULL:
+ * alignment affects which algorithms cuBLASLt offers. Fast accumulation is less precise
+ * than fp32, but so are the inputs. */
 static cublasStatus_t
 describe_scales(struct cublas_problem *p, const float *x_scales, const float *w_scales)
 {
@@ -128,24 +130,24 @@ find_algos(struct gemm *gemm, enum qe_linear linear, int m,
 
 static cudaError_t
 run_cublas(struct gemm *gemm, enum qe_linear linear, const cublasLtMatmulAlgo_t *algo,
-           void *y, struct operand x, struct operand w, int m, cudaStream_t stream)
+           void *y, struct operand x, struct operand w, int m, struct stream stream)
 {
     const struct linear_shape *shape = &gemm->shapes[linear];
-    const float one = 1.0f, factor_of_y = shape->output == PRODUCT_ADD ? 1.0f : 0.0f;
+    const float one = 1.0f, beta = shape->output == PRODUCT_ADD ? 1.0f : 0.0f;
     struct cublas_problem p;
     cublasStatus_t status = cublas_problem_init(&p, shape, m, x.scales, w.scales);
 
     if (status == CUBLAS_STATUS_SUCCESS) {
         status = cublasLtMatmul(gemm->handle, &p.product, &one, w.values, &p.w,
-                                x.values, &p.x, &factor_of_y, y, &p.y, y, &p.y, algo,
-                                gemm->workspace, WORKSPACE_BYTES, stream);
+                                x.values, &p.x, &beta, y, &p.y, y, &p.y, algo,
+                                gemm->workspace, WORKSPACE_BYTES, stream.handle);
     }
     return status == CUBLAS_STATUS_SUCCESS ? cudaGetLastError() : cudaErrorNotSupported;
 }
 
 cudaError_t
 run_plan(struct gemm *gemm, enum qe_linear linear, const struct plan *plan, void *y,
-         struct operand x, struct operand w, int m, cudaStream_t stream)
+         struct operand x, struct operand w, int m, struct stream stream)
 {
     const struct linear_shape *s = &gemm->shapes[linear];
     const bf16 *const rows = static_cast<bf16 *>(x.values);
@@ -173,7 +175,7 @@ canonical_plan(struct gemm *gemm, enum qe_linear linear)
 {
     cublasLtMatmulHeuristicResult_t found[MAX_ALGOS];
 
-    if (gemm->shapes[linear].dtype == QE_BFLOAT16) {
+    if (gemm->chain) {
         return {PLAN_ROWS, N_GEMM_ROWS_VARIANTS - 1, {}};
     }
     if (find_algos(gemm, linear, CHECKED_ROWS, found) == 0) {
@@ -182,30 +184,81 @@ canonical_plan(struct gemm *gemm, enum qe_linear linear)
     return {PLAN_CUBLAS, 0, found[0].algo};
 }
 
-cudaError_t
-gemm_run(struct gemm *gemm, enum qe_linear linear, void *y, struct operand x,
-         struct operand w, int m, cudaStream_t stream)
+/* For messages. */
+static const char *
+linear_name(enum qe_linear linear)
 {
-    const struct plan *plan = &gemm->plans[linear][bucket_of(m)];
-    cudaError_t status = run_plan(gemm, linear, plan, y, x, w, m, stream);
+    static const char *const names[] = {"qkv", "kv", "q", "o", "gate_up", "down"};
 
-    if (status == cudaErrorNotSupported) { /* not the row count that it was tried at */
-        const struct plan canonical = canonical_plan(gemm, linear);
-        status = run_plan(gemm, linear, &canonical, y, x, w, m, stream);
+    return names[linear];
+}
+
+/* Runs the canonical plan. One of cuBLASLt is good for CHECKED_ROWS rows at a time. */
+static cudaError_t
+run_canonical(struct gemm *gemm, enum qe_linear linear, void *y, struct operand x,
+              struct operand w, int m, struct stream stream)
+{
+    const struct linear_shape *s = &gemm->shapes[linear];
+    const struct plan plan = canonical_plan(gemm, linear);
+    const int n_at_once = plan.kind == PLAN_CUBLAS ? CHECKED_ROWS : m;
+    const size_t row_bytes =
+        s->ldy * (s->output == PRODUCT_ADD ? sizeof(float) : sizeof(bf16));
+    cudaError_t status = cudaSuccess;
+
+    for (int row = 0; row < m && status == cudaSuccess; row += n_at_once) {
+        status = run_plan(
+            gemm, linear, &plan, static_cast<unsigned char *>(y) + row * row_bytes,
+            rows_from(x, row, s->ldx), w, smaller(n_at_once, m - row), stream);
     }
     return status;
 }
 
+cudaError_t
+gemm_run(struct gemm *gemm, enum qe_linear linear, void *y, struct operand x,
+         struct operand w, int m, struct stream stream)
+{
+    const struct plan *plan = &gemm->plans[linear][bucket_of(m)];
+    cudaError_t status = run_plan(gemm, linear, plan, y, x, w, m, stream);
+
+    if (status == cudaErrorNotSupported) {
+        status = run_canonical(gemm, linear, y, x, w, m, stream);
+        if (status == cudaSuccess && gemm->note[0] == '\0') {
+            snprintf(
+                gemm->note, sizeof gemm->note,
+                "cuBLASLt %zu refused %d rows of %s; a slower kernel computed them",
+                cublasLtGetVersion(), m, linear_name(linear));
+        }
+    }
+    return status;
+}
+
+/* Our kernels for few rows have tiles too small for many. */
+static bool
+is_slow(const struct plan *plan, int bucket)
+{
+    return plan->kind == PLAN_ROWS && bucket_rows(bucket) > CHECKED_ROWS;
+}
+
 int
 gemm_prepare(struct gemm *gemm, enum qe_linear linear, int m,
-             const struct linear_trial *trial, cudaStream_t stream,
+             const struct linear_trial *trial, struct stream stream,
              struct qe_error *err)
 {
-    if (gemm->plans[linear][bucket_of(m)].kind != PLAN_NONE) {
-        return 0;
+    const int bucket = bucket_of(m);
+    const struct plan *plan = &gemm->plans[linear][bucket];
+    int status = 0;
+
+    if (plan->kind == PLAN_NONE) {
+        gemm->changed = true;
+        status = plan_by_trial(gemm, linear, bucket, trial, stream, err);
     }
-    gemm->changed = true;
-    return plan_by_trial(gemm, linear, bucket_of(m), trial, stream, err);
+    if (status == 0 && gemm->note[0] == '\0' && is_slow(plan, bucket)) {
+        snprintf(gemm->note, sizeof gemm->note,
+                 "cuBLASLt %zu has no algorithm for %d rows of %s that keeps a text's "
+                 "bits in every batch; a slower kernel computes them",
+                 cublasLtGetVersion(), m, linear_name(linear));
+    }
+    return status;
 }
 
 void
@@ -222,7 +275,7 @@ gemm_save(struct gemm *gemm)
 static size_t
 canonical_bytes(const struct linear_shape shapes[N_LINEARS])
 {
-    size_t n_bytes = 0;
+    size_t n_bytes = PROBE_WIDTH * sizeof(bf16); /* per row */
 
     for (int i = 0; i < N_LINEARS; i++) {
         size_t row = shapes[i].ldy *
@@ -239,13 +292,14 @@ gemm_device_bytes(const struct linear_shape shapes[N_LINEARS])
 }
 
 static int
-open_parts(struct gemm *gemm, const char *cache_folder, struct qe_error *err)
+open_parts(struct gemm *gemm, const char *cache_folder, struct stream stream,
+           struct qe_error *err)
 {
-    cublasStatus_t status = cublasLtCreate(&gemm->handle);
+    cublasStatus_t opened = cublasLtCreate(&gemm->handle);
 
-    if (status != CUBLAS_STATUS_SUCCESS) {
+    if (opened != CUBLAS_STATUS_SUCCESS) {
         return qe_fail(err, QE_EDEVICE, "cuBLASLt %zu did not open: %s",
-                       cublasLtGetVersion(), cublasLtGetStatusString(status));
+                       cublasLtGetVersion(), cublasLtGetStatusString(opened));
     }
     CUDA_TRY(err, gemm_rows_init());
     CUDA_TRY(err, gemm_stream_init());
@@ -255,15 +309,16 @@ open_parts(struct gemm *gemm, const char *cache_folder, struct qe_error *err)
              cudaHostAlloc(&gemm->differs, sizeof *gemm->differs, cudaHostAllocMapped));
     CUDA_TRY(err, cudaEventCreate(&gemm->start));
     CUDA_TRY(err, cudaEventCreate(&gemm->stop));
-    if (cache_folder != NULL) {
+    int status = choose_canonical(gemm, stream, err);
+    if (status == 0 && cache_folder != NULL) {
         plan_cache_load(gemm, cache_folder);
     }
-    return 0;
+    return status;
 }
 
 int
 gemm_open(const struct linear_shape shapes[N_LINEARS], const char *cache_folder,
-          struct gemm **gemm, struct qe_error *err)
+          struct stream stream, struct gemm **gemm, struct qe_error *err)
 {
     struct gemm *g = static_cast<struct gemm *>(calloc(1, sizeof *g));
 
@@ -274,7 +329,15 @@ gemm_open(const struct linear_shape shapes[N_LINEARS], const char *cache_folder,
     for (int i = 0; i < N_LINEARS; i++) {
         g->shapes[i] = shapes[i];
     }
-    return open_parts(g, cache_folder, err);
+    g->shapes[LINEAR_PROBE] = {shapes[0].dtype, PROBE_WIDTH, PROBE_WIDTH,
+                               PROBE_WIDTH,     PROBE_WIDTH, PRODUCT_STORE};
+    return open_parts(g, cache_folder, stream, err);
+}
+
+const char *
+gemm_note(const struct gemm *gemm)
+{
+    return gemm->note;
 }
 
 void

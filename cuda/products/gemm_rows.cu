@@ -1,9 +1,9 @@
-/* gemm_rows.cu: Y = X W^T, or Y += X W^T, as the canonical sum: for each element one
- * chain of mma.m16n8k16 over k, from first to last.
+/* gemm_rows.cu: Y = X W^T, or Y += X W^T, with one chain of mma.m16n8k16 over k, from
+ * first to last, per element: the canonical sum.
  *
- * The weights stream through a ring of shared memory, so for few rows this runs at the
- * speed of device memory or of the chain, whichever is slower. It is also the measure
- * of cuBLASLt's plans: one is used only if it gives the same bits. */
+ * The weights stream through a ring of shared memory, so with few rows its speed is
+ * that of device memory or of the chain, whichever is slower. Plans of cuBLASLt are
+ * compared with it: see products/plans.h. */
 #include "arithmetic.h"
 #include "common.cuh"
 #include "ops/kernels.h"
@@ -167,7 +167,8 @@ make_variant(void)
             gemm_rows_smem_bytes(BLOCK_M, BLOCK_N, BLOCK_K, STAGES)};
 }
 
-/* From few rows to many. All fit the 99 KiB of shared memory of sm_86 and sm_89. */
+/* From few rows to many. All fit into the 99 KB per block of sm_86, sm_89 and sm_120.
+ */
 static const variant variants[] = {
     make_variant<1, 1, 1, 1, 8>(), /* 16 x  8 */
     make_variant<1, 1, 1, 2, 8>(), /* 16 x 16 */
@@ -203,7 +204,7 @@ gemm_rows_init(void)
 
 cudaError_t
 launch_gemm_rows(void *y, const bf16 *x, const bf16 *w, int m, int n, int k, size_t ldx,
-                 size_t ldy, bool add, int variant_index, cudaStream_t stream)
+                 size_t ldy, bool add, int variant_index, struct stream stream)
 {
     const variant &v = variants[variant_index];
     const gemm_rows g = {x, w, y, ldx, ldy, m, n, k};

@@ -1,11 +1,11 @@
 /* gemm_stream.cu: the canonical sum of gemm_rows.cu for at most 64 rows, at the speed
  * of device memory.
  *
- * All rows of x meet a few rows of w in each block of threads, about one block per
- * multiprocessor. Some warps only copy, w ahead of x: weights depend on no kernel, so
- * they are on their way while the kernels before this one still run. The others only
- * multiply; each has eight rows of w, or eight and eight more, and nothing but the
- * chain of its sums to wait for. */
+ * Each block of threads, about one per multiprocessor, multiplies all rows of x by a
+ * few rows of w. Some warps only copy, w before x: weights depend on no kernel, so
+ * their copies start while the kernel before this one still runs. The other warps only
+ * multiply; each has eight rows of w, or twice eight, and waits only for its chain of
+ * sums. */
 #include "ops/kernels.h"
 #include "products/stream_ring.cuh"
 
@@ -19,7 +19,7 @@ template <int TM, int TN> struct operands {
     uint32_t b[TN][4];
 };
 
-/* Where a warp's rows lie in a block. */
+/* The first of a warp's rows within a block of the ring. */
 struct warp_rows {
     int first, second; /* of w */
     int x;
@@ -63,8 +63,8 @@ multiply_half(float (&acc)[TM][TN][4], const operands<TM, TN> &o)
     }
 }
 
-/* The next half's operands are fetched before this half is multiplied, so that the
- * chain does not wait for them. */
+/* Loads the next half's operands before it multiplies this half, so that the chain does
+ * not wait for them. */
 template <int TM, int TN>
 static __device__ __forceinline__ void
 multiply(float (&acc)[TM][TN][4], const ring &r, const warp_rows &rows)
@@ -111,8 +111,8 @@ swiglu_pair(float gate0, float gate1, float up0, float up1)
         swiglu(__uint_as_float(gate & 0xffff0000u), __uint_as_float(up & 0xffff0000u)));
 }
 
-/* One warp's share of y. before: what y holds, if it was loaded early, as it is for 16
- * rows, where waiting shows most. */
+/* Stores one warp's share of y. before: the previous content of y, which is loaded
+ * early for up to 16 rows, where its latency shows most. */
 template <int TM, int TN, enum product_output OUTPUT>
 static __device__ __forceinline__ void
 store(const gemm_stream &g, const float (&acc)[TM][TN][4],
@@ -282,7 +282,7 @@ gemm_stream_init(void)
 cudaError_t
 launch_gemm_stream(void *y, const bf16 *x, const bf16 *w, int m, int n, int k,
                    size_t ldx, size_t ldy, enum product_output output,
-                   cudaStream_t stream)
+                   struct stream stream)
 {
     struct device_limits device;
     cudaError_t status =

@@ -1,8 +1,8 @@
-/* plan_cache.cu: plans in a text file of the user's cache, one a line, so that they are
- * measured once for a GPU, a driver and a cuBLAS.
+/* plan_cache.cu: plans in a text file of the user's cache, one per line, so that they
+ * are measured once per GPU model, driver and cuBLAS version.
  *
- * A line that does not check out is as good as none: its plan is measured again. The
- * file is replaced whole, by rename, and keeps the lines of other models. */
+ * A line that fails its checks is skipped, and its plan measured again. The file is
+ * replaced as a whole, by rename, and keeps the lines of other models. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,7 +14,7 @@
 
 #include "products/plans.h"
 
-#define FORMAT "qwen3_embed plans 3" /* changes with the canonical sum, too */
+#define FORMAT "qwen3_embed plans 4" /* changes with the canonical plan, too */
 #define MAX_LINE 512
 #define MAX_LINES 65536
 
@@ -30,7 +30,7 @@ hash_text(const char *text)
     return hash;
 }
 
-/* What the plan is for, and the plan. */
+/* The product, the bucket and the plan. */
 static void
 write_entry(char line[MAX_LINE], const struct linear_shape *s, int bucket,
             const struct plan *plan)
@@ -44,7 +44,7 @@ write_entry(char line[MAX_LINE], const struct linear_shape *s, int bucket,
              plan->variant, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
 }
 
-/* False for what write_entry would not write. */
+/* Returns false for a line that write_entry() does not write. */
 static bool
 read_entry(const char *line, struct linear_shape *s, int *bucket, struct plan *plan)
 {
@@ -74,8 +74,8 @@ same_shape(const struct linear_shape *a, const struct linear_shape *b)
            a->ldy == b->ldy && a->output == b->output;
 }
 
-/* The plan is checked against the product that it is for: gemm_stream.cu would leave
- * rows past its most unwritten. */
+/* Checks the plan against its product: gemm_stream.cu would not write more rows than
+ * it takes. */
 static bool
 is_usable(struct gemm *gemm, enum qe_linear linear, int bucket, const struct plan *plan)
 {
@@ -88,7 +88,7 @@ is_usable(struct gemm *gemm, enum qe_linear linear, int bucket, const struct pla
         return false;
     }
     if (plan->kind != PLAN_CUBLAS) {
-        return gemm->shapes[linear].dtype == QE_BFLOAT16;
+        return gemm->chain;
     }
     return cublas_problem_init(&p, &gemm->shapes[linear], bucket_rows(bucket), scales,
                                scales) == CUBLAS_STATUS_SUCCESS &&
@@ -97,7 +97,7 @@ is_usable(struct gemm *gemm, enum qe_linear linear, int bucket, const struct pla
            result.workspaceSize <= WORKSPACE_BYTES;
 }
 
-/* The entry behind the checksum, or NULL. Cuts the line's end off. */
+/* Returns the entry behind the checksum, or NULL, and cuts off the end of the line. */
 static char *
 checked_entry(char *line)
 {
@@ -108,7 +108,7 @@ checked_entry(char *line)
     return *entry++ == ' ' && hash == hash_text(entry) ? entry : NULL;
 }
 
-/* Opens the file behind its first line, or NULL. */
+/* Opens the file and reads past its first line. NULL on failure. */
 static FILE *
 open_cache(const struct gemm *gemm)
 {
@@ -145,7 +145,7 @@ load_entry(struct gemm *gemm, const char *entry)
     }
 }
 
-/* GPU, driver and library, and a file name made of them. */
+/* The key: GPU, driver, library and canonical plan; and a file name made of it. */
 static void
 name_cache(struct gemm *gemm, const char *folder)
 {
@@ -158,8 +158,9 @@ name_cache(struct gemm *gemm, const char *folder)
         cudaDriverGetVersion(&driver) != cudaSuccess) {
         return;
     }
-    snprintf(key, sizeof key, FORMAT ", %s, CUDA driver %d, cuBLASLt %zu\n",
-             properties.name, driver, cublasLtGetVersion());
+    snprintf(key, sizeof key, FORMAT ", %s, CUDA driver %d, cuBLASLt %zu, %s\n",
+             properties.name, driver, cublasLtGetVersion(),
+             gemm->chain ? "chain" : "library");
     size_t n_path = strlen(folder) + 32;
     gemm->cache_key = strdup(key);
     gemm->cache_path = static_cast<char *>(malloc(n_path));
@@ -192,7 +193,7 @@ plan_cache_load(struct gemm *gemm, const char *folder)
 
 /* ---- save ---- */
 
-/* Lines of the old file that say nothing of our shapes. */
+/* Copies the lines of the old file that are for other shapes. */
 static void
 copy_others(const struct gemm *gemm, FILE *to)
 {
@@ -226,7 +227,7 @@ make_folders(const char *path)
 
     for (char *end = folder; end != NULL && (end = strchr(end + 1, '/')) != NULL;) {
         *end = '\0';
-        mkdir(folder, 0777); /* one that exists is welcome */
+        mkdir(folder, 0777); /* it may exist */
         *end = '/';
     }
     free(folder);

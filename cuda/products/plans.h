@@ -1,5 +1,11 @@
-/* plans.h: the table of plans and its file; shared by gemm.cu, gemm_trial.cu and
- * plan_cache.cu. */
+/* plans.h: the table of plans and its file, shared by gemm.cu, gemm_trial.cu and
+ * plan_cache.cu.
+ *
+ * Every plan of a product gives the same bits, those of its canonical plan, whatever
+ * the number of rows. On a device whose cuBLASLt has algorithms with the bits of
+ * gemm_rows.cu, one chain of sums over k, that is the canonical plan, and all our own
+ * kernels serve. On others, and in e4m3, it is cuBLASLt's first algorithm for
+ * CHECKED_ROWS rows. */
 #ifndef QE_PLANS_H
 #define QE_PLANS_H
 
@@ -15,36 +21,43 @@ struct plan {
     cublasLtMatmulAlgo_t algo; /* if PLAN_CUBLAS                  */
 };
 
-/* Row counts up to 16, 32, ... 8192, and all above. */
+/* Row counts up to 16, 32, ... 8192, and all larger ones. */
 #define N_BUCKETS 11
-/* The last bucket is measured at no more rows than this, 132 tiles of 128. */
+/* The last bucket is measured at this many rows at most: 132 tiles of 128. */
 #define MAX_TRIAL_ROWS 16896
-/* The most rows at either end of a product that are compared with the canonical sum. */
+/* Rows that are compared with the canonical plan at a time. */
 #define CHECKED_ROWS 128
 #define WORKSPACE_BYTES ((size_t)32 << 20)
 
 struct gemm {
-    struct linear_shape shapes[N_LINEARS];
+    struct linear_shape shapes[N_LINEARS + 1]; /* the last: of the probe           */
     struct plan plans[N_LINEARS][N_BUCKETS];
+    bool chain; /* the canonical plan is gemm_rows.cu's                           */
     cublasLtHandle_t handle;
     void *workspace; /* (WORKSPACE_BYTES) device                          */
     void *canonical; /* (2 CHECKED_ROWS, largest n) device                */
     int *differs;    /* (1) mapped host memory                            */
     cudaEvent_t start, stop;
-    char *cache_path; /* owned; NULL: none                                 */
-    char *cache_key;  /* owned; device, driver and library in one line     */
-    bool changed;     /* plans that the file does not hold                 */
+    char *cache_path;         /* owned; NULL: none                                 */
+    char *cache_key;          /* owned; device, driver and library in one line     */
+    bool changed;             /* there are plans that the file does not hold       */
+    char note[QE_NOTE_BYTES]; /* see struct qe_backend                             */
 };
+
+/* A product of every device, on which choose_canonical() tries cuBLASLt. */
+#define LINEAR_PROBE static_cast<enum qe_linear>(N_LINEARS)
+#define PROBE_ROWS 2048
+#define PROBE_WIDTH 1024
 
 int bucket_of(int m);
 
 /* The largest row count of a bucket. */
 int bucket_rows(int bucket);
 
-/* A row count that cuBLASLt does not take is cudaErrorNotSupported. */
+/* cudaErrorNotSupported: cuBLASLt refused. */
 cudaError_t run_plan(struct gemm *gemm, enum qe_linear linear, const struct plan *plan,
                      void *y, struct operand x, struct operand w, int m,
-                     cudaStream_t stream);
+                     struct stream stream);
 
 /* Layouts of W, X and Y as cuBLASLt sees them, transposed, and what to do with them. */
 struct cublas_problem {
@@ -55,21 +68,24 @@ cublasStatus_t cublas_problem_init(struct cublas_problem *problem,
                                    const struct linear_shape *shape, int m,
                                    const float *x_scales, const float *w_scales);
 
-/* The plan whose bits are the canonical ones: a chain of sums over k, in e4m3 that of
- * cuBLASLt's first algorithm for CHECKED_ROWS rows. PLAN_NONE: it has none. */
+/* PLAN_NONE if it is cuBLASLt's and cuBLASLt has none. */
 struct plan canonical_plan(struct gemm *gemm, enum qe_linear linear);
 
-/* Algorithms that add up k in one piece, most promising first; returns how many. */
+/* Sets gemm->chain for the current device. */
+int choose_canonical(struct gemm *gemm, struct stream stream, struct qe_error *err);
+
+/* Algorithms that do not split k, most promising first. Returns their number. */
 #define MAX_ALGOS 12
 int find_algos(struct gemm *gemm, enum qe_linear linear, int m,
                cublasLtMatmulHeuristicResult_t found[MAX_ALGOS]);
 
-/* Chooses a plan for a bucket by trial. */
+/* Measures the plans for a bucket and keeps the fastest with the canonical bits; if
+ * there is none, keeps the canonical plan and leaves a note. */
 int plan_by_trial(struct gemm *gemm, enum qe_linear linear, int bucket,
-                  const struct linear_trial *trial, cudaStream_t stream,
+                  const struct linear_trial *trial, struct stream stream,
                   struct qe_error *err);
 
-/* Names the file and reads from it what fits the shapes. Damage is skipped. */
+/* Names the file and reads the plans for these shapes. Damaged lines are skipped. */
 void plan_cache_load(struct gemm *gemm, const char *folder);
 void plan_cache_save(struct gemm *gemm);
 

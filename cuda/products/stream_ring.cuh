@@ -23,7 +23,7 @@ struct gemm_stream {
     int stage_blocks; /* of BLOCK_K columns in a stage               */
 };
 
-/* A place in the ring, and how often it was passed. */
+/* A stage of the ring, and the parity of the rounds before. */
 struct turn {
     int stage;
     uint32_t parity;
@@ -38,16 +38,16 @@ next_turn(turn &t, int n_stages)
     }
 }
 
-/* A row of the ring is 128 bytes; its 16-byte units are permuted by its number, so that
- * ldmatrix meets no bank twice. */
+/* A row of the ring is 128 bytes. Its 16-byte units are permuted by the row's number,
+ * so that ldmatrix has no bank conflicts. */
 static __device__ __forceinline__ int
 ring_offset(int row, int chunk)
 {
     return row * BLOCK_K + ((chunk ^ row) % CHUNKS) * 8;
 }
 
-/* The ring and its barriers as all warps of a block see them. A stage holds some blocks
- * of BLOCK_K columns, the more the fewer the rows, since barriers take their time. */
+/* The ring and its barriers. A stage holds some blocks of BLOCK_K columns: more of them
+ * if rows are few, so that waits at barriers are rare. */
 struct ring {
     bf16 *data_smem; /* (n_stages, stage_blocks, rows, BLOCK_K) rows of w, then of x */
     uint64_t *full_smem, *empty_smem; /* (n_stages)                                  */
@@ -60,8 +60,8 @@ stage_of(const ring &r, int stage)
     return r.data_smem + (size_t)stage * r.stage_blocks * r.rows * BLOCK_K;
 }
 
-/* A block's rows of w: some that follow each other and, for each, a second one further
- * on. In the ring all first ones come first. */
+/* The rows of w of a block of threads: some consecutive rows and, for each, a second
+ * row n_second further. In the ring all first rows precede the second ones. */
 struct weight_rows {
     int begin;      /* row of w of the first                                     */
     int n_first;    /* multiple of 8                                             */
@@ -69,8 +69,8 @@ struct weight_rows {
                      */
 };
 
-/* Copies a warp's share of rows to the ring: with the other copy warp eight at a time,
- * each lane the same 16 bytes of each row. */
+/* Copies a warp's share of rows to the ring. The two copy warps take eight rows at a
+ * time; a lane copies the same 16 bytes of each of its rows. */
 static __device__ __forceinline__ void
 copy_rows(bf16 *to_smem, const bf16 *from, size_t stride, int n_rows)
 {
@@ -111,7 +111,7 @@ copy_weights(const gemm_stream &g, const ring &r, const weight_rows &rows, int w
     }
 }
 
-/* Rows past the last are the last again: what is made of them is not stored. */
+/* Rows past the last are copies of the last; their results are not stored. */
 template <int TM>
 static __device__ __forceinline__ void
 copy_inputs(const gemm_stream &g, const ring &r, int first_row, int warp)

@@ -49,6 +49,8 @@ def run(namespace: argparse.Namespace) -> int:
                 "weights owned": f"{info['owned_bytes'] / 1e6:.1f} MB",
                 "fingerprint": model.fingerprint,
             }
+            if info["note"]:
+                lines["note"] = info["note"]
     for name, value in lines.items():
         print(f"{name + ':':18}{value}")
     return 0

@@ -40,9 +40,11 @@ class Engines:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The first engine's, with every engine's device."""
-        devices = ",".join(engine.info["device"] for engine in self._engines)
-        return self._engines[0].info | {"device": devices}
+        """The first engine's, with the device and the note of every engine."""
+        infos = [engine.info for engine in self._engines]
+        devices = ",".join(info["device"] for info in infos)
+        notes = "; ".join(f"{info['device']}: {info['note']}" for info in infos if info["note"])
+        return infos[0] | {"device": devices, "note": notes}
 
     def rows(self, n: int, dim: int) -> npt.NDArray[np.float32]:
         """A new (n, dim) array for any of the engines to write."""

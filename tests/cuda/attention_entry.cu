@@ -34,7 +34,8 @@ EXPORT int
 run_attention(const struct attention *attention, const struct attention_block *blocks,
               int n_blocks, int tall, cudaStream_t stream)
 {
-    return attention_run(attention, blocks, n_blocks, tall != 0, nullptr, stream);
+    return attention_run(attention, blocks, n_blocks, tall != 0, nullptr,
+                         {stream, false});
 }
 
 EXPORT void

@@ -1,9 +1,12 @@
 #!/bin/bash
-# run_gpu.sh: what CI can't run, on a machine with a GPU, nvcc, cuBLAS and PyTorch: the
-# build, the tests, the benchmark, the sanitizer. Logs go to $OUT.
+# run_gpu.sh: the checks that CI can't run, for a machine with a GPU, nvcc, cuBLAS and
+# PyTorch. Logs go to $OUT.
 #
-#   tests/cuda/run_gpu.sh [build] [tests] [sanitizer] [benchmark]    all by default
+#   tests/cuda/run_gpu.sh [build] [tests] [bits] [against] [ptx] [sanitizer] [benchmark]
 #
+# bits: 200 repetitions of the same calls. against: speed and bits in turns with the build
+# in $BASE. ptx: tests and bits of a build that holds PTX for compute_80 alone, as a GPU
+# of the future runs it. By default: build tests bits ptx sanitizer benchmark.
 # SHAPES="0.6B 4B 8B" are the benchmark's models.
 set -u
 cd "$(dirname "$0")/../.."
@@ -13,33 +16,55 @@ export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 QE_TEST_DEVICE=cuda
 begin=$(date +%s)
 say() { echo "== [$(($(date +%s) - begin)) s] $*"; }
 
+build() { # build ARCHITECTURES: the engine, in place; objects are kept per architecture
+    QWEN3_EMBED_CUDA=1 QWEN3_EMBED_CUDA_ARCHS=$1 python3 setup.py -q build_ext --inplace \
+        >"$OUT/build_$1.txt" 2>&1 || { tail -20 "$OUT/build_$1.txt"; exit 1; }
+}
+
+suite() { # suite NAME: every test that computes on the GPU
+    # The one that takes all of the GPU's memory runs alone. Rivals on the CPU, in eight
+    # processes, must not each take every core.
+    OMP_NUM_THREADS=2 timeout 400 python3 -m pytest -vv -p no:cacheprovider --tb short -n 8 \
+        --durations 10 tests/cuda tests/test_engine.py \
+        tests/test_api.py tests/test_embedder.py tests/test_threads.py tests/test_pipeline.py \
+        tests/test_inputs.py tests/test_quantizer.py tests/test_cli.py tests/test_adapters.py \
+        tests/test_reranker.py \
+        -k "not memory_taken_by_another_process and not takes_less_memory" \
+        >"$OUT/$1.txt" 2>&1
+    grep -E "^(FAILED|ERROR)" "$OUT/$1.txt" | head -20
+    tail -1 "$OUT/$1.txt"
+    python3 -m pytest -q -s -p no:cacheprovider --tb short \
+        tests/cuda/test_killer_inputs.py tests/cuda/test_plans.py \
+        -k "memory_taken_by_another_process or takes_less_memory"
+}
+
 if (($# == 0)); then
-    set -- build tests sanitizer benchmark
+    set -- build tests bits ptx sanitizer benchmark
 fi
 for part in "$@"; do
     say "$part"
     case $part in
     build)
-        # The GPU of this machine alone: the other architectures are CI's.
-        QWEN3_EMBED_CUDA=1 QWEN3_EMBED_CUDA_ARCHS=90a python3 setup.py -q build_ext --inplace \
-            >"$OUT/build.txt" 2>&1 || { tail -20 "$OUT/build.txt"; exit 1; }
+        build 90a # of this machine alone: the other architectures are CI's
         nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -Icuda -Icsrc -shared \
             -Xcompiler -fPIC -o "$QE_ATTENTION_LIBRARY" tests/cuda/attention_entry.cu \
             cuda/attention/attention.cu cuda/attention/attention_sm90.cu
         python3 -m qwen3_embed info
         ;;
     tests)
-        # The one that takes all of the GPU's memory runs alone. Rivals on the CPU, in eight
-        # processes, must not each take every core.
-        OMP_NUM_THREADS=2 python3 -m pytest -vv -p no:cacheprovider --tb short -n 8 \
-            --durations 10 tests/cuda tests/test_engine.py \
-            tests/test_api.py tests/test_embedder.py tests/test_threads.py tests/test_pipeline.py \
-            tests/test_inputs.py tests/test_quantizer.py tests/test_cli.py tests/test_adapters.py \
-            tests/test_reranker.py \
-            -k "not memory_taken_by_another_process" >"$OUT/tests.txt" 2>&1
-        tail -15 "$OUT/tests.txt"
-        python3 -m pytest -q -p no:cacheprovider --tb short tests/cuda/test_killer_inputs.py \
-            -k memory_taken_by_another_process
+        suite tests
+        ;;
+    bits)
+        python3 -m tests.cuda.repeat_bits 200
+        ;;
+    against)
+        python3 -m tests.cuda.against "$BASE"
+        ;;
+    ptx)
+        build 80-virtual
+        python3 -m tests.cuda.repeat_bits 200
+        suite ptx_tests
+        build 90a
         ;;
     sanitizer)
         # synccheck counts barriers in shared memory, of which gemm_stream.cu has many.

@@ -1,0 +1,106 @@
+/* fake_cuda.c: a libqe_cuda.so without a GPU, for tests of what lies above the device:
+ * forward() writes ones, and leaves a note from its second call on. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cuda_library.h"
+
+struct fake_backend {
+    struct qe_backend base; /* first */
+    int n_passes;
+};
+
+static int
+forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_error *err)
+{
+    struct fake_backend *fake = (struct fake_backend *)backend;
+    (void)err;
+
+    for (int s = 0; s < batch->n_seqs; s++) {
+        for (int i = 0; batch->seqs[s].out != NULL && i < batch->seqs[s].n_out; i++) {
+            batch->seqs[s].out[i] = 1.0f;
+        }
+    }
+    if (++fake->n_passes == 2) {
+        snprintf(backend->note, sizeof backend->note, "slow, for a test");
+    }
+    return 0;
+}
+
+static int
+add_adapter(struct qe_backend *backend, const struct qe_weights *weights,
+            struct qe_error *err)
+{
+    (void)backend;
+    (void)weights;
+    (void)err;
+    return 0;
+}
+
+static int
+after_fork(struct qe_backend *backend, struct qe_error *err)
+{
+    return qe_fail(err, QE_EDEVICE, "device %s does not survive fork()", backend->name);
+}
+
+static int
+measure(struct qe_backend *backend, struct qe_peak *peak, struct qe_error *err)
+{
+    (void)backend;
+    (void)err;
+    *peak = (struct qe_peak){1e12, 1e11};
+    return 0;
+}
+
+static void
+close_backend(struct qe_backend *backend)
+{
+    free(backend);
+}
+
+static int
+open_fake(const struct qe_cuda_options *options, const struct qe_model *model,
+          struct qe_backend **backend, struct qe_error *err)
+{
+    struct fake_backend *fake = calloc(1, sizeof *fake);
+    (void)model;
+
+    *backend = NULL;
+    if (fake == NULL) {
+        return qe_fail(err, QE_ENOMEM, "no memory");
+    }
+    fake->base = (struct qe_backend){
+        .abi = QE_BACKEND_ABI,
+        .size = sizeof fake->base,
+        .name = "cuda:0",
+        .kernels = "fake",
+        .n_threads = 1,
+        .batch_tokens = options->batch_tokens > 0 ? options->batch_tokens : 64,
+        .few_tokens = 16,
+        .forward = forward,
+        .add_adapter = add_adapter,
+        .after_fork = after_fork,
+        .measure = measure,
+        .close = close_backend,
+    };
+    *backend = &fake->base;
+    return 0;
+}
+
+static int
+list_devices(struct qe_cuda_device *devices, int max_devices, struct qe_error *err)
+{
+    (void)err;
+    if (max_devices > 0) {
+        devices[0] = (struct qe_cuda_device){"fake", 9, 0, 1u << 30};
+    }
+    return 1;
+}
+
+extern __attribute__((visibility("default"))) const struct qe_cuda_table qe_cuda_table;
+const struct qe_cuda_table qe_cuda_table = {
+    .abi = QE_CUDA_ABI,
+    .size = sizeof qe_cuda_table,
+    .open = open_fake,
+    .list_devices = list_devices,
+};
