@@ -68,8 +68,8 @@ struct qe_backend {
     const char *kernels;      /* instruction set or architecture in use               */
     int n_threads;            /* host threads that compute                            */
     int batch_tokens;         /* budget of one forward pass                           */
-    int few_tokens;           /* Batches up to this size are short enough to run on the
-                                 calling thread, which cannot handle signals meanwhile. */
+    int few_tokens;           /* batches up to this size are short enough to run on the
+                                 calling thread, which cannot handle signals then    */
     char note[QE_NOTE_BYTES]; /* "", or why forward() is slower than it should be: a
                                  sentence that forward() writes at most once         */
 

@@ -10,7 +10,7 @@
 
 #include "../error.h"
 
-/* More than any machine has cores: a slip of the pen would exhaust the user's threads.
+/* More than any machine has cores: a typing error would start too many threads.
  */
 #define QE_MAX_THREADS 4096
 
