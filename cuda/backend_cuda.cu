@@ -291,9 +291,9 @@ record(struct pass *p, struct graph *graph)
 
     if (graph_begin(stream) == cudaSuccess) {
         queue_small(&recorded);
-        graph_end(graph, stream);
+        graph_end(graph, recorded.status == cudaSuccess, stream);
     }
-    cudaGetLastError(); /* a failure of the recording is none of the pass */
+    cudaGetLastError(); /* the pass has not failed */
 }
 
 /* The second of equal small batches is recorded as a graph, or a later one if that

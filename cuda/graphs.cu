@@ -48,11 +48,11 @@ graph_begin(cudaStream_t stream)
 }
 
 void
-graph_end(struct graph *graph, cudaStream_t stream)
+graph_end(struct graph *graph, bool complete, cudaStream_t stream)
 {
     cudaGraph_t recorded = NULL;
 
-    if (cudaStreamEndCapture(stream, &recorded) == cudaSuccess &&
+    if (cudaStreamEndCapture(stream, &recorded) == cudaSuccess && complete &&
         cudaGraphInstantiate(&graph->exec, recorded, 0) != cudaSuccess) {
         graph->exec = NULL;
     }

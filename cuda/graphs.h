@@ -33,8 +33,9 @@ struct graph *graphs_use(struct graphs *graphs, const struct graph_key *key);
 /* Begins to record the work queued on the stream, which then does not run. */
 cudaError_t graph_begin(cudaStream_t stream);
 
-/* Ends it. The graph stays empty if the recording failed or the device has no room. */
-void graph_end(struct graph *graph, cudaStream_t stream);
+/* Ends it. The graph stays empty unless all work was recorded, as complete says, and
+ * the device has room for it. */
+void graph_end(struct graph *graph, bool complete, cudaStream_t stream);
 
 /* Accepts zeroed graphs. */
 void graphs_close(struct graphs *graphs);

@@ -218,8 +218,11 @@ gemm_run(struct gemm *gemm, enum qe_linear linear, void *y, struct operand x,
          struct operand w, int m, struct stream stream)
 {
     const struct plan *plan = &gemm->plans[linear][bucket_of(m)];
-    cudaError_t status = run_plan(gemm, linear, plan, y, x, w, m, stream);
 
+    if (plan->kind == PLAN_CANONICAL) {
+        return run_canonical(gemm, linear, y, x, w, m, stream);
+    }
+    cudaError_t status = run_plan(gemm, linear, plan, y, x, w, m, stream);
     if (status == cudaErrorNotSupported) {
         status = run_canonical(gemm, linear, y, x, w, m, stream);
         if (status == cudaSuccess && gemm->note[0] == '\0') {
@@ -232,11 +235,12 @@ gemm_run(struct gemm *gemm, enum qe_linear linear, void *y, struct operand x,
     return status;
 }
 
-/* Our kernels for few rows have tiles too small for many. */
+/* The tiles of gemm_rows.cu are too small for many rows. */
 static bool
 is_slow(const struct plan *plan, int bucket)
 {
-    return plan->kind == PLAN_ROWS && bucket_rows(bucket) > CHECKED_ROWS;
+    return plan->kind == PLAN_CANONICAL ||
+           (plan->kind == PLAN_ROWS && bucket_rows(bucket) > CHECKED_ROWS);
 }
 
 int

@@ -19,7 +19,7 @@
 #define OVERLAP_MS 0.002f
 #define THREADS 256
 
-#define MAX_CANDIDATES (MAX_ALGOS + 1 + N_GEMM_ROWS_VARIANTS)
+#define MAX_CANDIDATES (MAX_ALGOS + 2 + N_GEMM_ROWS_VARIANTS)
 
 /* A plan that is right in the rows where tiles are cut, and the time of one launch. */
 struct timed_plan {
@@ -197,9 +197,13 @@ check_plan(const struct candidate *c, const struct plan *plan, bool *equal,
 
     CUDA_TRY(err, launch_reset(c, c->trial->y, n));
     CUDA_TRY(err, launch_reset(c, y_row(c, last_row), c->m - last_row));
-    CUDA_TRY(err, launch_canonical(c, first, 0, n));
-    CUDA_TRY(err, launch_canonical(c, last, last_row, c->m - last_row));
-    cudaError_t launched = launch_plan(c, plan, 0);
+    cudaError_t launched = launch_canonical(c, first, 0, n);
+    if (launched == cudaSuccess) {
+        launched = launch_canonical(c, last, last_row, c->m - last_row);
+    }
+    if (launched == cudaSuccess) {
+        launched = launch_plan(c, plan, 0);
+    }
     if (launched == cudaErrorNotSupported) {
         *equal = false;
         return 0;
@@ -306,6 +310,9 @@ try_cublas_plans(const struct candidate &c, struct plan_list *list,
             status = try_plan(c, &plan, list, err);
         }
     }
+    if (status == 0 && c.canonical.kind == PLAN_CUBLAS) {
+        status = try_plan(c, &c.canonical, list, err);
+    }
     return status;
 }
 
@@ -350,10 +357,10 @@ plan_by_trial(struct gemm *gemm, enum qe_linear linear, int bucket,
     const struct linear_shape *s = &gemm->shapes[linear];
     const int m = smaller(bucket_rows(bucket), trial->max_rows);
     const struct candidate c = candidate_of(gemm, linear, trial, m, stream);
-    struct plan best = c.canonical;
+    struct plan best = {PLAN_CANONICAL, 0, {}};
     struct plan_list list = {};
 
-    if (best.kind == PLAN_NONE) {
+    if (c.canonical.kind == PLAN_NONE) {
         return qe_fail(err, QE_EDEVICE,
                        "cuBLASLt %zu has no product of %d by %d in %s; use %s",
                        cublasLtGetVersion(), s->n, s->k,
@@ -396,7 +403,23 @@ find_equal(const struct candidate *c, bool *equal, struct qe_error *err)
     return status;
 }
 
-/* On the probe's operands in memory, (3, PROBE_ROWS, PROBE_WIDTH). */
+/* *equal: whether it does for few rows and for many. */
+static int
+find_equal_for_all(struct candidate c, bool *equal, struct qe_error *err)
+{
+    int status = 0;
+
+    *equal = c.canonical.kind != PLAN_NONE;
+    for (int m : {1, 17, 300, PROBE_ROWS}) {
+        c.m = m;
+        if (status == 0 && *equal) {
+            status = find_equal(&c, equal, err);
+        }
+    }
+    return status;
+}
+
+/* memory: of the probe's operands, (3, PROBE_ROWS, PROBE_WIDTH). */
 static int
 try_canonical(struct gemm *gemm, bf16 *memory, struct stream stream,
               struct qe_error *err)
@@ -412,7 +435,7 @@ try_canonical(struct gemm *gemm, bf16 *memory, struct stream stream,
     if (status == 0 && !equal) {
         gemm->chain = false;
         c.canonical = canonical_plan(gemm, LINEAR_PROBE);
-        status = c.canonical.kind == PLAN_NONE ? 0 : find_equal(&c, &equal, err);
+        status = find_equal_for_all(c, &equal, err);
         gemm->chain = !equal; /* then our kernels, though slow, are all there is */
     }
     return status;

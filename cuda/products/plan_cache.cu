@@ -62,7 +62,7 @@ read_entry(const char *line, struct linear_shape *s, int *bucket, struct plan *p
     s->dtype = static_cast<enum qe_compute_dtype>(dtype);
     s->output = static_cast<enum product_output>(output);
     plan->kind = static_cast<enum plan_kind>(kind);
-    return kind > PLAN_NONE && kind <= PLAN_STREAM && *bucket >= 0 &&
+    return kind > PLAN_NONE && kind <= PLAN_CANONICAL && *bucket >= 0 &&
            *bucket < N_BUCKETS && plan->variant >= 0 &&
            plan->variant < N_GEMM_ROWS_VARIANTS;
 }
@@ -88,7 +88,7 @@ is_usable(struct gemm *gemm, enum qe_linear linear, int bucket, const struct pla
         return false;
     }
     if (plan->kind != PLAN_CUBLAS) {
-        return gemm->chain;
+        return gemm->chain || plan->kind == PLAN_CANONICAL;
     }
     return cublas_problem_init(&p, &gemm->shapes[linear], bucket_rows(bucket), scales,
                                scales) == CUBLAS_STATUS_SUCCESS &&

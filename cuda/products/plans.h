@@ -13,7 +13,13 @@
 
 #include "products/gemm.h"
 
-enum plan_kind { PLAN_NONE, PLAN_ROWS, PLAN_CUBLAS, PLAN_STREAM };
+enum plan_kind {
+    PLAN_NONE,
+    PLAN_ROWS,
+    PLAN_CUBLAS,
+    PLAN_STREAM,
+    PLAN_CANONICAL, /* no fast plan has the canonical bits */
+};
 
 struct plan {
     enum plan_kind kind;
@@ -79,8 +85,8 @@ int choose_canonical(struct gemm *gemm, struct stream stream, struct qe_error *e
 int find_algos(struct gemm *gemm, enum qe_linear linear, int m,
                cublasLtMatmulHeuristicResult_t found[MAX_ALGOS]);
 
-/* Measures the plans for a bucket and keeps the fastest with the canonical bits; if
- * there is none, keeps the canonical plan and leaves a note. */
+/* Measures the plans for a bucket and keeps the fastest with the canonical bits, or
+ * PLAN_CANONICAL. */
 int plan_by_trial(struct gemm *gemm, enum qe_linear linear, int bucket,
                   const struct linear_trial *trial, struct stream stream,
                   struct qe_error *err);
