@@ -1,4 +1,4 @@
-"""What lies above a GPU, tested with a device that is none: notes and refused arguments."""
+"""The layers above a GPU, tested with a fake one: notes and refused arguments."""
 
 from __future__ import annotations
 
