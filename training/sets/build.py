@@ -1,0 +1,109 @@
+"""Expands the written queries to 16 candidates each, checks every rule, and writes the sets.
+
+    python training/sets/build.py             # writes qwen3_embed/retrieval/sets/*.jsonl
+    python training/sets/build.py --check     # writes nothing; fails if a shipped set differs
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+import bm25s
+import rules
+import source
+from source import Block, Item
+
+from qwen3_embed.integrations.hybrid import character_bigrams
+
+CANDIDATES = 16
+NEAREST = 4  # drawn by BM25
+FROM_ONE_GROUP = 2  # at most, so that the drawn candidates are of many subjects
+SEED = "qwen3_embed"
+
+
+def draw(block: Block, blocks: Sequence[Block], nearest: Sequence[str]) -> list[str]:
+    """Candidates of other queries of the kind: the nearest by BM25, then right answers by chance.
+
+    Right answers, because a candidate's style must not tell whether it was written as an answer.
+
+    Parameters
+    ----------
+    blocks : sequence of Block
+        All queries of the kind.
+    nearest : sequence of str
+        Candidates of the kind, nearest to the query first.
+    """
+    chance = random.Random(f"{SEED} {block.query}")
+    owner = {text: other.group for other in blocks for text in other.written}
+    answers = [other.answer for other in blocks]
+    chance.shuffle(answers)
+    chosen = list(dict.fromkeys(block.written))
+    drawn_from: Counter[int] = Counter()
+    limits = (min(len(chosen) + NEAREST, CANDIDATES), CANDIDATES)
+    for pool, limit in zip((nearest, answers), limits, strict=True):
+        for text in pool:
+            if len(chosen) >= limit:
+                break
+            if text in chosen or any(term in text for term in block.excluded):
+                continue
+            if owner[text] != block.group and drawn_from[owner[text]] < FROM_ONE_GROUP:
+                drawn_from[owner[text]] += 1
+                chosen.append(text)
+    return chosen[1:]
+
+
+def expand(name: str, blocks: Sequence[Block]) -> list[Item]:
+    """The queries of one kind, each with its 15 distractors."""
+    texts = list(dict.fromkeys(text for block in blocks for text in block.written))
+    bm25 = bm25s.BM25()
+    bm25.index([character_bigrams(text) for text in texts], show_progress=False)
+    items = []
+    for number, block in enumerate(blocks, 1):
+        scores = bm25.get_scores(character_bigrams(block.query))
+        nearest = [texts[i] for i in (-scores).argsort(kind="stable")]
+        negatives = draw(block, blocks, nearest)
+        items.append(
+            Item(
+                f"{name}-{block.kind}-{number:03}",
+                block.kind,
+                block.query,
+                block.answer,
+                tuple(negatives),
+            )
+        )
+    return items
+
+
+def build(name: str) -> list[Item]:
+    """The set, kind by kind."""
+    items = []
+    for path in sorted((source.SOURCES / name).glob("*.txt")):
+        items += expand(name.replace("_", "-"), source.read_blocks(path))
+    return items
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=[], help="sets (default: all)")
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    arguments = parser.parse_args()
+    failures = []
+    for name in arguments.names or source.SETS:
+        items = build(name)
+        path = source.SHIPPED / f"{name}.jsonl"
+        failures += rules.report(name, items)
+        if not arguments.check:
+            source.write_items(path, items)
+        elif not path.exists() or source.read_items(path) != items:
+            failures.append(f"{path} differs from its sources: run build.py")
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
