@@ -20,13 +20,15 @@ from source import Block, Item
 from qwen3_embed.integrations.hybrid import character_bigrams
 
 CANDIDATES = 16
-NEAREST = 4  # drawn by BM25
-FROM_ONE_GROUP = 2  # at most, so that the drawn candidates are of many subjects
+NEAREST = 5  # at most, drawn by BM25
+FROM_ONE_GROUP = 2  # at most, so that drawn candidates are of many subjects
 SEED = "qwen3_embed"
 
 
-def draw(block: Block, blocks: Sequence[Block], nearest: Sequence[str]) -> list[str]:
-    """Candidates of other queries of the kind: the nearest by BM25, then right answers by chance.
+def draw(
+    block: Block, blocks: Sequence[Block], nearest: Sequence[str], uses: Counter[str]
+) -> list[str]:
+    """The distractors of a query: its own, the nearest of other groups, then other right answers.
 
     Right answers, because a candidate's style must not tell whether it was written as an answer.
 
@@ -35,12 +37,15 @@ def draw(block: Block, blocks: Sequence[Block], nearest: Sequence[str]) -> list[
     blocks : sequence of Block
         All queries of the kind.
     nearest : sequence of str
-        Candidates of the kind, nearest to the query first.
+        Candidates of the kind that share words with the query, nearest first.
+    uses : Counter
+        How often a text was drawn so far; those drawn least come first, then chance decides.
     """
     chance = random.Random(f"{SEED} {block.query}")
-    owner = {text: other.group for other in blocks for text in other.written}
+    group_of = {text: other.group for other in blocks for text in other.written}
     answers = [other.answer for other in blocks]
     chance.shuffle(answers)
+    answers.sort(key=uses.__getitem__)
     chosen = list(dict.fromkeys(block.written))
     drawn_from: Counter[int] = Counter()
     limits = (min(len(chosen) + NEAREST, CANDIDATES), CANDIDATES)
@@ -48,10 +53,12 @@ def draw(block: Block, blocks: Sequence[Block], nearest: Sequence[str]) -> list[
         for text in pool:
             if len(chosen) >= limit:
                 break
+            group = group_of[text]
             if text in chosen or any(term in text for term in block.excluded):
                 continue
-            if owner[text] != block.group and drawn_from[owner[text]] < FROM_ONE_GROUP:
-                drawn_from[owner[text]] += 1
+            if group != block.group and drawn_from[group] < FROM_ONE_GROUP:
+                drawn_from[group] += 1
+                uses[text] += 1
                 chosen.append(text)
     return chosen[1:]
 
@@ -61,20 +68,14 @@ def expand(name: str, blocks: Sequence[Block]) -> list[Item]:
     texts = list(dict.fromkeys(text for block in blocks for text in block.written))
     bm25 = bm25s.BM25()
     bm25.index([character_bigrams(text) for text in texts], show_progress=False)
+    uses: Counter[str] = Counter()
     items = []
     for number, block in enumerate(blocks, 1):
         scores = bm25.get_scores(character_bigrams(block.query))
-        nearest = [texts[i] for i in (-scores).argsort(kind="stable")]
-        negatives = draw(block, blocks, nearest)
-        items.append(
-            Item(
-                f"{name}-{block.kind}-{number:03}",
-                block.kind,
-                block.query,
-                block.answer,
-                tuple(negatives),
-            )
-        )
+        nearest = [texts[i] for i in (-scores).argsort(kind="stable") if scores[i] > 0]
+        negatives = tuple(draw(block, blocks, nearest, uses))
+        item_id = f"{name}-{block.kind}-{number:03}"
+        items.append(Item(item_id, block.kind, block.query, block.answer, negatives))
     return items
 
 
