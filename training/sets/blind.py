@@ -19,7 +19,7 @@ import source
 from source import Item
 
 LETTERS = "abcdefghijklmnop"
-PICK = re.compile(r"(\d+)[\s.:)]+([a-p?])\b?", re.IGNORECASE)
+PICK = re.compile(r"(\d+)[\s.:)]+([a-p?])\)?", re.IGNORECASE)
 
 
 def shuffled(item: Item) -> list[str]:
@@ -71,7 +71,9 @@ def score(items: list[Item], picks: dict[int, str]) -> None:
             print(f"   marked {answer}: {item.positive}")
     for kind, count in total.items():
         print(f"{kind:<18} {right[kind]:4} of {count:4}  {right[kind] / count:.1%}")
-    print(f"{'all':<18} {right.total():4} of {total.total():4}  {right.total() / total.total():.1%}")
+    print(
+        f"{'all':<18} {right.total():4} of {total.total():4}  {right.total() / total.total():.1%}"
+    )
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import bm25s
 import numpy as np
@@ -22,25 +22,19 @@ KINDS = {"hard_zh": 8, "hard_en": 8, "zh_en": 2, "code": 3}
 QUERIES_PER_KIND = {"hard_zh": 40, "hard_en": 6, "zh_en": 30, "code": 12}
 QUERIES = {"hard_zh": 320, "hard_en": 60, "zh_en": 60, "code": 60}
 _CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
-_FUNCTION_WORDS = set(
-    "a an the of in on to for and or not is are was were be do does did that which who what how "
-    "when where why it its as at by from with without no i my me you your he she they his her "
-    "this these has have had can one if so than then there into up out any all each every".split()
-)
 
 
 def units(query: str) -> set[str]:
     """The units by which two queries are compared.
 
     Pairs of neighbouring characters, without spaces and punctuation, for a query with Chinese
-    characters; words that are no function words for any other, because English sentences share
-    half of their letter pairs by chance.
+    characters; pairs of neighbouring words for any other, because English sentences share half
+    of their letter pairs by chance.
     """
     found = words(query)
     if not _CHINESE.search(query):
-        return set(found) - _FUNCTION_WORDS
-    joined = "".join(found)
-    return {joined[i : i + 2] for i in range(len(joined) - 1)}
+        return {f"{one} {other}" for one, other in pairwise(found)}
+    return {one + other for one, other in pairwise("".join(found))}
 
 
 def shared(one: str, other: str) -> float:
@@ -73,7 +67,7 @@ def bm25_scores(items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def top1(scores: np.ndarray) -> np.ndarray:
-    """Whether the first column wins; a tie above zero counts as won, so the figure is no flattery."""
+    """Whether the first column wins. A tie above zero counts as won: the strict reading."""
     return (scores[:, 0] >= scores.max(1)) & (scores[:, 0] > 0)
 
 

@@ -76,7 +76,9 @@ def read_blocks(path: Path) -> list[Block]:
             try:
                 blocks += group(path.stem, len(blocks), entries)
             except ValueError as error:
-                raise SystemExit(f"error: {path}: the group that ends in line {number - 1} {error}") from None
+                raise SystemExit(
+                    f"error: {path}: the group that ends in line {number - 1} {error}"
+                ) from None
             entries = []
     return blocks
 

@@ -1,6 +1,6 @@
 """Quality of a model and of BM25 on the built-in sets: Top-1/3/5 and nDCG@10 over 16 candidates.
 
-    python training/sets/evaluate.py [--model mini] [hard_zh ...]
+python training/sets/measure.py [--model mini] [hard_zh ...]
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Expands the written queries to 16 candidates each, checks every rule, and writes the sets.
 
-    python training/sets/build.py             # writes qwen3_embed/retrieval/sets/*.jsonl
-    python training/sets/build.py --check     # writes nothing; fails if a shipped set differs
+python training/sets/expand.py             # writes qwen3_embed/retrieval/sets/*.jsonl
+python training/sets/expand.py --check     # writes nothing; fails if a shipped set differs
 """
 
 from __future__ import annotations
@@ -48,22 +48,24 @@ def draw(
     answers.sort(key=uses.__getitem__)
     chosen = list(dict.fromkeys(block.written))
     drawn_from: Counter[int] = Counter()
-    limits = (min(len(chosen) + NEAREST, CANDIDATES), CANDIDATES)
-    for pool, limit in zip((nearest, answers), limits, strict=True):
+    few = min(len(chosen) + NEAREST, CANDIDATES)
+    pools = [(nearest, few, FROM_ONE_GROUP), (answers, CANDIDATES, FROM_ONE_GROUP)]
+    pools.append((sorted(group_of, key=uses.__getitem__), CANDIDATES, CANDIDATES))  # a small kind's
+    for pool, limit, from_one_group in pools:
         for text in pool:
             if len(chosen) >= limit:
                 break
             group = group_of[text]
             if text in chosen or any(term in text for term in block.excluded):
                 continue
-            if group != block.group and drawn_from[group] < FROM_ONE_GROUP:
+            if group != block.group and drawn_from[group] < from_one_group:
                 drawn_from[group] += 1
                 uses[text] += 1
                 chosen.append(text)
     return chosen[1:]
 
 
-def expand(name: str, blocks: Sequence[Block]) -> list[Item]:
+def items_of_kind(name: str, blocks: Sequence[Block]) -> list[Item]:
     """The queries of one kind, each with its 15 distractors."""
     texts = list(dict.fromkeys(text for block in blocks for text in block.written))
     bm25 = bm25s.BM25()
@@ -79,11 +81,11 @@ def expand(name: str, blocks: Sequence[Block]) -> list[Item]:
     return items
 
 
-def build(name: str) -> list[Item]:
+def items_of_set(name: str) -> list[Item]:
     """The set, kind by kind."""
     items = []
     for path in sorted((source.SOURCES / name).glob("*.txt")):
-        items += expand(name.replace("_", "-"), source.read_blocks(path))
+        items += items_of_kind(name.replace("_", "-"), source.read_blocks(path))
     return items
 
 
@@ -94,13 +96,13 @@ def main() -> int:
     arguments = parser.parse_args()
     failures = []
     for name in arguments.names or source.SETS:
-        items = build(name)
+        items = items_of_set(name)
         path = source.SHIPPED / f"{name}.jsonl"
         failures += rules.report(name, items)
         if not arguments.check:
             source.write_items(path, items)
         elif not path.exists() or source.read_items(path) != items:
-            failures.append(f"{path} differs from its sources: run build.py")
+            failures.append(f"{path} differs from its sources: run expand.py")
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return 1 if failures else 0
