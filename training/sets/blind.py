@@ -1,7 +1,7 @@
 """A blind second reader: prints queries without the answers, and scores what the reader picked.
 
-    python training/sets/blind.py show hard_zh -o hard_zh.txt
-    python training/sets/blind.py score hard_zh picks.txt
+    python -m training.sets.blind show hard_zh -o hard_zh.txt
+    python -m training.sets.blind score hard_zh picks.txt
 
 The reader writes one line per query: its number and a letter from a to p, or ? for "can't tell".
 """
@@ -15,8 +15,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import source
-from source import Item
+from training.sets import source
+from training.sets.source import Item
 
 LETTERS = "abcdefghijklmnop"
 PICK = re.compile(r"(\d+)[\s.:)]+([a-p?])\)?", re.IGNORECASE)

@@ -1,7 +1,7 @@
 """Expands the written queries to 16 candidates each, checks every rule, and writes the sets.
 
-python training/sets/expand.py             # writes qwen3_embed/retrieval/sets/*.jsonl
-python training/sets/expand.py --check     # writes nothing; fails if a shipped set differs
+python -m training.sets.expand             # writes qwen3_embed/retrieval/sets/*.jsonl
+python -m training.sets.expand --check     # writes nothing; fails if a shipped set differs
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 import bm25s
-import rules
-import source
-from source import Block, Item
 
 from qwen3_embed.integrations.hybrid import character_bigrams
+from training.sets import rules, source
+from training.sets.source import Block, Item
 
 CANDIDATES = 16
 NEAREST = 5  # at most, drawn by BM25

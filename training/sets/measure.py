@@ -1,6 +1,6 @@
 """Quality of a model and of BM25 on the built-in sets: Top-1/3/5 and nDCG@10 over 16 candidates.
 
-python training/sets/measure.py [--model mini] [hard_zh ...]
+python -m training.sets.measure [--model mini] [hard_zh ...]
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-import rules
-import source
-from source import Item
 
 from qwen3_embed import Embedder
+from training.sets import rules, source
+from training.sets.source import Item
 
 CUTS = (1, 3, 5)
 NDCG_AT = 10

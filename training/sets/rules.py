@@ -11,9 +11,9 @@ from itertools import combinations, pairwise
 
 import bm25s
 import numpy as np
-from source import Item
 
 from qwen3_embed.integrations.hybrid import character_bigrams, words
+from training.sets.source import Item
 
 CANDIDATES = 16
 BM25_TOP1_BELOW = 0.45

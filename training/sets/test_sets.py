@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import blind
-import expand
-import measure
-import rules
-import source
+from training.sets import blind, expand, measure, rules, source
 
 
 @pytest.mark.parametrize("name", source.SETS)

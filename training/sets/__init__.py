@@ -1,0 +1,1 @@
+"""Built-in evaluation sets: sources, rules, and the blind reader."""
