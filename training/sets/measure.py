@@ -49,7 +49,8 @@ def model_scores(model: Embedder, items: Sequence[Item]) -> np.ndarray:
     vectors = model.encode_document(texts)
     queries = model.encode_query([item.query for item in items])
     rows = [vectors[[position[text] for text in item.candidates]] for item in items]
-    return np.einsum("qcd,qd->qc", np.array(rows), queries)
+    cosines: np.ndarray = np.einsum("qcd,qd->qc", np.array(rows), queries)
+    return cosines
 
 
 def main() -> int:

@@ -68,7 +68,8 @@ def bm25_scores(items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
 
 def top1(scores: np.ndarray) -> np.ndarray:
     """Whether the first column wins. A tie above zero counts as won: the strict reading."""
-    return (scores[:, 0] >= scores.max(1)) & (scores[:, 0] > 0)
+    won: np.ndarray = (scores[:, 0] >= scores.max(1)) & (scores[:, 0] > 0)
+    return won
 
 
 def without_query(items: Sequence[Item]) -> dict[str, float]:

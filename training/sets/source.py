@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "sources"
@@ -107,6 +107,4 @@ def read_items(path: Path) -> list[Item]:
 def write_items(path: Path, items: Iterable[Item]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for item in items:
-            record = {"id": item.id, "kind": item.kind, "query": item.query}
-            record |= {"positive": item.positive, "negatives": list(item.negatives)}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json.dumps(asdict(item), ensure_ascii=False) + "\n")
