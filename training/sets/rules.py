@@ -67,7 +67,7 @@ def bm25_scores(items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def top1(scores: np.ndarray) -> np.ndarray:
-    """Whether the first column wins. A tie above zero counts as won: the strict reading."""
+    """Mask of the rows that the first column wins; a tie above zero counts as a win (strict)."""
     won: np.ndarray = (scores[:, 0] >= scores.max(1)) & (scores[:, 0] > 0)
     return won
 
