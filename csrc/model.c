@@ -34,7 +34,7 @@ struct slot {
 
 struct binding {
     struct qe_model *model;
-    const char *prefix; /* of names: "" or "model."                              */
+    char prefix[QE_PREFIX_BYTES]; /* of names: "", "model.", "module.model." ...     */
     uint64_t sizes[QE_N_SIZES];
     struct slot *slots; /* (n_slots) owned                                       */
     size_t n_slots;
@@ -111,7 +111,16 @@ is_rounded(const struct slot *slot)
     return !qe_weight_is_head(slot->weight) && slot->tensor->dtype != QE_BF16;
 }
 
-/* The slots of config, all empty; the files' names choose the prefix. */
+/* The last part of a path. */
+static const char *
+base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash == NULL ? path : slash + 1;
+}
+
+/* The slots of config, all empty. */
 static int
 make_slots(struct binding *binding)
 {
@@ -119,13 +128,9 @@ make_slots(struct binding *binding)
     const struct qe_config *config = &model->config;
     size_t n_layers = (size_t)config->n_layers;
 
-    binding->prefix = "";
-    for (int i = 0; i < model->n_files; i++) {
-        for (int j = 0; j < model->files[i].n_tensors; j++) {
-            if (strncmp(model->files[i].tensors[j].name, "model.", 6) == 0) {
-                binding->prefix = "model.";
-            }
-        }
+    if (qe_weight_prefix(model->files, model->n_files, binding->prefix, binding->err) <
+        0) {
+        return binding->err->status;
     }
     qe_weight_sizes(config, binding->sizes);
     model->weights.layers = calloc(n_layers, sizeof *model->weights.layers);
@@ -158,15 +163,6 @@ slot_name(const struct binding *binding, const struct slot *slot,
         slot->layer == NULL ? 0 : (int)(slot->layer - binding->model->weights.layers);
 
     qe_weight_name(slot->weight, layer, binding->prefix, name);
-}
-
-/* The last part of a path. */
-static const char *
-base_name(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-
-    return slash == NULL ? path : slash + 1;
 }
 
 /* "(3072, 896)" */
@@ -245,10 +241,20 @@ fill_slots(struct binding *binding)
     size_t n_missing = 0;
 
     for (size_t i = 0; i < binding->n_slots; i++) {
-        struct slot *slot = &binding->slots[i];
-        if (fill_slot(binding, slot) < 0) {
+        if (fill_slot(binding, &binding->slots[i]) < 0) {
             return binding->err->status;
         }
+    }
+    /* Of two tied tensors safetensors may store the second alone, so the table may lie
+     * under the head's name; that they are tied is checked by who reads config.json. */
+    struct slot *table = &binding->slots[0];
+    const struct slot *lm_head = &binding->slots[binding->n_slots - QE_N_HEADS];
+    if (table->tensor == NULL) {
+        table->tensor = lm_head->tensor;
+        table->path = lm_head->path;
+    }
+    for (size_t i = 0; i < binding->n_slots; i++) {
+        const struct slot *slot = &binding->slots[i];
         if (slot->tensor == NULL && !qe_weight_is_head(slot->weight) &&
             n_missing++ == 0) {
             slot_name(binding, slot, first_missing);

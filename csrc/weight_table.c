@@ -2,6 +2,7 @@
 #include "weight_table.h"
 
 #include <stdio.h>
+#include <string.h>
 
 /* clang-format off */
 #define MEMBER(name) offsetof(struct qe_layer, name)
@@ -63,7 +64,77 @@ qe_weight_name(const struct qe_weight *weight, int layer, const char *prefix,
         snprintf(name, QE_WEIGHT_NAME_BYTES, "%slayers.%d.%s", prefix, layer,
                  weight->name);
     } else {
-        snprintf(name, QE_WEIGHT_NAME_BYTES, "%s%s",
-                 qe_weight_is_head(weight) ? "" : prefix, weight->name);
+        int length = (int)strlen(prefix);
+        if (qe_weight_is_head(weight) && length >= 6 &&
+            strcmp(prefix + length - 6, "model.") == 0) {
+            length -= 6;
+        }
+        snprintf(name, QE_WEIGHT_NAME_BYTES, "%.*s%s", length, prefix, weight->name);
     }
+}
+
+/* The last part of a path. */
+static const char *
+file_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash == NULL ? path : slash + 1;
+}
+
+/* Whether text[0:length] is a row of the words that training wraps put before names. */
+static bool
+is_prefix(const char *text, size_t length)
+{
+    static const char *const words[] = {"model.", "module.", "_orig_mod.",
+                                        "base_model."};
+
+    while (length > 0) {
+        size_t i = 0, n_words = sizeof words / sizeof words[0];
+        while (i < n_words && (strlen(words[i]) > length ||
+                               strncmp(text, words[i], strlen(words[i])) != 0)) {
+            i++;
+        }
+        if (i == n_words) {
+            return false;
+        }
+        text += strlen(words[i]);
+        length -= strlen(words[i]);
+    }
+    return true;
+}
+
+int
+qe_weight_prefix(const struct qe_safetensors *files, int n_files,
+                 char prefix[QE_PREFIX_BYTES], struct qe_error *err)
+{
+    static const char anchor[] = "layers.0.input_layernorm.weight";
+
+    prefix[0] = '\0';
+    for (int i = 0; i < n_files; i++) {
+        for (int j = 0; j < files[i].n_tensors; j++) {
+            const char *name = files[i].tensors[j].name;
+            size_t length = strlen(name);
+            if (strncmp(name, "model.", 6) == 0 && prefix[0] == '\0') {
+                memcpy(prefix, "model.", sizeof "model.");
+            }
+            if (length < sizeof anchor - 1 ||
+                strcmp(name + length - (sizeof anchor - 1), anchor) != 0) {
+                continue;
+            }
+            length -= sizeof anchor - 1;
+            if (length >= QE_PREFIX_BYTES || !is_prefix(name, length)) {
+                return qe_fail(err, QE_EFORMAT,
+                               "%.120s: the prefix of the name is unknown (in %.120s), "
+                               "expected none, \"model.\", or \"module.\", "
+                               "\"_orig_mod.\" and \"base_model.\" before it; save the "
+                               "text model alone",
+                               name, file_name(files[i].path));
+            }
+            memcpy(prefix, name, length);
+            prefix[length] = '\0';
+            return 0;
+        }
+    }
+    return 0;
 }

@@ -6,7 +6,8 @@
 
 #include "model.h"
 
-#define QE_WEIGHT_NAME_BYTES 80 /* room for the longest name                        */
+#define QE_WEIGHT_NAME_BYTES 112 /* room for the longest name                       */
+#define QE_PREFIX_BYTES 48       /* ... and for the longest prefix of names         */
 
 /* The sizes that shapes are made of: of one element, or as in struct qe_config; Q and
  * KV are heads times head_dim. */
@@ -34,8 +35,16 @@ bool qe_weight_is_vector(const struct qe_weight *weight);
 
 bool qe_weight_is_head(const struct qe_weight *weight);
 
-/* "model.layers.3.mlp.up_proj.weight"; layer counts for a layer's weight only. */
+/* "model.layers.3.mlp.up_proj.weight"; layer counts for a layer's weight only. A head
+ * lies beside the "model." of the others: with "module.model.",
+ * "module.lm_head.weight". */
 void qe_weight_name(const struct qe_weight *weight, int layer, const char *prefix,
                     char name[QE_WEIGHT_NAME_BYTES]);
+
+/* Finds what stands before every name: that of a tensor which each model has tells it.
+ * Without that tensor it is "model." if any name begins so. Prefixes that training and
+ * compiling put there ("module.", "_orig_mod.", "base_model.") are accepted. */
+int qe_weight_prefix(const struct qe_safetensors *files, int n_files,
+                     char prefix[QE_PREFIX_BYTES], struct qe_error *err);
 
 #endif

@@ -24,7 +24,7 @@ from .loading.engines import Engines, open_engines
 from .loading.files import HubOptions, ModelFiles, find_model
 from .loading.fingerprint import fingerprint_of
 from .loading.head import HEADS
-from .loading.tokenizer import Tokenizer
+from .loading.tokenizer import Surroundings, Tokenizer
 from .templates import resolve_prompt
 
 if TYPE_CHECKING:
@@ -71,7 +71,6 @@ class Model:
     """The base of `Embedder` and `Reranker`; the former's docstring has parameters and errors."""
 
     _KIND: ClassVar[Kind] = "embedder"
-    _AROUND: ClassVar[tuple[str, str] | None] = None  # texts around each; None: the tokenizer's
 
     def __init__(
         self,
@@ -99,6 +98,7 @@ class Model:
         self._dtype = _DTYPES[0] if dtype == "auto" else dtype
         self._hub = HubOptions(revision, cache_dir, token, local_files_only)
         self._files = find_model(model, self._hub, self._KIND)
+        first_adapter = self._files.choose_adapter(adapter)
         self._max_length = _choose_max_length(max_length, self._files)
         self._special_tokens_in_text = bool(special_tokens_in_text)
         # Reading tokenizer.json and opening the weights take a third of a second each, at
@@ -110,7 +110,7 @@ class Model:
                 vocab_size=self._files.config.vocab_size,
                 max_length=self._max_length,
                 special_tokens_in_text=self._special_tokens_in_text,
-                around=self._AROUND,
+                around=self._around(),
             )
             self._engines = self._open_engines(
                 devices,
@@ -119,6 +119,7 @@ class Model:
                 batch_tokens=batch_tokens or 0,
             )
         self._tokenizer = reading.result()
+        self._files.warn_of_kind(self._KIND, self._tokenizer.adds_end)
         self._cache = _open_cache(cache)
         self._adapters: dict[str, Weights] = {}
         self._adding = threading.Lock()
@@ -126,8 +127,8 @@ class Model:
         try:
             self._own_weights = Weights(0, None, None, None, self._head({}))
             self._weights = self._own_weights
-            if adapter is not None:
-                self.add_adapter(_FIRST_ADAPTER, adapter)
+            if first_adapter is not None:
+                self.add_adapter(_FIRST_ADAPTER, first_adapter)
                 self.set_adapter(_FIRST_ADAPTER)
         except BaseException:
             self.close()
@@ -141,13 +142,17 @@ class Model:
             "max_length": max_length,
             "batch_tokens": batch_tokens,
             "num_threads": num_threads,
-            "adapter": self._weights.location,
+            "adapter": None if adapter is None else self._weights.location,
             "revision": revision,
             "cache_dir": cache_dir,
             "local_files_only": local_files_only,
             "special_tokens_in_text": special_tokens_in_text,
             "cache": self._cache,
         }
+
+    def _around(self) -> Surroundings | None:
+        """Texts around each text of a call; None: what the tokenizer's file says."""
+        return None
 
     def _open_engines(self, devices: Sequence[str], may_fall_back: bool, **options: Any) -> Engines:
         """With device="auto", a model that the GPU has no kernels for goes to the CPU."""
@@ -443,8 +448,8 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         added = {name: weights.location for name, weights in self._adapters.items()}
-        if self._arguments["adapter"] is not None:
-            added.pop(_FIRST_ADAPTER)
+        if self._arguments["adapter"] is not None or self._files.adapter is not None:
+            added.pop(_FIRST_ADAPTER, None)
         return partial(type(self), **self._arguments), (), (added, self.adapter)
 
     def __setstate__(self, state: tuple[dict[str, str], str | None]) -> None:

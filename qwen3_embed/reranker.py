@@ -1,8 +1,8 @@
-"""class Reranker(Model): how well a document answers a query, by a model that reads both.
+"""class Reranker(Model): scores of how well documents answer a query.
 
-The path of a call is that of `Embedder.encode`: a pair becomes the text of the rerankers' prompt,
-the engine gives the pooled row of its last token, and the head makes one logit of it. What the
-documents of a query share, all before the document, the engine computes once.
+A call takes the path of `Embedder.encode`: a pair is put into the model's prompt, the engine
+returns the pooled row of the last token, and the head turns it into one logit. The prefix that
+the documents of a query share is computed once.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from .encoding.truncation import LengthReport
 from .errors import ModelFileError
 from .loading.config import Kind
 from .loading.head import logits_of, read_head
+from .loading.tokenizer import Surroundings
 from .model import Model, Weights
-from .templates import DEFAULT_INSTRUCTION, RERANKER_PREFIX, RERANKER_SUFFIX, reranker_body
+from .templates import QWEN_PROMPT, PairPrompt
 
 __all__ = ["Activation", "Pairs", "Reranker"]
 
@@ -35,6 +36,9 @@ Activation = Literal["sigmoid"] | None
 
 _SLAB_PAIRS = 1024  # pooled rows held at a time
 
+# Pairs on which the prompt of a model is checked against its tokenizer.
+_SAMPLES = (("a", "b"), ("", ""), ("What? ", " yes\n"), ("重力", "It's 1.5 🦊"))
+
 
 class Reranker(Model):
     """A Qwen3 reranker, ready to score pairs of a query and a document.
@@ -44,8 +48,10 @@ class Reranker(Model):
     Parameters
     ----------
     model : str or path-like
-        A folder, an official short name ("Qwen3-Reranker-0.6B"), or "owner/name" on the hub; a
-        conversion to Qwen3ForSequenceClassification too.
+        A folder, an official short name ("Qwen3-Reranker-0.6B"), or "owner/name" on the hub;
+        also a conversion to Qwen3ForSequenceClassification, or a CrossEncoder that
+        sentence-transformers saved. A chat template for pairs in the folder is used instead of
+        the official prompt.
     special_tokens_in_text : bool
         False, the default: text that looks like a control token (``<|im_end|>``) stays text, so
         that a document can't close its own field. True: it becomes one, as in `transformers`.
@@ -57,7 +63,8 @@ class Reranker(Model):
     ModelNotFoundError
         No such model, a missing or unreadable file, or no network.
     ModelFileError
-        A damaged file, or a model that makes no logits for yes and no: an embedding model.
+        A damaged file, a prompt that can't be used, or a model without logits for yes and no:
+        an embedding model.
     DeviceError
         The device isn't there.
     ValueError
@@ -71,7 +78,6 @@ class Reranker(Model):
     """
 
     _KIND: ClassVar[Kind] = "reranker"
-    _AROUND = (RERANKER_PREFIX, RERANKER_SUFFIX)
 
     def __init__(
         self, model: str | os.PathLike[str], *, special_tokens_in_text: bool = False, **others: Any
@@ -97,7 +103,9 @@ class Reranker(Model):
         pairs : iterable of (str, str), or one such pair
             Queries and documents.
         instruction : str, optional
-            What makes a document right for a query; by default that of web search.
+            What makes a document right for a query; by default the model's own, which for the
+            official ones is that of web search. Refused where the model's chat template has no
+            place for it.
         activation : {"sigmoid", None}
             None: the logit of yes minus that of no, of which the sigmoid is the probability.
         show_progress_bar : bool, optional
@@ -218,24 +226,35 @@ class Reranker(Model):
         logits = logits_of(rows, head)
         return logits if activation is None else _sigmoid(logits)
 
-    @staticmethod
-    def body_of(query: str, document: str, *, instruction: str | None = None) -> str:
-        """The text between the tokens that the tokenizer puts around every pair.
+    def body_of(self, query: str, document: str, *, instruction: str | None = None) -> str:
+        """The text of a pair between the tokens that the tokenizer puts around every one.
+
+        Raises
+        ------
+        ValueError
+            An instruction for a model whose chat template has no place for one.
 
         Examples
         --------
-        >>> Reranker.body_of("capital?", "Beijing.", instruction="Find it")
+        >>> ranker.body_of("capital?", "Beijing.", instruction="Find it")  # doctest: +SKIP
         '<Instruct>: Find it\\n<Query>: capital?\\n<Document>: Beijing.'
         """
-        if instruction is None:
-            instruction = DEFAULT_INSTRUCTION
-        return reranker_body(instruction, query, document)
+        return self._prompt.body_of(query, document, instruction)
+
+    @property
+    def _prompt(self) -> PairPrompt:
+        return self._files.settings.pair_prompt
+
+    def _around(self) -> Surroundings:
+        prompt = self._prompt
+        samples = tuple(prompt.body_of(*pair) for pair in _SAMPLES)
+        return Surroundings(prompt.before, prompt.after, prompt.rest, samples)
 
     def _head(self, tensors: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
         return read_head(self._files, tensors, self._answers())
 
-    def _answers(self) -> tuple[int, int]:
-        """The ids of the tokens for yes and for no."""
+    def _answers(self) -> tuple[int, ...]:
+        """The ids of the tokens for yes and for no, or of the one token that is scored."""
         if self._files.settings.answers is not None:
             return self._files.settings.answers
         ids = [self._tokenizer.id_of(word) for word in ("yes", "no")]
@@ -247,7 +266,10 @@ class Reranker(Model):
         return ids[0], ids[1]
 
     def _others_in_fingerprint(self, weights: Weights) -> list[str]:
-        prompt = "".join(self._AROUND) + reranker_body("{instruction}", "{query}", "{document}")
+        prompt: Any = self._prompt
+        if prompt == QWEN_PROMPT:
+            body = prompt.body_of("{query}", "{document}", "{instruction}")
+            prompt = prompt.before + prompt.after + body
         assert weights.head is not None
         head = hashlib.sha256(weights.head.astype("<f8").tobytes()).hexdigest()
         return [*super()._others_in_fingerprint(weights), f"prompt={prompt!r}", f"head {head}"]
@@ -261,9 +283,7 @@ class Reranker(Model):
         on_long: str,
     ) -> npt.NDArray[np.float32]:
         """(n,) scores; to be called by a public method, whose caller gets the warning."""
-        if instruction is None:
-            instruction = DEFAULT_INSTRUCTION
-        elif not isinstance(instruction, str):
+        if instruction is not None and not isinstance(instruction, str):
             raise TypeError(f"instruction is {type(instruction).__name__}, expected str")
         if activation not in ("sigmoid", None):
             raise ValueError(f"activation={activation!r}, expected 'sigmoid' or None")
@@ -278,7 +298,7 @@ class Reranker(Model):
             try:
                 for start in range(0, len(pairs), _SLAB_PAIRS):
                     slab = pairs[start : start + _SLAB_PAIRS]
-                    bodies = [reranker_body(instruction, *pair) for pair in slab]
+                    bodies = [self._prompt.body_of(*pair, instruction) for pair in slab]
                     pipeline.feed(bodies, rows[: len(slab)], start)
                     pipeline.finish()
                     logits[start : start + len(slab)] = logits_of(rows[: len(slab)], weights.head)

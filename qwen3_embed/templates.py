@@ -1,20 +1,26 @@
-"""The prompts that the models were trained with: str to str, nothing else.
+"""Prompts of the models: str to str, nothing else.
 
-The official template is ``Instruct: {instruction}\\nQuery:{text}``, with no space after
-``Query:``. Documents carry none. A template is put together by concatenation only, so braces
-and percent signs in a user's text mean nothing.
+The official template of the embedding models is ``Instruct: {instruction}\\nQuery:{text}``,
+with no space after ``Query:``; documents have no prompt. Prompts are built by concatenation
+alone, so braces and percent signs in a user's text have no meaning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 __all__ = [
     "DEFAULT_INSTRUCTION",
     "INSTRUCTIONS",
+    "QWEN_PROMPT",
+    "RERANKER_CHAT_TEMPLATE",
     "RERANKER_PREFIX",
     "RERANKER_SUFFIX",
+    "PairPrompt",
+    "Slot",
     "instruct_prompt",
     "reranker_body",
     "resolve_prompt",
@@ -22,13 +28,26 @@ __all__ = [
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
-# The rerankers' model cards, byte for byte; the body stands between them.
+# From the rerankers' model cards, byte for byte; the body stands between the two.
 RERANKER_PREFIX = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
     'the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
     "<|im_start|>user\n"
 )
 RERANKER_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+
+# The chat template of the official repositories since 2026, which renders the same prompt. Jinja
+# drops the last newline.
+RERANKER_CHAT_TEMPLATE = (
+    '{%- set instruction = messages | selectattr("role", "eq", "system") | map(attribute="content")'
+    f' | first | default("{DEFAULT_INSTRUCTION}") -%}}\n'
+    '{%- set query_text = messages | selectattr("role", "eq", "query") | map(attribute="content")'
+    " | first -%}\n"
+    '{%- set document_text = messages | selectattr("role", "eq", "document")'
+    ' | map(attribute="content") | first -%}\n'
+    f"{RERANKER_PREFIX}<Instruct>: {{{{ instruction }}}}\n<Query>: {{{{ query_text }}}}\n"
+    f"<Document>: {{{{ document_text }}}}{RERANKER_SUFFIX}\n"
+)
 
 # Wordings marked MTEB are those of the evaluation that the model's authors published
 # (QwenLM/Qwen3-Embedding, evaluation/task_prompts.json), typing errors included: the models saw
@@ -112,8 +131,84 @@ The others are this package's own.
 """
 
 
+Slot = Literal["instruction", "query", "document", ""]
+"""A place in a prompt for a text of the caller; "" for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairPrompt:
+    """The prompt of a reranker around a query and a document.
+
+    Attributes
+    ----------
+    before, after : str
+        Text around every pair, which is tokenised apart and never cut.
+    default_body : tuple of (str, Slot)
+        Between the two: literal texts, each followed by the caller's text for the slot. For
+        calls without an instruction.
+    body : tuple of (str, Slot), or None
+        For calls with an instruction; None where the prompt has no place for one.
+    strips : bool
+        White space at the ends of the caller's texts is removed.
+    """
+
+    before: str
+    after: str
+    default_body: tuple[tuple[str, Slot], ...]
+    body: tuple[tuple[str, Slot], ...] | None
+    strips: bool = False
+
+    @classmethod
+    def of_qwen(cls, instruction: str = DEFAULT_INSTRUCTION) -> PairPrompt:
+        """The prompt of the official rerankers' model cards, with this default instruction."""
+        head = f"<Instruct>: {instruction}\n<Query>: "
+        return cls(
+            RERANKER_PREFIX,
+            RERANKER_SUFFIX,
+            ((head, "query"), ("\n<Document>: ", "document")),
+            (
+                ("<Instruct>: ", "instruction"),
+                ("\n<Query>: ", "query"),
+                ("\n<Document>: ", "document"),
+            ),
+        )
+
+    @property
+    def rest(self) -> str:
+        """The end of every body, which a document that is cut keeps."""
+        literal, slot = self.default_body[-1]
+        return "" if slot else literal
+
+    def body_of(self, query: str, document: str, instruction: str | None = None) -> str:
+        """The text between `before` and `after`.
+
+        Raises
+        ------
+        ValueError
+            An instruction for a prompt without a place for one.
+
+        Examples
+        --------
+        >>> PairPrompt.of_qwen("Find answers").body_of("How far?", "Three miles.")
+        '<Instruct>: Find answers\\n<Query>: How far?\\n<Document>: Three miles.'
+        """
+        pieces = self.default_body if instruction is None else self.body
+        if pieces is None:
+            raise ValueError(
+                f"instruction={instruction!r}, but this model's chat template has no place for an "
+                f"instruction: leave it out"
+            )
+        texts = {"instruction": instruction or "", "query": query, "document": document, "": ""}
+        if self.strips:
+            texts = {slot: text.strip() for slot, text in texts.items()}
+        return "".join([literal + texts[slot] for literal, slot in pieces])
+
+
+QWEN_PROMPT = PairPrompt.of_qwen()
+
+
 def instruct_prompt(instruction: str) -> str:
-    """The text that stands before a query with this instruction.
+    """The prompt of a query with this instruction.
 
     Parameters
     ----------
@@ -133,7 +228,7 @@ def instruct_prompt(instruction: str) -> str:
 
 
 def reranker_body(instruction: str, query: str, document: str) -> str:
-    """The text that a reranker judges, without the fixed prefix and suffix.
+    """The official rerankers' text of a pair, without the fixed prefix and suffix.
 
     Parameters
     ----------
@@ -148,7 +243,7 @@ def reranker_body(instruction: str, query: str, document: str) -> str:
     >>> reranker_body("Find answers", "How far?", "Three miles.")
     '<Instruct>: Find answers\\n<Query>: How far?\\n<Document>: Three miles.'
     """
-    return "<Instruct>: " + instruction + "\n<Query>: " + query + "\n<Document>: " + document
+    return QWEN_PROMPT.body_of(query, document, instruction)
 
 
 def resolve_prompt(

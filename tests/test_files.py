@@ -231,7 +231,7 @@ def test_modules_that_are_computed(folder: Path, modules: Any) -> None:
         ([MODULES[0]], "the modules are Transformer, expected"),
         ([MODULES[0], MODULES[2], MODULES[1]], "Transformer, Normalize, Pooling"),
         ([], "the modules are"),
-        ([MODULES[0] | {"path": "0_Transformer"}, MODULES[1]], "lies in '0_Transformer'"),
+        ([MODULES[0] | {"path": "../0_Transformer"}, MODULES[1]], r"lies in '\.\./0_Transformer'"),
         ([MODULES[0], MODULES[1] | {"path": "../x"}], "lies in '../x'"),
         ([MODULES[0], MODULES[1] | {"type": "sentence_transformers.LogitScore"}], "LogitScore"),
         ({"a": 1}, "expected a list"),

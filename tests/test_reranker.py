@@ -417,7 +417,7 @@ class TestErrors:
         with pytest.raises(ModelFileError, match=r"lm_head\.weight is missing"):
             Reranker(missing)
         write_json(
-            folder / "1_LogitScore" / "config.json", {"true_token_id": 1, "false_token_id": None}
+            folder / "1_LogitScore" / "config.json", {"true_token_id": 1, "false_token_id": "no"}
         )
         try:
             with pytest.raises(ModelFileError, match="expected token ids"):

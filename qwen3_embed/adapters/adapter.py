@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from ..errors import ModelFileError, ModelNotFoundError
 from ..loading.files import HubOptions, ModelFiles, fetch_files, is_hub_name
+from ..loading.foreign import refuse_lfs_pointer
 from ..loading.tensors import Tensor, TensorFiles, as_bf16, as_floats
 from .config import AdapterConfig, read_adapter_config
 
@@ -31,6 +32,10 @@ __all__ = ["Adapter", "find_adapter"]
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_TIED = {
+    "lm_head.weight": "embed_tokens.weight",
+    "embed_tokens.weight": "lm_head.weight",
+}
 _PARTS = {
     ".lora_A.weight": "A",
     ".lora_B.weight": "B",
@@ -87,9 +92,10 @@ class Adapter:
                 UserWarning,
                 stacklevel=3,
             )
-        self._weights = {t.name.removeprefix("model."): t for t in TensorFiles(base.shards)}
-        if "lm_head.weight" not in self._weights:  # tied, where there are logits at all
-            self._weights["lm_head.weight"] = self._weights["embed_tokens.weight"]
+        self._weights = TensorFiles(base.shards).by_bare_name()
+        for name, tied in _TIED.items():  # one is stored for both, where there are logits at all
+            if name not in self._weights and tied in self._weights:
+                self._weights[name] = self._weights[tied]
         tensors = TensorFiles([folder / _WEIGHTS])
         self._modules, self._whole = _sort_tensors(tensors, config, self._weights, source)
         own = {name.removesuffix(".weight") for name in self._weights}
@@ -183,6 +189,7 @@ def find_adapter(adapter: str | os.PathLike[str], options: HubOptions) -> Path:
                 f"adapter again as {_WEIGHTS}"
             )
         raise ModelNotFoundError(f"{_WEIGHTS} is missing in {str(folder)!r}")
+    refuse_lfs_pointer(folder / _WEIGHTS)
     return folder
 
 

@@ -29,7 +29,8 @@ __all__ = ["interpolate_models", "merge_adapter"]
 _BLOCK = 1 << 24  # elements: 64 MiB of float32
 _PARALLEL = 0.9995  # of the cosine: from here on SLERP's formula loses its digits
 _COPIED = (".json", ".txt", ".jinja")
-_NOT_COPIED = ("verify.json", "model.safetensors.index.json")  # the first is of the base alone
+# Of the base alone, written anew, or merged.
+_NOT_COPIED = ("verify.json", "model.safetensors.index.json", "adapter_config.json")
 _MAX_TOKENIZER_BYTES = 64 << 20
 
 Blocks = Iterator[npt.NDArray[Any]]
@@ -71,11 +72,18 @@ def merge_adapter(
     """
     hub = hub or HubOptions()
     files = _find(base, hub)
-    loaded = Adapter(find_adapter(adapter, hub), str(adapter), files)
+    found = find_adapter(adapter, hub)
+    if files.adapter is not None and files.adapter.resolve() != found.resolve():
+        raise ModelFileError(
+            f"{files.name} has an adapter of its own: merge that one first, with --adapter "
+            f"{str(files.adapter)!r}"
+        )
+    loaded = Adapter(found, str(adapter), files)
     changed = {f"{module}.weight" for module in (*loaded.merged, *loaded.replaced)}
-    own = {_bare(tensor.name) for tensor in TensorFiles(files.shards)}
+    tensors = TensorFiles(files.shards)
+    own = {tensors.bare_name(tensor.name) for tensor in tensors}
     # An embedder, which its modules.json tells, has no use for a head.
-    tied = "lm_head.weight" not in own and not (files.folder / "modules.json").exists()
+    tied = "lm_head.weight" not in own and not files.settings.is_listed
     if HEADS & (changed - own) or (tied and "embed_tokens.weight" in changed):
         raise ModelFileError(
             f"{adapter} changes one of embed_tokens and lm_head, which are one tensor in "
@@ -83,8 +91,9 @@ def merge_adapter(
         )
 
     def blocks_of(tensor: Tensor) -> Blocks:
-        if loaded.changes(_bare(tensor.name)):
-            yield as_dtype(loaded.tensor(_bare(tensor.name)), tensor.dtype)
+        name = tensors.bare_name(tensor.name)
+        if loaded.changes(name):
+            yield as_dtype(loaded.tensor(name), tensor.dtype)
         else:
             yield from tensor.blocks(_BLOCK)
 
@@ -130,12 +139,16 @@ def interpolate_models(
     if len(steps) != len(models) - 1 or not all(0 <= step <= 1 for step in steps):
         raise ValueError(f"t={steps}, expected {len(models) - 1} number(s) in 0..1")
     found = [_find(model, hub or HubOptions()) for model in models]
-    tables = [_tensors_by_bare_name(files) for files in found]
+    for files in found:
+        if files.adapter is not None:
+            raise ModelFileError(f"{files.name} has an adapter of its own: merge it first")
+    tables = [TensorFiles(files.shards).by_bare_name() for files in found]
+    bare_name = TensorFiles(found[0].shards).bare_name
     for files, table in zip(found[1:], tables[1:], strict=True):
         _check_alike(found[0], tables[0], files, table)
 
     def blocks_of(tensor: Tensor) -> Blocks:
-        return _interpolate([table[_bare(tensor.name)] for table in tables], steps)
+        return _interpolate([table[bare_name(tensor.name)] for table in tables], steps)
 
     _write_folder(found[0], output, blocks_of)
 
@@ -149,14 +162,6 @@ def _find(model: str | os.PathLike[str], hub: HubOptions) -> ModelFiles:
             return find_model(model, hub, "reranker")
         except ModelFileError:
             raise as_embedder from None
-
-
-def _bare(name: str) -> str:
-    return name.removeprefix("model.")
-
-
-def _tensors_by_bare_name(files: ModelFiles) -> dict[str, Tensor]:
-    return {_bare(tensor.name): tensor for tensor in TensorFiles(files.shards)}
 
 
 def _check_alike(
@@ -236,21 +241,29 @@ def _write_folder(files: ModelFiles, output: Path, blocks_of: Callable[[Tensor],
     output.mkdir(parents=True, exist_ok=True)
     if any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty, expected a new folder")
+    inner = files.config_file.parent
+    if not inner.is_relative_to(files.folder):
+        raise ModelFileError(
+            f"{files.name} is an adapter without weights of its own: name its base instead, "
+            f"{str(inner)!r}"
+        )
+    weights = output / inner.relative_to(files.folder)
+    weights.mkdir(exist_ok=True)
     total_bytes = 0
     weight_map: dict[str, str] = {}
     for shard in files.shards:
         tensors = list(TensorFiles([shard]))
         layout = {tensor.name: (tensor.dtype, tensor.shape) for tensor in tensors}
         blocks = (block for tensor in tensors for block in blocks_of(tensor))
-        write_tensors(output / shard.name, layout, blocks)
+        write_tensors(weights / shard.name, layout, blocks)
         weight_map |= dict.fromkeys(layout, shard.name)
         total_bytes += sum(tensor.n_bytes for tensor in tensors)
     if len(files.shards) > 1:
         index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-        (output / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+        (weights / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
     copied = [p for p in files.folder.iterdir() if p.is_file()]
     copied += [p for f in files.folder.iterdir() if f.is_dir() for p in f.iterdir() if p.is_file()]
-    for path in sorted(copied, key=lambda p: p == files.folder / "config.json"):
+    for path in sorted(copied, key=lambda p: p == files.config_file):
         if path.suffix in _COPIED and path.name not in _NOT_COPIED:
             target = output / path.relative_to(files.folder)
             target.parent.mkdir(exist_ok=True)

@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelFileError, ModelNotFoundError
+from .foreign import refuse_lfs_pointer
 
-__all__ = ["Kind", "ModelConfig", "parse_config", "read_json"]
+__all__ = ["Kind", "ModelConfig", "parse_config", "read_json", "read_object"]
 
 Kind = Literal["embedder", "reranker"]
 """The class that a model is opened as."""
@@ -125,9 +126,26 @@ def read_json(path: Path, max_bytes: int = 1 << 20) -> Any:
             parse_constant=_refuse_constant,
         )
     except (ValueError, RecursionError) as error:
+        refuse_lfs_pointer(path)
         raise ModelFileError(
             f"{path} is not valid JSON ({error}); it may be cut short: fetch it again"
         ) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in an optional JSON file; {} without the file.
+
+    Raises
+    ------
+    ModelFileError
+        It is damaged, or holds something else.
+    """
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ModelFileError(f"{path} holds a {type(content).__name__}, expected an object")
+    return content
 
 
 class _Fields:

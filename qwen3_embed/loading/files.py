@@ -2,23 +2,26 @@
 
 Short official names and "owner/name" go through `huggingface_hub`, imported only then: its
 cache, its environment variables, its offline mode. config.json is checked before any weights
-are fetched. Only files named here, or by a checked shard index, are ever asked for or opened.
+are fetched. Only files named here, by a checked modules.json or by a checked shard index are
+ever asked for or opened.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import ModelFileError, ModelNotFoundError
 from ..version import __version__
-from .config import Kind, ModelConfig, parse_config, read_json
-from .modules import ModuleSettings, read_module_settings
+from .config import Kind, ModelConfig, parse_config, read_json, read_object
+from .foreign import refuse_file, refuse_lfs_pointer, refuse_other_format
+from .modules import Modules, ModuleSettings, read_module_settings, read_modules
+from .weights import INDEX, SINGLE, check_tensors, find_shards, shard_names
 
 __all__ = ["HubOptions", "ModelFiles", "fetch_files", "find_model", "is_hub_name"]
 
@@ -34,23 +37,25 @@ _OF_THE_OTHER_KIND: dict[Kind, tuple[str, str]] = {
 }
 _EMBEDDED = "mini"
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_SMALL_FILES = (
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_OF_THE_TRANSFORMER = (
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "chat_template.jinja",
+    "sentence_bert_config.json",
+    _ADAPTER_CONFIG,
+    INDEX,
+)
+_SMALL_FILES = (
+    *_OF_THE_TRANSFORMER,
     "config_sentence_transformers.json",
     "modules.json",
     "1_Pooling/config.json",
     "1_LogitScore/config.json",
-    "sentence_bert_config.json",
-    _INDEX,
 )
-_SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
 _HUB_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
-_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-_MAX_INDEX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,12 @@ class ModelFiles:
     settings : ModuleSettings
     shards : tuple of Path
         The safetensors files, in the order of their names.
+    config_file : Path
+        The config.json.
+    tokenizer : Path
+        The tokenizer.json, not yet opened.
+    adapter : Path or None
+        The folder of a LoRA adapter that belongs to the model.
     """
 
     name: str
@@ -86,11 +97,47 @@ class ModelFiles:
     config: ModelConfig
     settings: ModuleSettings
     shards: tuple[Path, ...]
+    config_file: Path
+    tokenizer: Path
+    adapter: Path | None = None
 
-    @property
-    def tokenizer(self) -> Path:
-        """tokenizer.json, not yet opened."""
-        return self.folder / "tokenizer.json"
+    def choose_adapter(
+        self, adapter: str | os.PathLike[str] | None
+    ) -> str | os.PathLike[str] | None:
+        """The adapter to open the model with: the caller's or the folder's own.
+
+        Raises
+        ------
+        ModelFileError
+            There are both.
+        """
+        if adapter is not None and self.adapter is not None:
+            raise ModelFileError(
+                f"{self.name} has an adapter of its own, and adapter={str(adapter)!r} would be a "
+                f"second one: merge the first with `qwen3-embed merge`"
+            )
+        return self.adapter if adapter is None else adapter
+
+    def warn_of_kind(self, kind: Kind, adds_end: bool) -> None:
+        """Warns where no file says which kind of model this is, and the tokenizer contradicts.
+
+        Parameters
+        ----------
+        kind : Kind
+            What the model is opened as.
+        adds_end : bool
+            The tokenizer appends an end token to every text, as those of embedding models do.
+        """
+        is_embedder = kind == "embedder"
+        if self.settings.is_listed or adds_end == is_embedder:
+            return
+        adds, other = ("no", "a reranker") if is_embedder else ("an", "an embedding model")
+        warnings.warn(
+            f"{self.name} may be {other}: it has no modules.json to say so, and its tokenizer.json "
+            f"appends {adds} end token; it is opened as {kind}",
+            UserWarning,
+            stacklevel=4 - is_embedder,
+        )
 
 
 def find_model(
@@ -120,12 +167,140 @@ def find_model(
     ValueError
         A revision of a folder.
     """
+    return _find(model, options, kind)
+
+
+def _find(
+    model: str | os.PathLike[str], options: HubOptions, kind: Kind, *, as_base: bool = False
+) -> ModelFiles:
+    place = _locate(model, options, kind)
+    with place.named():
+        modules = read_modules(place.folder, kind)
+    place.fetch_files_of(modules)
+    folder = place.folder / modules.transformer
+    with place.named():
+        has_adapter = (folder / _ADAPTER_CONFIG).exists()
+        if has_adapter and as_base:
+            raise ModelFileError(
+                f"{place.name} is the base of an adapter and holds an adapter of its own: merge "
+                f"that one first"
+            )
+        if has_adapter and not (folder / "config.json").exists():
+            return _of_adapter_alone(place, folder, modules, options, kind)
+        config, is_tied = _read_config(folder, kind)
+        _check_tokenizer_file(folder)
+        settings = read_module_settings(place.folder, modules, folder, kind)
+    place.fetch_weights(folder)
+    with place.named():
+        shards = find_shards(folder)
+        check_tensors(shards, is_tied)
+    return ModelFiles(
+        place.name,
+        place.revision,
+        place.folder,
+        config,
+        settings,
+        shards,
+        folder / "config.json",
+        folder / "tokenizer.json",
+        folder if has_adapter else None,
+    )
+
+
+def _of_adapter_alone(
+    place: _Place, folder: Path, modules: Modules, options: HubOptions, kind: Kind
+) -> ModelFiles:
+    """The base that an adapter's folder names, with the adapter, and what else lies there."""
+    content = read_object(folder / _ADAPTER_CONFIG)
+    name, revision = (content.get(key) for key in ("base_model_name_or_path", "revision"))
+    if not isinstance(name, str) or not name:
+        raise ModelFileError(
+            f"{folder / _ADAPTER_CONFIG}: base_model_name_or_path is {name!r}, expected the base's "
+            f"name: open the base, with adapter={str(folder)!r}"
+        )
+    pinned = replace(options, revision=revision if isinstance(revision, str) else None)
+    if Path(name).is_dir():
+        pinned = replace(pinned, revision=None)
+    try:
+        base = _find(name, pinned, kind, as_base=True)
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{str(folder)!r} holds a LoRA adapter without its base {name!r}: {error}; open the "
+            f"base from where it is, with adapter={str(folder)!r}"
+        ) from error
+    place.fetch_weights(folder)
+    settings, tokenizer = base.settings, base.tokenizer
+    if (folder / "tokenizer.json").exists():
+        tokenizer = folder / "tokenizer.json"
+    if modules.is_listed:
+        settings = read_module_settings(place.folder, modules, folder, kind)
+    return replace(
+        base,
+        name=place.name,
+        revision=place.revision,
+        folder=place.folder,
+        settings=settings,
+        tokenizer=tokenizer,
+        adapter=folder,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The folder of a model's files, and the way to fetch further ones.
+
+    Attributes
+    ----------
+    hub : HubOptions or None
+        With the commit as revision; None for a folder of the user's, which holds all there is.
+    """
+
+    name: str
+    revision: str | None
+    folder: Path
+    hub: HubOptions | None = None
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Tells which repository a missing file belongs to, and that others may have been there."""
+        try:
+            yield
+        except ModelNotFoundError as error:
+            if self.hub is None:
+                raise
+            raise ModelNotFoundError(
+                f"{self.name} on the hub lacks a file: {error} (pickled weights are never fetched)"
+            ) from error
+
+    def fetch_files_of(self, modules: Modules) -> None:
+        """The small files of modules in folders that aren't the usual ones."""
+        wanted = modules.config_files
+        if modules.transformer:
+            wanted += [f"{modules.transformer}/{name}" for name in _OF_THE_TRANSFORMER]
+        self._fetch([name for name in wanted if name not in _SMALL_FILES])
+
+    def fetch_weights(self, folder: Path) -> None:
+        """The weights of the commit whose config was read, whatever the branch does meanwhile."""
+        names = []
+        if (folder / _ADAPTER_CONFIG).exists():
+            names.append(_ADAPTER_WEIGHTS)
+        if (folder / "config.json").exists() and not (folder / SINGLE).exists():
+            names += shard_names(folder / INDEX) if (folder / INDEX).exists() else [SINGLE]
+        self._fetch([str((folder / name).relative_to(self.folder)) for name in names])
+
+    def _fetch(self, names: list[str]) -> None:
+        if self.hub is not None and names:
+            fetch_files(self.name, self.hub, names)
+
+
+def _locate(model: str | os.PathLike[str], options: HubOptions, kind: Kind) -> _Place:
+    """The folder of a name, with its small files."""
     official = _OFFICIAL[kind]
     other, what_it_is = _OF_THE_OTHER_KIND[kind]
     if other in Path(model).name:
         raise ModelFileError(f"{model} is {what_it_is} such as {official[0]}")
     if not isinstance(model, str):
-        return _from_folder(str(model), Path(model), options, kind)
+        return _in_folder(str(model), Path(model), options)
     if model == _EMBEDDED:
         folder = _EMBEDDED if kind == "embedder" else f"{_EMBEDDED}-{kind}"
         embedded = Path(__file__).parents[1] / "models" / folder
@@ -134,14 +309,15 @@ def find_model(
                 f"this installation holds no built-in {kind} {_EMBEDDED!r}; "
                 f"expected a folder, or a name such as {official[0]}"
             )
-        return _from_folder(_EMBEDDED, embedded, options, kind)
+        return _in_folder(_EMBEDDED, embedded, options)
     path = Path(model).expanduser()
     if model and path.is_dir():
-        return _from_folder(model, path, options, kind)
+        return _in_folder(model, path, options)
+    refuse_file(model)
     if model in official:
-        return _from_hub(f"{_OWNER}/{model}", options, kind)
+        return _on_hub(f"{_OWNER}/{model}", options)
     if is_hub_name(model):
-        return _from_hub(model, options, kind)
+        return _on_hub(model, options)
     raise ModelNotFoundError(
         f"no folder {model!r}, and it is no model's name either; "
         f"expected a folder, 'owner/name' on the hub, or one of: {', '.join(official)}"
@@ -153,100 +329,56 @@ def is_hub_name(name: str) -> bool:
     return _HUB_NAME.fullmatch(name) is not None and ".." not in name
 
 
-def _from_folder(name: str, folder: Path, options: HubOptions, kind: Kind) -> ModelFiles:
+def _in_folder(name: str, folder: Path, options: HubOptions) -> _Place:
     folder = folder.expanduser()
     if not folder.is_dir():
+        refuse_file(str(folder))
         raise ModelNotFoundError(f"no folder {str(folder)!r} for the model {name!r}")
     if options.revision is not None:
         raise ValueError(
             f"revision={options.revision!r} is for a model on the hub, and {name!r} is a folder, "
             f"which has none"
         )
-    config, settings = _read_settings(folder, kind)
-    return ModelFiles(name, None, folder, config, settings, _find_shards(folder))
-
-
-def _read_settings(folder: Path, kind: Kind) -> tuple[ModelConfig, ModuleSettings]:
     try:
-        names = os.listdir(folder)
+        os.listdir(folder)
     except OSError as error:
         raise ModelNotFoundError(
             f"the folder {str(folder)!r} can't be read: {error.strerror}; check its permissions"
         ) from error
-    for needed in ("config.json", "tokenizer.json"):
-        if needed not in names:
-            raise ModelNotFoundError(
-                f"{needed} is missing in {str(folder)!r}; a model folder holds config.json, "
-                f"tokenizer.json and model.safetensors (or an index and its shards)"
-            )
-    path = folder / "config.json"
-    return parse_config(read_json(path), str(path), kind), read_module_settings(folder, kind)
+    return _Place(name, None, folder)
 
 
-def _find_shards(folder: Path) -> tuple[Path, ...]:
-    if (folder / _SINGLE).exists():
-        return (folder / _SINGLE,)
-    index = folder / _INDEX
-    if index.exists():
-        shards = tuple(folder / name for name in _shard_names(index))
-        missing = [shard.name for shard in shards if not shard.exists()]
-        if missing:
-            raise ModelNotFoundError(
-                f"{index} lists {missing[0]} and it is not there ({len(missing)} of "
-                f"{len(shards)} files are missing): fetch the model again"
-            )
-        return shards
-    pickled = sorted(name for name in os.listdir(folder) if name.endswith(_PICKLED))
-    if pickled:
-        raise ModelFileError(
-            f"{str(folder)!r} holds its weights as {pickled[0]}, a pickle, which can run code: "
-            f"expected {_SINGLE}; convert it with the `safetensors` package"
-        )
-    raise ModelNotFoundError(
-        f"no weights in {str(folder)!r}; expected {_SINGLE}, or {_INDEX} and its shards"
-    )
-
-
-def _shard_names(index: Path) -> list[str]:
-    """The files that an index lists, once each, every name checked as text before any use."""
-    content = read_json(index, _MAX_INDEX_BYTES)
-    weight_map: Any = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelFileError(f"{index}: weight_map is expected to map tensors to files")
-    names = set(map(str, weight_map.values()))
-    for name in sorted(names):
-        if not _SHARD_NAME.fullmatch(name) or ".." in name:
-            raise ModelFileError(
-                f"{index}: the file name {name!r} is refused, expected a plain name that ends "
-                f"in .safetensors"
-            )
-    return sorted(names)
-
-
-def _from_hub(name: str, options: HubOptions, kind: Kind) -> ModelFiles:
+def _on_hub(name: str, options: HubOptions) -> _Place:
     folder = fetch_files(name, options, _SMALL_FILES)
     commit = folder.name
-    with _named(name):
-        config, settings = _read_settings(folder, kind)
-    # The weights of the commit whose config was read, whatever the branch does meanwhile.
-    pinned = HubOptions(commit, options.cache_dir, options.token, options.local_files_only)
-    if not (folder / _SINGLE).exists():
-        index = folder / _INDEX
-        fetch_files(name, pinned, _shard_names(index) if index.exists() else (_SINGLE,))
-    with _named(name):
-        shards = _find_shards(folder)
-    return ModelFiles(name, commit, folder, config, settings, shards)
+    return _Place(name, commit, folder, replace(options, revision=commit))
 
 
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Tells which repository a missing file belongs to, and that others may have been there."""
-    try:
-        yield
-    except ModelNotFoundError as error:
-        raise ModelNotFoundError(
-            f"{name} on the hub lacks a file: {error} (pickled weights are never fetched)"
-        ) from error
+def _read_config(folder: Path, kind: Kind) -> tuple[ModelConfig, bool]:
+    """The checked config.json, and whether it ties the head to the embedding."""
+    path = folder / "config.json"
+    _check_there(path)
+    content = read_json(path)
+    config = parse_config(content, str(path), kind)
+    return config, content.get("tie_word_embeddings", False) is True
+
+
+def _check_tokenizer_file(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    _check_there(path)
+    refuse_lfs_pointer(path)
+
+
+def _check_there(path: Path) -> None:
+    if path.exists():
+        return
+    folder = path.parent
+    if path.name == "config.json" and folder.is_dir():
+        refuse_other_format(folder)
+    raise ModelNotFoundError(
+        f"{path.name} is missing in {str(folder)!r}; a model folder holds config.json, "
+        f"tokenizer.json and {SINGLE} (or an index and its shards)"
+    )
 
 
 def fetch_files(name: str, options: HubOptions, files: tuple[str, ...] | list[str]) -> Path:

@@ -1,12 +1,10 @@
-"""A reranker's head: one vector, with which the pooled row gives the logit for yes minus no.
+"""A reranker's head: one vector, whose product with the pooled row is the score's logit.
 
-The vocabulary has 150,000 rows and the answer needs two of them: their difference is read once
-from the weight files. A conversion for sequence classification holds the difference itself.
+The vocabulary has 150,000 rows and the answer needs those of yes and no: their difference is
+read once from the weight files. A conversion for sequence classification stores it as such.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +21,7 @@ HEADS = frozenset({"lm_head.weight", "score.weight"})
 
 
 def read_head(
-    files: ModelFiles, replaced: dict[str, npt.NDArray[np.generic]], answers: tuple[int, int]
+    files: ModelFiles, replaced: dict[str, npt.NDArray[np.generic]], answers: tuple[int, ...]
 ) -> npt.NDArray[np.float64]:
     """The head of a model.
 
@@ -31,9 +29,9 @@ def read_head(
     ----------
     files : ModelFiles
     replaced : dict of str to ndarray
-        Tensors that stand in for the files', by name without "model.", bf16 as uint16.
+        Tensors that stand in for the files', by bare name, bf16 as uint16.
     answers : tuple of int
-        The ids of the tokens for yes and for no.
+        The ids of the tokens for yes and for no, or of one token whose logit is the score.
 
     Returns
     -------
@@ -45,31 +43,28 @@ def read_head(
     ModelFileError
         No such tensor, or one of another shape: an embedding model, for instance.
     """
-    path = files.folder / "config.json"
-    config = read_json(path)
-    tensors = TensorFiles(files.shards)
+    config = read_json(files.config_file)
+    tensors = TensorFiles(files.shards).by_bare_name()
     width = files.config.hidden_size
     if "Qwen3ForSequenceClassification" in (config.get("architectures") or ()):
-        score = tensors.find("score.weight")
+        score = tensors.get("score.weight")
         if score is None or score.shape != (1, width):
             found = "missing" if score is None else f"of shape {score.shape}"
             raise ModelFileError(
-                f"{path}: Qwen3ForSequenceClassification, but score.weight is {found}, expected "
-                f"(1, {width}): one score"
+                f"{files.config_file}: Qwen3ForSequenceClassification, but score.weight is "
+                f"{found}, expected (1, {width}): one score"
             )
-        return _difference(_rows(score, replaced, [0]), score.name)
-    if config.get("tie_word_embeddings", False):
-        table = tensors.find("model.embed_tokens.weight", "embed_tokens.weight")
-    else:
-        table = tensors.find("lm_head.weight")
-    if table is not None and config.get("tie_word_embeddings", False):
-        if "embed_tokens.weight" in replaced:
-            raise ModelFileError(
-                f"{files.name}: the adapter changes embed_tokens, with which the head is tied, and "
-                f"does not say whether the head changes too: merge it with PEFT"
-            )
-        if "lm_head.weight" in replaced:
-            table = replace(table, name="lm_head.weight")
+        return _head_of(score, "score.weight", replaced, (0,))
+    name = "lm_head.weight"  # as in Transformers, a stored head counts, tied or not
+    table = tensors.get(name)
+    if table is None and config.get("tie_word_embeddings", False):
+        name = "embed_tokens.weight"
+        table = tensors.get(name)
+    if config.get("tie_word_embeddings", False) and "embed_tokens.weight" in replaced:
+        raise ModelFileError(
+            f"{files.name}: the adapter changes embed_tokens, with which the head is tied, and "
+            f"does not say whether the head changes too: merge it with PEFT"
+        )
     if table is None:
         raise ModelFileError(
             f"{files.name}: lm_head.weight is missing and tie_word_embeddings is false: an "
@@ -78,9 +73,11 @@ def read_head(
     if len(table.shape) != 2 or table.shape[1] != width or table.shape[0] <= max(answers):
         raise ModelFileError(
             f"{table.name}: shape {table.shape}, expected {width} columns and rows for the "
-            f"tokens {answers[0]} (yes) and {answers[1]} (no)"
+            f"tokens {' and '.join(map(str, answers))} that answer yes and no"
         )
-    return _difference(_rows(table, replaced, list(answers)), table.name)
+    if "lm_head.weight" in replaced:
+        name = "lm_head.weight"
+    return _head_of(table, name, replaced, answers)
 
 
 def logits_of(
@@ -88,21 +85,22 @@ def logits_of(
 ) -> npt.NDArray[np.float32]:
     """(n,) logit(yes) - logit(no) of pooled rows (n, hidden_size).
 
-    Summed row by row in float64, so that a pair's score doesn't depend on its company.
+    Accumulated row by row in float64, so that a pair's score doesn't depend on its batch.
     """
     logits: npt.NDArray[np.float32] = (rows * head).sum(axis=1).astype(np.float32)
     return logits
 
 
-def _rows(
-    table: Tensor, replaced: dict[str, npt.NDArray[np.generic]], ids: list[int]
+def _head_of(
+    table: Tensor,
+    name: str,
+    replaced: dict[str, npt.NDArray[np.generic]],
+    ids: tuple[int, ...],
 ) -> npt.NDArray[np.float64]:
-    stored = replaced.get(table.name.removeprefix("model."))
-    return as_floats((table.stored() if stored is None else stored)[ids]).astype(np.float64)
-
-
-def _difference(rows: npt.NDArray[np.float64], name: str) -> npt.NDArray[np.float64]:
+    """The first row, less the second if there are two."""
+    stored = replaced.get(name)
+    rows = as_floats((table.stored() if stored is None else stored)[list(ids)]).astype(np.float64)
     head: npt.NDArray[np.float64] = rows[0] - rows[1] if len(rows) == 2 else rows[0]
     if not np.isfinite(head).all():
-        raise ModelFileError(f"{name}: the rows of yes and no hold NaN or infinity")
+        raise ModelFileError(f"{table.name}: the rows of yes and no hold NaN or infinity")
     return head

@@ -1,11 +1,13 @@
-"""Reads sentence-transformers' files beside a model: pooling, prompts, length.
+"""modules.json and what it leads to: how sentence-transformers puts a model together.
 
-The engine pools the last token and may L2-normalise, or scores it by the logits of two tokens;
-any other module is refused by name.
+The engine pools the last token and may L2-normalise, or scores it by the logits of one or two
+tokens; any other module is refused by name.
 """
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,12 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import ModelFileError
-from ..templates import DEFAULT_INSTRUCTION, instruct_prompt
-from .config import Kind, read_json
+from ..templates import DEFAULT_INSTRUCTION, QWEN_PROMPT, PairPrompt, instruct_prompt
+from .chat_template import carries_pairs, read_chat_template, read_pair_prompt
+from .config import Kind, read_json, read_object
+from .transformer import TransformerSettings, read_length_limit, read_transformer_settings
 
-__all__ = ["ModuleSettings", "read_module_settings"]
+__all__ = ["ModuleSettings", "Modules", "read_module_settings", "read_modules"]
 
 # The official models' own, for a folder without config_sentence_transformers.json.
 _OFFICIAL_PROMPTS: Mapping[str, str] = MappingProxyType(
@@ -27,7 +31,47 @@ _MODULES: dict[Kind, tuple[str, ...]] = {
     "embedder": ("Transformer", "Pooling", "Normalize"),
     "reranker": ("Transformer", "LogitScore"),
 }
-_OWN_FOLDERS = {"Pooling": "1_Pooling", "LogitScore": "1_LogitScore"}
+_SEQUENCES: dict[Kind, tuple[tuple[str, ...], ...]] = {
+    "embedder": (_MODULES["embedder"][:2], _MODULES["embedder"]),
+    "reranker": (_MODULES["reranker"][:1], _MODULES["reranker"]),
+}
+_KINDS_IN_WORDS: dict[Kind, str] = {
+    "embedder": "an embedding model: open it as an Embedder",
+    "reranker": "a reranker: open it as a Reranker",
+}
+_OTHER: dict[Kind, Kind] = {"embedder": "reranker", "reranker": "embedder"}
+_MODEL_TYPES: dict[str, Kind] = {"SentenceTransformer": "embedder", "CrossEncoder": "reranker"}
+_WITHOUT_EFFECT = frozenset(["Dropout"])  # modules of training alone
+_PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_ACTIVATIONS = ("Sigmoid", "Identity")
+_CONFIG = "config_sentence_transformers.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """The folders of a model's modules, relative to the model's own; "" is that one.
+
+    Attributes
+    ----------
+    is_listed : bool
+        There is a modules.json.
+    transformer : str
+        Of config.json, tokenizer.json and the weights.
+    pooling, normalize, logit_score : str or None
+        None: no such module.
+    """
+
+    is_listed: bool = False
+    transformer: str = ""
+    pooling: str | None = None
+    normalize: str | None = None
+    logit_score: str | None = None
+
+    @property
+    def config_files(self) -> list[str]:
+        """The small files of the modules after the first."""
+        folders = [self.pooling, self.normalize, self.logit_score]
+        return [f"{folder}/config.json" for folder in folders if folder]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +86,163 @@ class ModuleSettings:
         The prompt that `encode` uses when none is asked for.
     max_length : int or None
         The shortest limit that any of the files names, in tokens.
+    is_listed : bool
+        A modules.json says which kind of model it is.
     answers : tuple of int, or None
-        Of a reranker, where the files say so: the ids of the tokens for yes and for no.
+        Of a reranker, where the files say so: the ids of the tokens for yes and for no, or of
+        one token whose logit is the score.
+    pair_prompt : PairPrompt
+        Of a reranker.
     """
 
     prompts: Mapping[str, str]
     default_prompt_name: str | None
     max_length: int | None
-    answers: tuple[int, int] | None = None
+    is_listed: bool = False
+    answers: tuple[int, ...] | None = None
+    pair_prompt: PairPrompt = QWEN_PROMPT
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """The object in an optional JSON file; {} without the file."""
+def read_modules(folder: Path, kind: Kind) -> Modules:
+    """Reads modules.json, which may be absent: then the model is a plain Transformer.
+
+    Raises
+    ------
+    ModelFileError
+        A damaged file, or modules that the engine doesn't compute.
+    """
+    path = folder / "modules.json"
     if not path.exists():
-        return {}
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ModelFileError(f"{path} holds a {type(content).__name__}, expected an object")
-    return content
+        return (
+            Modules()
+        )  # a plain causal language model: sentence-transformers pools the last token
+    modules = read_json(path)
+    if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
+        raise ModelFileError(f"{path}: expected a list of objects")
+    found: dict[str, str] = {}
+    order = []
+    for module in modules:
+        noun = _noun_of(module, path, kind)
+        if noun in _WITHOUT_EFFECT:
+            continue
+        order.append(noun)
+        found[noun] = _folder_of(module, noun, path)
+    # Rows are normalised unless the caller says otherwise, so the last module may be absent.
+    if tuple(order) not in _SEQUENCES[kind]:
+        known = " or ".join(", ".join(sequence) for sequence in _SEQUENCES[kind])
+        raise ModelFileError(f"{path}: the modules are {', '.join(order)}, expected {known}")
+    return Modules(
+        True,
+        found["Transformer"],
+        found.get("Pooling"),
+        found.get("Normalize"),
+        found.get("LogitScore"),
+    )
+
+
+def _noun_of(module: dict[str, Any], path: Path, kind: Kind) -> str:
+    name = str(module.get("type"))
+    noun = name.rpartition(".")[2]
+    is_known = name.startswith("sentence_transformers.")
+    if is_known and (noun in _MODULES[kind] or noun in _WITHOUT_EFFECT):
+        if module.get("kwargs"):
+            raise ModelFileError(
+                f"{path}: {noun} has the kwargs {module['kwargs']!r}, expected none: they are not "
+                f"supported"
+            )
+        return noun
+    hint = ""
+    if is_known and noun in _MODULES[_OTHER[kind]]:
+        hint = f"; this is {_KINDS_IN_WORDS[_OTHER[kind]]}"
+    raise ModelFileError(
+        f"{path}: the module {name} is not supported, expected "
+        f"{' then '.join(_MODULES[kind])} to be opened as {kind}{hint}"
+    )
+
+
+def _folder_of(module: dict[str, Any], noun: str, path: Path) -> str:
+    folder = module.get("path") or ""
+    if folder == "" and noun in ("Transformer", "Normalize"):
+        return ""
+    if not isinstance(folder, str) or not _PATH.fullmatch(folder) or ".." in folder:
+        raise ModelFileError(
+            f"{path}: the {noun} lies in {folder!r}, expected the plain name of a folder beside it"
+        )
+    return folder
+
+
+def read_module_settings(
+    folder: Path, modules: Modules, transformer: Path, kind: Kind
+) -> ModuleSettings:
+    """Reads the files of sentence-transformers and of the tokenizer; each may be absent.
+
+    Parameters
+    ----------
+    folder : Path
+    modules : Modules
+    transformer : Path
+        The folder of the tokenizer and of sentence_bert_config.json.
+    kind : Kind
+
+    Returns
+    -------
+    ModuleSettings
+
+    Raises
+    ------
+    ModelFileError
+        A module, pooling or setting that the engine doesn't compute, or a damaged file.
+    """
+    content = read_object(folder / _CONFIG)
+    _check_config(content, folder / _CONFIG, kind)
+    if modules.pooling is not None:
+        _check_pooling(folder / modules.pooling / "config.json")
+    if modules.normalize:
+        _check_names(folder / modules.normalize / "config.json", "sentence_embedding")
+    settings = read_transformer_settings(transformer, kind)
+    prompts, default = _prompts(content, folder / _CONFIG)
+    tokenizer = read_object(transformer / "tokenizer_config.json")
+    limits = [settings.max_length, read_length_limit(tokenizer, "model_max_length")]
+    answers, pair_prompt = None, QWEN_PROMPT
+    if kind == "reranker":
+        answers = _answers(folder / (modules.logit_score or "1_LogitScore") / "config.json")
+        instruction = prompts.get(default, "") if default is not None else ""
+        pair_prompt = read_pair_prompt(transformer, settings, instruction or None)
+    else:
+        _check_is_embedder(transformer, modules, settings)
+    return ModuleSettings(
+        prompts or _OFFICIAL_PROMPTS,
+        default,
+        min((limit for limit in limits if limit is not None), default=None),
+        modules.is_listed,
+        answers,
+        pair_prompt,
+    )
+
+
+def _check_config(content: dict[str, Any], path: Path, kind: Kind) -> None:
+    model_type = content.get("model_type")
+    if model_type is not None and _MODEL_TYPES.get(str(model_type)) != kind:
+        other = _MODEL_TYPES.get(str(model_type))
+        advice = f"this is {_KINDS_IN_WORDS[other]}" if other else "it is not supported"
+        raise ModelFileError(f"{path}: model_type is {model_type!r}: {advice}")
+    activation = content.get("activation_fn")
+    if activation is not None and str(activation).rpartition(".")[2] not in _ACTIVATIONS:
+        raise ModelFileError(
+            f"{path}: activation_fn is {activation!r}, expected Sigmoid or Identity; what a score "
+            f"becomes is the argument activation= of predict"
+        )
+    if content.get("truncate_dim") is not None:
+        warnings.warn(
+            f"{path}: truncate_dim is {content['truncate_dim']!r}: pass dim= to encode, which "
+            f"otherwise gives all dimensions",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _check_pooling(path: Path) -> None:
-    content = _read_object(path)
+    content = read_object(path)
     modes = content.get("pooling_mode")
     if modes is None:
         prefix = "pooling_mode_"
@@ -77,99 +256,49 @@ def _check_pooling(path: Path) -> None:
         )
 
 
-def _check_modules(folder: Path, kind: Kind) -> None:
-    path = folder / "modules.json"
-    if not path.exists():
-        return  # a plain causal language model: sentence-transformers pools its last token too
-    modules = read_json(path)
-    if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
-        raise ModelFileError(f"{path}: expected a list of objects")
-    known = _MODULES[kind]
-    found: list[str] = []
-    for module in modules:
-        name = str(module.get("type"))
-        noun = name.rpartition(".")[2]
-        if not name.startswith("sentence_transformers.") or noun not in known:
-            raise ModelFileError(
-                f"{path}: the module {name} is not supported, expected {' then '.join(known)} "
-                f"to be opened as {kind}"
-            )
-        found.append(noun)
-        if noun == "Transformer" and module.get("path") not in ("", None):
-            raise ModelFileError(
-                f"{path}: the Transformer lies in {module['path']!r}, expected the folder itself"
-            )
-        if noun in _OWN_FOLDERS and module.get("path") != _OWN_FOLDERS[noun]:
-            raise ModelFileError(
-                f"{path}: the {noun} lies in {module.get('path')!r}, "
-                f"expected {_OWN_FOLDERS[noun]!r}"
-            )
-        if noun == "Pooling":
-            _check_pooling(folder / _OWN_FOLDERS[noun] / "config.json")
-    # Rows are normalised unless the caller says otherwise, so the last module may be absent.
-    if found not in (list(known[:2]), list(known)):
+def _check_names(path: Path, expected: str) -> None:
+    """That a module reads and writes what it does by default."""
+    content = read_object(path)
+    for key in ("module_input_name", "module_output_name"):
+        if content.get(key, expected) not in (None, expected):
+            raise ModelFileError(f"{path}: {key} is {content[key]!r}, expected {expected!r}")
+
+
+def _check_is_embedder(folder: Path, modules: Modules, settings: TransformerSettings) -> None:
+    if settings.message_format is not None:
         raise ModelFileError(
-            f"{path}: the modules are {', '.join(found)}, expected {', '.join(known)}"
+            f'{folder}: modality_config in sentence_bert_config.json has "message", so '
+            f"sentence-transformers renders every text with the chat template, which an Embedder "
+            f'does not; remove "message" if the model was trained on plain texts'
+        )
+    if not modules.is_listed and carries_pairs(read_chat_template(folder)):
+        raise ModelFileError(
+            f"{folder}: the chat template renders queries with documents, so this is "
+            f"{_KINDS_IN_WORDS['reranker']}"
         )
 
 
-def _answers(folder: Path) -> tuple[int, int] | None:
-    path = folder / _OWN_FOLDERS["LogitScore"] / "config.json"
-    content = _read_object(path)
+def _answers(path: Path) -> tuple[int, ...] | None:
+    content = read_object(path)
     if not content:
         return None
+    _check_names(path, "causal_logits")
     yes, no = (content.get(key) for key in ("true_token_id", "false_token_id"))
-    if type(yes) is not int or type(no) is not int or min(yes, no) < 0:
+    ids = [token_id for token_id in (yes, no) if type(token_id) is int and token_id >= 0]
+    if len(ids) != (1 if no is None else 2):
         raise ModelFileError(
             f"{path}: true_token_id and false_token_id are {yes} and {no}, expected token ids"
         )
-    return yes, no
+    return tuple(ids)
 
 
-def _prompts(folder: Path) -> tuple[Mapping[str, str], str | None]:
-    path = folder / "config_sentence_transformers.json"
-    content = _read_object(path)
+def _prompts(content: dict[str, Any], path: Path) -> tuple[Mapping[str, str], str | None]:
     prompts = content.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
         raise ModelFileError(f"{path}: prompts is expected to map names to texts")
     default = content.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    if default is not None and (not isinstance(default, str) or default not in prompts):
         raise ModelFileError(
             f"{path}: default_prompt_name is {default!r}, expected one of the prompts' names"
         )
-    return (MappingProxyType(prompts) if prompts else _OFFICIAL_PROMPTS), default
-
-
-def _length_limit(path: Path, key: str) -> list[int]:
-    value: Any = _read_object(path).get(key)
-    # Where no limit is known, transformers writes 10^30.
-    known = type(value) is int and 1 <= value <= 1 << 24
-    return [value] if known else []
-
-
-def read_module_settings(folder: Path, kind: Kind = "embedder") -> ModuleSettings:
-    """Reads the files of sentence-transformers in a model folder; each may be absent.
-
-    Parameters
-    ----------
-    folder : Path
-    kind : Kind
-
-    Returns
-    -------
-    ModuleSettings
-
-    Raises
-    ------
-    ModelFileError
-        A module, pooling or setting that the engine doesn't compute, or a damaged file.
-    """
-    _check_modules(folder, kind)
-    transformer = folder / "sentence_bert_config.json"
-    if _read_object(transformer).get("do_lower_case"):
-        raise ModelFileError(f"{transformer}: do_lower_case is true, expected false")
-    prompts, default = _prompts(folder)
-    limits = _length_limit(transformer, "max_seq_length")
-    limits += _length_limit(folder / "tokenizer_config.json", "model_max_length")
-    answers = _answers(folder) if kind == "reranker" else None
-    return ModuleSettings(prompts, default, min(limits, default=None), answers)
+    return MappingProxyType(prompts), default

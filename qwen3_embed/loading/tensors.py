@@ -11,8 +11,8 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from ..errors import ModelFileError
 
 __all__ = ["Tensor", "TensorFiles", "as_bf16", "as_dtype", "as_floats", "write_tensors"]
 
+# Every model has this tensor, so what stands before its name stands before all.
+_ANCHOR = "layers.0.input_layernorm.weight"
 _DTYPES: dict[str, Any] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 
 
@@ -121,12 +123,26 @@ class TensorFiles:
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def find(self, *names: str) -> Tensor | None:
-        """The first of the names that is there."""
-        for name in names:
-            with suppress(KeyError):
-                return self._tensors[name]
-        return None
+    def bare_name(self, name: str) -> str:
+        """A tensor's name without what stands before all names, "model." or "module.model.".
+
+        A head stands beside "model.": with "module.model.", it is "module.lm_head.weight".
+        """
+        prefix = self._prefix
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+        return name.removeprefix(prefix.removesuffix("model."))
+
+    @cached_property
+    def _prefix(self) -> str:
+        for name in self._tensors:
+            if name.endswith(_ANCHOR):
+                return name.removesuffix(_ANCHOR)
+        return "model." if any(name.startswith("model.") for name in self._tensors) else ""
+
+    def by_bare_name(self) -> dict[str, Tensor]:
+        """The tensors by `bare_name`, in the order of the files."""
+        return {self.bare_name(tensor.name): tensor for tensor in self}
 
 
 def as_floats(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -7,11 +7,12 @@ that the full length of every text is known.
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from ..errors import ModelFileError, ModelNotFoundError
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["TokenBatch", "Tokenizer"]
+__all__ = ["Surroundings", "TokenBatch", "Tokenizer"]
 
 _END_TOKEN = "<|endoftext|>"
 _MAX_FILE_BYTES = 64 << 20
@@ -29,6 +30,27 @@ _MAX_FILE_BYTES = 64 << 20
 # where the engine has every core.
 _FEW_TEXTS = 64
 _FEW_CHARACTERS = 4096
+
+
+_CONTROL_TOKEN = re.compile(r"<\|[a-z_]+\|>|</?think>")
+
+
+class Surroundings(NamedTuple):
+    """A prompt around every text.
+
+    Attributes
+    ----------
+    before, after : str
+    rest : str
+        How every text ends, and a text that is cut too.
+    samples : tuple of str
+        Texts to check the prompt with.
+    """
+
+    before: str
+    after: str
+    rest: str
+    samples: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +87,9 @@ class Tokenizer:
     special_tokens_in_text : bool
         True: text that looks like an added token (``<|im_end|>``) becomes it, as in
         `transformers`. False: it stays text.
-    around : tuple of str, optional
-        Texts to put before and after every text instead of what the file says. Each begins
-        with a control token, which they always mean.
+    around : Surroundings, optional
+        Texts to put before and after every text instead of what the file says. Control tokens
+        in them always mean themselves.
 
     Raises
     ------
@@ -84,7 +106,7 @@ class Tokenizer:
         vocab_size: int,
         max_length: int,
         special_tokens_in_text: bool = True,
-        around: tuple[str, str] | None = None,
+        around: Surroundings | None = None,
     ) -> None:
         loaded = _load(path)
         base_size = loaded.get_vocab_size(with_added_tokens=False)
@@ -94,8 +116,10 @@ class Tokenizer:
         if around is None:
             self._before, self._after = _surroundings(loaded, path)
         else:
-            self._before, self._after = (_with_control_token(loaded, t, path) for t in around)
-        largest_id = max(largest_id, *self._before, *self._after)
+            self._before, self._after = (
+                tuple(loaded.encode(text, add_special_tokens=False).ids) for text in around[:2]
+            )
+        largest_id = max((largest_id, *self._before, *self._after))
         if largest_id >= vocab_size:
             raise ModelFileError(
                 f"{path} holds the token id {largest_id}, but the model's embedding has "
@@ -104,10 +128,16 @@ class Tokenizer:
         self._fast = _without_added_tokens(
             loaded, vocab_size if special_tokens_in_text else 0, path
         )
+        self.adds_end = _adds_end(loaded)
+        self._rest: list[int] = []
+        if around is not None:
+            self._rest = loaded.encode(around.rest, add_special_tokens=False).ids
+            _check_around(loaded, self._fast, around, path)
         self._n_around = len(self._before) + len(self._after)
-        if max_length < self._n_around:
+        least = self._n_around + len(self._rest)
+        if max_length < least:
             raise ValueError(
-                f"max_length={max_length}, expected at least {self._n_around}: "
+                f"max_length={max_length}, expected at least {least}: "
                 f"the tokens that every text of this model gets"
             )
         self._max_length = max_length
@@ -129,7 +159,7 @@ class Tokenizer:
         UnicodeError
             A text holds a lone surrogate; its `object` attribute is the text.
         """
-        before, after = self._before, self._after
+        before, rest, after = self._before, self._rest, self._after
         room = self._max_length - self._n_around
         tokens = array("i")
         lengths = np.empty(len(texts), np.int64)
@@ -138,7 +168,7 @@ class Tokenizer:
             lengths[i] = len(ids) + self._n_around
             if before:
                 tokens.extend(before)
-            tokens.fromlist(ids if len(ids) <= room else ids[:room])
+            tokens.fromlist(ids if len(ids) <= room else ids[: room - len(rest)] + rest)
             tokens.extend(after)
         cu_seqlens = np.zeros(len(texts) + 1, np.int32)
         np.cumsum(np.minimum(lengths, self._max_length), out=cu_seqlens[1:])
@@ -231,14 +261,42 @@ def _surroundings(
     return before, (end,)
 
 
-def _with_control_token(loaded: tokenizers.Tokenizer, text: str, path: Path) -> tuple[int, ...]:
-    """The ids of a text that begins with a control token."""
-    ids: list[int] = loaded.encode(text, add_special_tokens=False).ids
-    if ids[0] not in loaded.get_added_tokens_decoder():
+def _adds_end(loaded: tokenizers.Tokenizer) -> bool:
+    """True if the file itself appends a token to every text."""
+    bare, full = (loaded.encode("a", add_special_tokens=on).ids for on in (False, True))
+    return bool(full[-1:] != bare[-1:])
+
+
+def _check_around(
+    loaded: tokenizers.Tokenizer, fast: tokenizers.Tokenizer, around: Surroundings, path: Path
+) -> None:
+    """That a prompt's parts, tokenised apart, are what the whole is."""
+    for text in around[:2]:
+        found = _CONTROL_TOKEN.search(text)
+        if found and loaded.token_to_id(found[0]) is None:
+            start = text[found.start() :]
+            raise ModelFileError(
+                f"{path} has no token for the start of {start[:16]!r}, which this model's prompt "
+                f"needs"
+            )
+    for sample in around.samples:
+        parts = [
+            *loaded.encode(around.before, add_special_tokens=False).ids,
+            *fast.encode(sample, add_special_tokens=False).ids,
+            *loaded.encode(around.after, add_special_tokens=False).ids,
+        ]
+        whole = around.before + sample + around.after
+        if parts == loaded.encode(whole, add_special_tokens=False).ids:
+            continue
+        if _CONTROL_TOKEN.search(sample):
+            raise ModelFileError(
+                f"{path.parent}: the model's prompt has control tokens between query and document: "
+                f"open it with special_tokens_in_text=True, with which texts may hold them too"
+            )
         raise ModelFileError(
-            f"{path} has no token for the start of {text[:16]!r}, which this model's prompt needs"
+            f"{path}: the tokens of the model's prompt depend on the texts in it, expected control "
+            f"tokens or new lines at its borders"
         )
-    return tuple(ids)
 
 
 def _without_added_tokens(
