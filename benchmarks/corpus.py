@@ -55,18 +55,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
             for i in range(arguments.lines):
                 file.write(f"note {i}: {i * 7919 % 1000003:x}\n")
         output = Path(name) / "out.npy"
-        job = [sys.executable, "-m", "qwen3_embed", "encode", str(lines), "-o", str(output)]
-        job += ["--model", model, "--dim", str(arguments.dim)]
+        command = [sys.executable, "-m", "qwen3_embed", "encode", str(lines), "-o", str(output)]
+        command += ["--model", model, "--dim", str(arguments.dim)]
         alone = [sys.executable, "-c", ALONE, str(lines), model, str(arguments.dim)]
-        job_s, job_cpu_s, job_mb = watch(job)
+        run_s, run_cpu_s, run_mb = watch(command)
         alone_s, alone_cpu_s, _ = watch(alone)
     return {
         "lines": arguments.lines,
-        "job_s": round(job_s, 1),
+        "run_s": round(run_s, 1),
         "alone_s": round(alone_s, 1),
-        "ratio": round(job_s / alone_s, 3),
-        "cpu_ratio": round(job_cpu_s / alone_cpu_s, 3),
-        "job_peak_mb": round(job_mb, 1),
+        "ratio": round(run_s / alone_s, 3),
+        "cpu_ratio": round(run_cpu_s / alone_cpu_s, 3),
+        "run_peak_mb": round(run_mb, 1),
     }
 
 

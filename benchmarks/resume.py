@@ -1,4 +1,4 @@
-"""A corpus job killed at random moments and resumed: is the result the same, byte for byte?
+"""A corpus run killed at random moments and resumed: is the result the same, byte for byte?
 
 python -m benchmarks.resume --kills 50 --csv
 """
@@ -15,13 +15,13 @@ from tests.support.resuming import run_killed, run_whole, write_corpus
 def main() -> None:
     parser = parser_of(__doc__, shape="tiny64")
     parser.add_argument("--kills", type=int, default=50, help="at least so many")
-    parser.add_argument("--rows", type=int, default=8000)
+    parser.add_argument("--records", type=int, default=8000)
     parser.add_argument("--format", choices=("npy", "jsonl", "parquet"), default="npy")
     arguments = parser.parse_args()
     n_kills = n_runs = n_same = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_corpus(folder / "in.jsonl", arguments.rows)
+        write_corpus(folder / "in.jsonl", arguments.records)
         common = [str(folder / "in.jsonl"), "--model", str(model_folder(arguments)), "--dim", "32"]
         whole = folder / f"whole.{arguments.format}"
         whole_s = run_whole([*common, "-o", str(whole)])
@@ -34,7 +34,7 @@ def main() -> None:
     record(
         "resume",
         arguments,
-        [{"rows": arguments.rows, "kills": n_kills, "jobs": n_runs, "identical": n_same}],
+        [{"records": arguments.records, "kills": n_kills, "runs": n_runs, "identical": n_same}],
     )
 
 

@@ -141,7 +141,7 @@ class TestEncode:
             == 0
         )
         assert capsys.readouterr().err == (
-            "warning: 1 text was cut at max_length=9 tokens; the longest, row 0, has 51\n"
+            "warning: 1 text was cut at max_length=9 tokens; the longest, record 0, has 51\n"
         )
 
     def test_interrupt(self, models: ModelMaker, tmp_path: Path) -> None:

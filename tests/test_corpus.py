@@ -1,4 +1,4 @@
-"""Corpus jobs: every format, bad rows, repeated texts, and the same bytes after a kill."""
+"""Corpus runs: every format, bad records, repeated texts, and the same bytes after a kill."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from qwen3_embed import Embedder
 from qwen3_embed.cli import main
-from qwen3_embed.corpus import job as corpus_job
+from qwen3_embed.corpus import run as corpus_run
 from qwen3_embed.corpus.distinct import Distinct
 from qwen3_embed.corpus.ledger import Ledger
 from qwen3_embed.corpus.output import ColumnTypes
@@ -118,7 +118,7 @@ class TestInputs:
         assert "pip install 'qwen3-embed-native[parquet]'" in capsys.readouterr().err
         assert encode.names() == ["in.txt"]
 
-    def test_parquet_nulls_are_bad_rows(self, encode: Folder, model: Embedder) -> None:
+    def test_parquet_nulls_are_bad_records(self, encode: Folder, model: Embedder) -> None:
         pa = pytest.importorskip("pyarrow")
         from pyarrow import parquet
 
@@ -130,11 +130,11 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("name", "content", "options", "message"),
         [
-            ("in.csv", "a,b\n1,2\n", [], "no column 'text'; it has 'a', 'b'"),
+            ("in.csv", "a,b\n1,2\n", [], "no column 'text', expected one of 'a', 'b'"),
             ("in.csv", "a,b\n1,2\n", ["--column", "c"], "no column 'c'"),
             ("in.txt", "x\n", ["--column", "c"], "no column 'c'"),
             ("none.txt", None, [], "no file or folder 'none.txt'"),
-            ("*.txt", None, [], "a file of that pattern"),
+            ("*.txt", None, [], "a file that matches it"),
         ],
     )
     def test_errors_leave_nothing(
@@ -153,7 +153,7 @@ class TestInputs:
         assert encode.names() == ([name] if content is not None else [])
 
 
-class TestBadRows:
+class TestBadRecords:
     def test_counted_and_written_aside(
         self, encode: Folder, model: Embedder, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -171,7 +171,7 @@ class TestBadRows:
         Path("in.jsonl").write_bytes(b"\n".join(lines))
         encode("in.jsonl", "-o", "out.jsonl")
         assert capsys.readouterr().err == (
-            "warning: 7 of 9 rows were bad, see out.jsonl.bad.jsonl\n"
+            "warning: 7 of 9 records were bad, see out.jsonl.bad.jsonl\n"
         )
         assert [row["row"] for row in json_lines("out.jsonl")] == [0, 8]
         bad = json_lines("out.jsonl.bad.jsonl")
@@ -200,7 +200,7 @@ class TestBadRows:
         ]
 
     def test_long_lines(self, encode: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("qwen3_embed.corpus.rows._MAX_ROW_BYTES", 10)
+        monkeypatch.setattr("qwen3_embed.corpus.records._MAX_RECORD_BYTES", 10)
         Path("in.txt").write_text("0123456789\n0123456789x\nb\n" + "x" * 30)
         encode("in.txt", "-o", "out.npy")
         assert np.isnan(np.load("out.npy")[:, 0]).tolist() == [False, True, False, True]
@@ -223,15 +223,15 @@ class TestWork:
     def test_identical_texts_are_computed_once(
         self, encode: Folder, model: Embedder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(corpus_job, "_CHUNK_ROWS", 7)
+        monkeypatch.setattr(corpus_run, "_CHUNK_RECORDS", 7)
         computed: list[str] = []
-        real = corpus_job._encode
+        real = corpus_run._encode
 
         def counting(opened: Embedder, texts: list[str], *others: Any) -> Any:
             computed.extend(texts)
             return real(opened, texts, *others)
 
-        monkeypatch.setattr(corpus_job, "_encode", counting)
+        monkeypatch.setattr(corpus_run, "_encode", counting)
         source = np.random.default_rng(3)
         texts = [f"text {n}" for n in source.integers(0, 40, 300)]
         Path("in.txt").write_text("\n".join(texts))
@@ -259,7 +259,7 @@ class TestWork:
         table = Distinct(max_texts=100)
         for i in range(1000):
             table.add([i.to_bytes(8, "big") * 2])
-        assert sum(len(run.high) for run in table._runs) <= 100
+        assert sum(len(segment.high) for segment in table._segments) <= 100
         assert table.add([(999).to_bytes(8, "big") * 2])[0].tolist() == [999]
         assert table.add([bytes(16)])[0].tolist() == [1000]
 
@@ -284,20 +284,20 @@ class TestWork:
 
 
 class TestResume:
-    def stopped(self, encode: Folder, n_rows: int = 20) -> None:
-        """Leaves a job folder as a run leaves it that was killed after its last commit."""
-        Path("in.txt").write_text("".join(f"line {i}\n" for i in range(n_rows)))
+    def stopped(self, encode: Folder, n_records: int = 20) -> None:
+        """Leaves a ledger as a run leaves it that was killed after its last commit."""
+        Path("in.txt").write_text("".join(f"line {i}\n" for i in range(n_records)))
         with Embedder(encode.model) as opened, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(corpus_job, "remove_folder", lambda folder: None)
-            from qwen3_embed.corpus.rows import Source
+            patch.setattr(corpus_run, "remove_folder", lambda folder: None)
+            from qwen3_embed.corpus.records import Source
 
-            corpus = corpus_job.Corpus([Source("in.txt", "text")], None, [])
+            corpus = corpus_run.Corpus([Source("in.txt", "text")], None, [])
 
             def killed(write: Any, bad: Path) -> None:
                 raise SystemExit
 
             with pytest.raises(SystemExit):
-                corpus_job.run_job(
+                corpus_run.run_corpus(
                     opened,
                     corpus,
                     Path("out.npy.job"),
@@ -324,8 +324,8 @@ class TestResume:
             (None, [], "is left from a run that was stopped"),
             (None, ["--resume", "--dim", "64"], "dim=128, and now it is 64"),
             (None, ["--resume", "--prompt-name", "query"], "prefix="),
-            ("line 0\n" * 20, ["--resume"], "the input is not the one"),
-            ("line 0\n", ["--resume"], "the input is not the one"),
+            ("line 0\n" * 20, ["--resume"], "the input differs from the one"),
+            ("line 0\n", ["--resume"], "the input differs from the one"),
         ],
     )
     def test_refuses(
@@ -345,7 +345,7 @@ class TestResume:
 
     def test_one_process_at_a_time(self, tmp_path: Path) -> None:
         ledger = Ledger(tmp_path / "job", {}, 8)
-        with pytest.raises(BlockingIOError, match="another process is at work"):
+        with pytest.raises(BlockingIOError, match="another process is using"):
             Ledger(tmp_path / "job", {}, 8)
         ledger.close()
         Ledger(tmp_path / "job", {}, 8).close()

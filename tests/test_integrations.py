@@ -296,11 +296,11 @@ class TestMteb:
         return float(np.mean(gains))
 
     def test_encoder(self, task: Any, model: Embedder, tmp_path: Path) -> None:
-        from qwen3_embed.integrations.mteb import Qwen3Encoder
+        from qwen3_embed.integrations.mteb import Qwen3BiEncoder
 
         documents = model.encode_document(CORPUS)
         expected = self.expected(lambda q: documents @ model.encode(q, instruction="Find it"))
-        found = self.evaluated(task, Qwen3Encoder(model), tmp_path)
+        found = self.evaluated(task, Qwen3BiEncoder(model), tmp_path)
         assert found == pytest.approx(expected, abs=1e-5)  # mteb rounds to five places
 
     def test_cross_encoder(self, task: Any, ranker: Reranker, tmp_path: Path) -> None:

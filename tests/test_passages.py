@@ -88,7 +88,7 @@ def test_json_lines(tmp_path: Path) -> None:
     assert places(passages) == [(1, 1, ""), (3, 3, ""), (5, 5, "T")]
     assert [p.text for p in passages] == ["one", "two", "three\nlines"]
     other = write(tmp_path / "b.ndjson", '{"body": "x"}')
-    assert read_passages(other, field="body")[0].text == "x"
+    assert read_passages(other, column="body")[0].text == "x"
 
 
 @pytest.mark.parametrize(

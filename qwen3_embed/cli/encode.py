@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(namespace: argparse.Namespace) -> int:
-    """Encodes the rows; the output appears whole or not at all."""
+    """Encodes the records; the output appears whole or not at all."""
     to_stdout = namespace.output == "-"
     output = Path(namespace.output)
     if not to_stdout and output.suffix.lower() not in _OUTPUTS:
@@ -112,17 +112,17 @@ def _encode(
     format: str,
     publish: Callable[[Callable[[IO[bytes]], None], Path], None],
 ) -> None:
-    from ..corpus.job import Corpus, run_job
-    from ..corpus.rows import count_rows, find_sources
+    from ..corpus.records import count_records, find_sources
+    from ..corpus.run import Corpus, run_corpus
     from ..encoding.progress import progress
 
     sources = find_sources(namespace.input, namespace.format)
     show = sys.stderr.isatty()
     with (
         open_model(namespace, namespace.model) as model,
-        progress(show, count_rows(sources) if show else 0) as done,
+        progress(show, count_records(sources) if show else 0) as done,
     ):
-        summary = run_job(
+        summary = run_corpus(
             model,
             Corpus(sources, namespace.column, namespace.keep),
             folder,
@@ -137,11 +137,11 @@ def _encode(
         max_length = model.max_length
     truncation = summary.truncation
     if truncation.n_cut:
-        sentence = truncation.sentence(max_length, "texts", f"row {truncation.longest_index}")
+        sentence = truncation.sentence(max_length, "texts", f"record {truncation.longest_index}")
         print(f"warning: {sentence}", file=sys.stderr)
     if summary.n_bad:
         where = "above" if namespace.output == "-" else f"{namespace.output}.bad.jsonl"
         print(
-            f"warning: {summary.n_bad} of {summary.n_rows} rows were bad, see {where}",
+            f"warning: {summary.n_bad} of {summary.n_records} records were bad, see {where}",
             file=sys.stderr,
         )

@@ -58,7 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prompt.add_argument("--instruction", help="what to look for (default: the model's own)")
     prompt.add_argument("--prompt-name", metavar="NAME", help="e.g. legal, code")
     parser.add_argument(
-        "--field", default="text", metavar="NAME", help="of JSON lines (default: text)"
+        "--column",
+        default="text",
+        metavar="NAME",
+        help="where JSON lines have the text (default: text)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.set_defaults(wrong=parser.error)
@@ -70,7 +73,7 @@ def run(namespace: argparse.Namespace) -> int:
 
     if not namespace.query.strip():
         namespace.wrong("QUERY is empty")
-    passages = read_passages(namespace.corpus, namespace.field)
+    passages = read_passages(namespace.corpus, namespace.column)
     if not passages:
         raise ValueError(f"{namespace.corpus} holds no text")
     n_hits = namespace.top_k if namespace.rerank is None else max(namespace.top_k, _CANDIDATES)

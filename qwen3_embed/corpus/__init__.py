@@ -1,5 +1,5 @@
-"""Corpus jobs: files of texts to files of vectors, in bounded memory, resumable.
+"""Corpus runs: files of texts to files of vectors, in bounded memory, resumable.
 
-rows.py reads rows out of files, distinct.py finds texts that were seen before, ledger.py keeps
-what is finished, job.py runs the three, output.py writes the result.
+records.py reads records from files, distinct.py finds texts that were seen before, ledger.py keeps
+finished work on disk, run.py drives them, output.py writes the result.
 """

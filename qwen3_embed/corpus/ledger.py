@@ -1,7 +1,7 @@
-"""class Ledger: what a job has finished, in a folder that outlives the process.
+"""class Ledger: the finished part of a run, in a folder that outlives the process.
 
-Four files that only grow, and state.json, replaced whole, which says how much of each counts.
-What a killed process wrote past that is cut off when the ledger is opened again.
+Four files are only appended to; state.json, which is replaced atomically, records how many bytes of
+each are committed. Opening the ledger truncates whatever a killed process wrote beyond that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..encoding.truncation import Truncation
 __all__ = ["BAD", "Ledger", "State"]
 
 BAD = -1
-"""In the numbers: a row without a vector."""
+"""The number of a record that has no vector."""
 
 _FORMAT = 2  # of state.json
 _FILES = ("vectors", "numbers", "kept", "bad")
@@ -29,21 +29,21 @@ _FILES = ("vectors", "numbers", "kept", "bad")
 
 @dataclass(slots=True)
 class State:
-    """Counts of what is finished.
+    """Counts of the finished part of a run.
 
     Attributes
     ----------
-    n_rows, n_vectors, n_bad : int
-        Rows read; distinct texts computed; rows without a vector.
+    n_records, n_vectors, n_bad : int
+        Records read; distinct texts encoded; records without a vector.
     truncation : Truncation
-        Of the distinct texts; `longest_index` is a row's number.
+        Of the distinct texts; `longest_index` is the index of a record.
     digest : str
-        Of everything read so far, in hex.
+        Hash in hex of everything read so far.
     not_finite : list of int
         Numbers of vectors that came out with NaN or infinity.
     """
 
-    n_rows: int = 0
+    n_records: int = 0
     n_vectors: int = 0
     n_bad: int = 0
     truncation: Truncation = field(default_factory=Truncation)
@@ -52,22 +52,22 @@ class State:
 
 
 class Ledger:
-    """Opens a job's folder, new or as it was left.
+    """Opens a run's folder, new or as the last process left it.
 
     Parameters
     ----------
     folder : Path
     settings : dict
-        What decides the result; a job goes on only with the same.
+        Everything that decides the result; a run resumes only with equal settings.
     dim : int
         Floats per vector.
 
     Raises
     ------
     ValueError
-        The folder is of a job with other settings.
+        The folder belongs to a run with other settings, or of another version.
     BlockingIOError
-        Another process is at work on it.
+        Another process is using the folder.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], dim: int) -> None:
@@ -80,7 +80,9 @@ class Ledger:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
-            raise BlockingIOError(f"another process is at work on {folder}") from None
+            raise BlockingIOError(
+                f"another process is using {folder}: wait for it, or end it"
+            ) from None
         self.state, sizes = self._read()
         self._files: dict[str, IO[bytes]] = {}
         for name in _FILES:
@@ -96,12 +98,22 @@ class Ledger:
         kept: bytes,
         bad: bytes,
     ) -> None:
-        """Adds rows: (n,) numbers of their vectors, (k, dim) new vectors, lines of the others."""
+        """Appends records; they count once `commit` returns.
+
+        Parameters
+        ----------
+        numbers : ndarray
+            (n,) int64: the number of each record's vector, or BAD.
+        vectors : ndarray
+            (k, dim) float32: the new vectors, which get the next k numbers.
+        kept, bad : bytes
+            JSON lines: the kept columns of the good records, and the bad records.
+        """
         self._files["numbers"].write(numbers.astype("<i8", copy=False).data)
         self._files["vectors"].write(vectors.astype("<f4", copy=False).data)
         self._files["kept"].write(kept)
         self._files["bad"].write(bad)
-        self.state.n_rows += len(numbers)
+        self.state.n_records += len(numbers)
         self.state.n_vectors += len(vectors)
 
     def commit(self) -> None:
@@ -123,17 +135,17 @@ class Ledger:
         os.replace(part, self.folder / "state.json")
 
     def vectors(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """(n, dim) float32: the vectors with these numbers; NaN for BAD."""
+        """Reads the vectors with these numbers: (n, dim) float32, NaN for BAD."""
         rows = np.full((len(numbers), self._dim), np.nan, np.float32)
         good = np.flatnonzero(numbers != BAD)
         if len(good):
-            # Mapped anew each time: what was touched is not held on to.
+            # Mapped anew for each call, so that pages read before are not kept.
             stored = np.memmap(self.folder / "vectors", "<f4", "r").reshape(-1, self._dim)
             rows[good] = stored[numbers[good]]
         return rows
 
     def close(self) -> None:
-        """Lets go of the folder. Idempotent."""
+        """Closes the files and releases the lock. Idempotent."""
         for file in (*self._files.values(), self._lock):
             file.close()
 
@@ -149,11 +161,12 @@ class Ledger:
                 f"resumed: delete the folder and start again"
             )
         for name, value in self._settings.items():
-            if content["settings"].get(name) != value:
+            begun = content["settings"].get(name)
+            if begun != value:
                 self._lock.close()
                 raise ValueError(
-                    f"{self.folder} is of a job with {name}={content['settings'].get(name)!r}, "
-                    f"and now it is {value!r}: use the same, or delete the folder and start anew"
+                    f"{self.folder} belongs to a run with {name}={begun!r}, and now it is "
+                    f"{value!r}: use the same, or delete the folder and start again"
                 )
         state = State(**content["state"])
         state.truncation = Truncation(**content["state"]["truncation"])

@@ -1,7 +1,7 @@
 """Vectors and kept columns to .npy, JSON lines or Parquet, block by block.
 
-A .npy holds nothing but vectors, so a bad row is a row of NaN there: row i stays row i. The others
-leave bad rows out and number the good ones in the column "row".
+A .npy contains only vectors: record i is row i, and a bad record is a row of NaN. The other formats
+leave bad records out and say in the column "row" which row of a .npy each record would be.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ EMBEDDING = "embedding"
 
 
 class Block(NamedTuple):
-    """Rows that follow one another.
+    """Consecutive records.
 
     Attributes
     ----------
-    rows : ndarray
-        (n,) int64: where they stood in the input.
+    indices : ndarray
+        (n,) int64: their indices in the input.
     vectors : ndarray
         (n, dim) float32.
     bad : ndarray
         (n,) bool.
     kept : list
-        (n) tuples of the kept columns.
+        n tuples: the values of the kept columns.
     """
 
-    rows: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
     vectors: npt.NDArray[np.float32]
     bad: npt.NDArray[np.bool_]
     kept: list[tuple[Any, ...]]
@@ -48,7 +48,7 @@ class ColumnTypes:
         self._seen: list[set[type]] = [set() for _ in names]
 
     def add(self, values: tuple[Any, ...]) -> None:
-        """Notes one row's values."""
+        """Adds one record's values."""
         for seen, value in zip(self._seen, values, strict=True):
             kind = type(value)
             if kind is int and not -(1 << 63) <= value < 1 << 63:
@@ -56,7 +56,7 @@ class ColumnTypes:
             seen.add(kind)
 
     def of(self, index: int) -> str:
-        """ "bool", "int64", "float64", "string", or "json": strings of JSON, for mixtures."""
+        """ "bool", "int64", "float64", "string", or "json" (encoded as strings) for mixed types."""
         seen = self._seen[index] - {type(None)}
         for name, kinds in (
             ("string", {str}),
@@ -69,21 +69,21 @@ class ColumnTypes:
         return "json"
 
 
-def write_npy(file: IO[bytes], blocks: Iterator[Block], n_rows: int, dim: int) -> None:
-    """A (n_rows, dim) float32 array."""
+def write_npy(file: IO[bytes], blocks: Iterator[Block], n_records: int, dim: int) -> None:
+    """Writes an (n_records, dim) float32 array."""
     from numpy.lib.format import write_array_header_1_0
 
-    header = {"descr": "<f4", "fortran_order": False, "shape": (n_rows, dim)}
+    header = {"descr": "<f4", "fortran_order": False, "shape": (n_records, dim)}
     write_array_header_1_0(file, header)
     for block in blocks:
         file.write(block.vectors.astype("<f4", copy=False).data)
 
 
 def write_jsonl(file: IO[bytes], blocks: Iterator[Block], names: list[str]) -> None:
-    """An object a good row: its number, the kept columns, the vector."""
+    """Writes one object per good record: its row, the kept columns, the vector."""
     for block in blocks:
         for i in np.flatnonzero(~block.bad):
-            fields = {ROW: int(block.rows[i]), **dict(zip(names, block.kept[i], strict=True))}
+            fields = {ROW: int(block.indices[i]), **dict(zip(names, block.kept[i], strict=True))}
             start = json.dumps(fields, ensure_ascii=False)[:-1]
             # The shortest digits that give the same float32 again.
             numbers = ", ".join(map(str, block.vectors[i]))
@@ -93,7 +93,7 @@ def write_jsonl(file: IO[bytes], blocks: Iterator[Block], names: list[str]) -> N
 def write_parquet(
     file: IO[bytes], blocks: Iterator[Block], dim: int, types: ColumnTypes, metadata: dict[str, str]
 ) -> None:
-    """A row group a block; the vectors are a fixed-size list of float32."""
+    """Writes one row group per block; the vectors are a fixed-size list of float32."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -116,7 +116,7 @@ def write_parquet(
     with parquet.ParquetWriter(file, schema, use_dictionary=False) as writer:
         for block in blocks:
             good = np.flatnonzero(~block.bad)
-            columns = [pa.array(block.rows[good])]
+            columns = [pa.array(block.indices[good])]
             for index, kind in enumerate(kinds):
                 values = [block.kept[i][index] for i in good]
                 if kind == "json":

@@ -18,7 +18,7 @@ from ..embedder import Embedder
 from ..reranker import Reranker
 from ..templates import DEFAULT_INSTRUCTION, INSTRUCTIONS
 
-__all__ = ["Qwen3CrossEncoder", "Qwen3Encoder"]
+__all__ = ["Qwen3BiEncoder", "Qwen3CrossEncoder"]
 
 
 def _instruction(task: Any, prompt_type: PromptType | None) -> str:
@@ -49,7 +49,7 @@ def _meta(model: Embedder | Reranker, is_cross_encoder: bool) -> ModelMeta:
     )
 
 
-class Qwen3Encoder(AbsEncoder):
+class Qwen3BiEncoder(AbsEncoder):
     """An `Embedder` for `mteb.evaluate`.
 
     Parameters
@@ -60,7 +60,7 @@ class Qwen3Encoder(AbsEncoder):
 
     Examples
     --------
-    >>> mteb.evaluate(Qwen3Encoder(Embedder("mini")), tasks)               # doctest: +SKIP
+    >>> mteb.evaluate(Qwen3BiEncoder(Embedder("mini")), tasks)             # doctest: +SKIP
     """
 
     def __init__(self, model: Embedder, dim: int | None = None) -> None:

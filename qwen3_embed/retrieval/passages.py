@@ -59,14 +59,14 @@ class Passage:
         return f"{self.heading}\n{self.text}" if self.heading else self.text
 
 
-def read_passages(corpus: str | os.PathLike[str], field: str = "text") -> list[Passage]:
+def read_passages(corpus: str | os.PathLike[str], column: str = "text") -> list[Passage]:
     """Reads a file, or all of a folder's text, Markdown and JSON-lines files.
 
     Parameters
     ----------
     corpus : str or path-like
         A file is read whatever its name; a folder with all below it, but nothing hidden.
-    field : str
+    column : str
         Where a JSON-lines record has its text; a string in place of a record is the text.
 
     Returns
@@ -95,14 +95,14 @@ def read_passages(corpus: str | os.PathLike[str], field: str = "text") -> list[P
     if not os.path.isdir(name):
         if not os.path.exists(name):
             raise FileNotFoundError(f"no file or folder {name!r}")
-        return list(_cut_file(name, field))
+        return list(_cut_file(name, column))
     paths = sorted(_files_below(name))
     if not paths:
         raise ValueError(f"the folder {name!r} holds no {', '.join(_SUFFIXES)} file")
     passages: list[Passage] = []
     for path in paths:
         try:
-            passages += _cut_file(path, field)
+            passages += _cut_file(path, column)
         except (OSError, ValueError) as error:
             warnings.warn(f"left out: {error}", stacklevel=2)
     return passages
@@ -131,14 +131,14 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _cut_file(path: str, field: str) -> Iterator[Passage]:
+def _cut_file(path: str, column: str) -> Iterator[Passage]:
     text = decode_text(Path(path).read_bytes(), path)
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ValueError(f"{path} is not a text file: it has a NUL in line {line}")
     lines = text.split("\n")
     if _suffix(path) in _RECORDS:
-        whole = _records(path, lines, field)
+        whole = _records(path, lines, column)
     elif _suffix(path) in _MARKDOWN:
         whole = _Blocks(path, markdown=True).cut(lines)
     elif "" in (line.strip() for line in text.strip().split("\n")):
@@ -154,7 +154,7 @@ def _has_words(text: str) -> bool:
     return any(character.isalnum() for character in text)
 
 
-def _records(path: str, lines: list[str], field: str) -> Iterator[Passage]:
+def _records(path: str, lines: list[str], column: str) -> Iterator[Passage]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -165,11 +165,11 @@ def _records(path: str, lines: list[str], field: str) -> Iterator[Passage]:
         title: object = ""
         if isinstance(record, dict):
             names = ", ".join(record)
-            title, record = record.get("title"), record.get(field)
+            title, record = record.get("title"), record.get(column)
             if not isinstance(record, str):
                 raise ValueError(
-                    f"{path}, line {number}: no text under {field!r}, found the names {names}; "
-                    f"choose one with --field"
+                    f"{path}, line {number}: no text under {column!r}, found the names {names}; "
+                    f"choose one with --column"
                 )
         elif not isinstance(record, str):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A corpus job that is killed at a random moment, and resumed until it is done."""
+"""A corpus run that is killed at a random moment, and resumed until it is done."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def run_killed(arguments: Sequence[str], output: Path, whole_s: float, seed: int
         return n_kills
 
 
-def write_corpus(path: Path, n_rows: int) -> None:
+def write_corpus(path: Path, n_records: int) -> None:
     """JSON lines: some repeated, some bad."""
     with open(path, "w", encoding="utf-8") as file:
-        for i in range(n_rows):
+        for i in range(n_records):
             if i % 97 == 5:
                 file.write('{"id": 1, "text": 5}\n' if i % 2 else "not JSON\n")
             else:
-                text = f"row {i % (n_rows * 3 // 4)} 重力 {i * 7919 % 1003}"
+                text = f"row {i % (n_records * 3 // 4)} 重力 {i * 7919 % 1003}"
                 file.write(f'{{"id": {i}, "text": "{text}"}}\n')

@@ -1,7 +1,7 @@
-"""One corpus job: rows in, distinct texts through the model, a result that appears whole.
+"""One corpus run: reads records, encodes their distinct texts, writes the result in one step.
 
-The vectors don't depend on how rows are cut into chunks, nor on when the ledger was committed, so a
-job that was killed and resumed writes the same bytes as one that was not.
+The vectors depend neither on how records are cut into chunks nor on when the ledger was committed,
+so a run that was killed and resumed writes the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from ..errors import NonFiniteError
 from .distinct import DIGEST_BYTES, Distinct
 from .ledger import BAD, Ledger
 from .output import Block, ColumnTypes, write_jsonl, write_npy, write_parquet
-from .rows import Row, Source, import_parquet, read_rows
+from .records import Record, Source, import_parquet, read_records
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
 
-__all__ = ["Corpus", "Summary", "remove_folder", "run_job"]
+__all__ = ["Corpus", "Summary", "remove_folder", "run_corpus"]
 
-_CHUNK_ROWS = 2048
+_CHUNK_RECORDS = 2048
 _CHUNK_CHARACTERS = 1 << 17  # what a killed process may lose, three times over
 _CHUNKS_AHEAD = 3
 _COMMIT_S = 1.0
-_BLOCK_ROWS = 4096
+_BLOCK_RECORDS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +50,38 @@ class Corpus:
     ----------
     sources : sequence of Source
     column : str or None
-        Where the text is; None: `read_rows` chooses.
+        The column of the text; None: `read_records` chooses.
     keep : list of str
-        Columns to carry over.
+        Columns to copy to the output.
     """
 
     sources: Sequence[Source]
     column: str | None
     keep: list[str]
 
-    def rows(self) -> Iterator[Row]:
-        """Every row of every file."""
+    def records(self) -> Iterator[Record]:
+        """Reads every record of every file."""
         for source in self.sources:
-            yield from read_rows(source, self.column, self.keep)
+            yield from read_records(source, self.column, self.keep)
 
 
 class Summary(NamedTuple):
-    """The outcome of a job."""
+    """The counts of a finished run."""
 
-    n_rows: int
+    n_records: int
     n_bad: int
     n_distinct: int
-    truncation: Truncation  # `longest_index` is a row's number
+    truncation: Truncation  # `longest_index` is a record's index
 
 
 class _Chunk(NamedTuple):
-    rows: list[Row]
-    numbers: npt.NDArray[np.int64]  # (n,): of each row's vector, or BAD
-    new: list[int]  # indices of rows whose text comes for the first time
+    records: list[Record]
+    numbers: npt.NDArray[np.int64]  # (n,): of each record's vector, or BAD
+    new: list[int]  # indices of records whose text comes for the first time
     digest: str  # of everything up to here
 
 
-def run_job(
+def run_corpus(
     model: Embedder,
     corpus: Corpus,
     folder: Path,
@@ -92,25 +92,25 @@ def run_job(
     prefix: str,
     on_done: Callable[[int], None],
 ) -> Summary:
-    """Reads, computes, and writes the result.
+    """Encodes a corpus and writes the result.
 
     Parameters
     ----------
     model : Embedder
     corpus : Corpus
     folder : Path
-        Of the ledger; one that is there already is gone on with. Removed at the end.
+        Ledger directory. Resumed if it exists; deleted on success.
     publish : callable
-        Given a function that writes the result to a file, and the file of bad rows, one JSON
-        object per line, makes both appear.
+        Called with a function that writes the result to a file, and with the path of the bad
+        records (one JSON object per line); publishes both.
     format : {"npy", "jsonl", "parquet"}
-        Of the result.
+        Format of the result.
     dim : int or None
-        Floats per vector.
+        Floats per vector; None: all.
     prefix : str
         Put before every text.
     on_done : callable
-        Told how many more rows are done.
+        Called with the number of records just finished.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def run_job(
     def write(file: IO[bytes]) -> None:
         blocks = _blocks(ledger, bool(corpus.keep))
         if format == "npy":
-            write_npy(file, blocks, state.n_rows, dim)
+            write_npy(file, blocks, state.n_records, dim)
         elif format == "jsonl":
             write_jsonl(file, blocks, corpus.keep)
         else:
@@ -144,17 +144,17 @@ def run_job(
         _compute(model, corpus, ledger, dim, prefix, types, on_done)
         publish(write, folder / "bad")
     except BaseException:
-        if state.n_rows == 0:  # nothing is lost
+        if state.n_records == 0:  # nothing is lost
             remove_folder(folder)
         raise
     finally:
         ledger.close()
     remove_folder(folder)
-    return Summary(state.n_rows, state.n_bad, state.n_vectors, state.truncation)
+    return Summary(state.n_records, state.n_bad, state.n_vectors, state.truncation)
 
 
 def remove_folder(folder: Path) -> None:
-    """Takes the folder away at once, then deletes it: no half of it is ever resumed."""
+    """Renames the folder, then deletes it, so that a partly deleted ledger is never resumed."""
     done = folder.with_name(folder.name + ".done")
     shutil.rmtree(done, ignore_errors=True)
     if folder.exists():
@@ -171,8 +171,8 @@ def _compute(
     types: ColumnTypes,
     on_done: Callable[[int], None],
 ) -> None:
-    """Appends to the ledger whatever isn't there yet."""
-    n_finished = ledger.state.n_rows
+    """Encodes the records that are not in the ledger yet, and appends them."""
+    n_finished = ledger.state.n_records
     n_seen = 0
     pending: deque[tuple[_Chunk, Future[_Result]]] = deque()
     committed_at = time.monotonic()
@@ -182,22 +182,22 @@ def _compute(
         nonlocal committed_at
         chunk, result = pending.popleft()
         _append(ledger, chunk, result.result(), model.max_length)
-        on_done(len(chunk.rows))
+        on_done(len(chunk.records))
         if time.monotonic() - committed_at > _COMMIT_S:
             ledger.commit()
             committed_at = time.monotonic()
 
     try:
         for chunk in _chunks(corpus):
-            for row in chunk.rows:
-                if row.text is not None:
-                    types.add(row.kept)
-            n_seen += len(chunk.rows)
+            for record in chunk.records:
+                if record.text is not None:
+                    types.add(record.kept)
+            n_seen += len(chunk.records)
             if n_seen <= n_finished:
                 _check_same(ledger, chunk, n_seen)
-                on_done(len(chunk.rows))
+                on_done(len(chunk.records))
                 continue
-            texts = [chunk.rows[i].text or "" for i in chunk.new]
+            texts = [chunk.records[i].text or "" for i in chunk.new]
             pending.append((chunk, workers.submit(_encode, model, texts, prefix, dim)))
             if len(pending) == _CHUNKS_AHEAD:
                 take()
@@ -214,33 +214,33 @@ def _compute(
 
 
 def _check_same(ledger: Ledger, chunk: _Chunk, n_seen: int) -> None:
-    if n_seen == ledger.state.n_rows and chunk.digest != ledger.state.digest:
+    if n_seen == ledger.state.n_records and chunk.digest != ledger.state.digest:
         raise _changed(ledger)
 
 
 def _changed(ledger: Ledger) -> ValueError:
     return ValueError(
-        f"the input is not the one that {ledger.folder} was begun with: restore it, or "
-        f"delete the folder and start anew"
+        f"the input differs from the one that {ledger.folder} was begun with: restore it, or "
+        f"delete the folder and start again"
     )
 
 
 def _chunks(corpus: Corpus) -> Iterator[_Chunk]:
-    """Cuts rows into runs of at most about `_CHUNK_CHARACTERS`, and numbers their texts."""
+    """Cuts records into chunks of at most about `_CHUNK_CHARACTERS`, and numbers their texts."""
     distinct = Distinct()
     everything = blake2b(digest_size=32)
-    rows = corpus.rows()
-    while chunk := _take(rows):
+    records = corpus.records()
+    while chunk := _take(records):
         digests, good = [], []
-        for index, row in enumerate(chunk):
-            content = row.raw if row.text is None else row.text
+        for index, record in enumerate(chunk):
+            content = record.raw if record.text is None else record.text
             digest = blake2b(content.encode(), digest_size=DIGEST_BYTES).digest()
             everything.update(digest)
-            if row.text is None:
+            if record.text is None:
                 everything.update(b"bad")
                 continue
-            if row.kept:
-                everything.update(json.dumps(row.kept, ensure_ascii=True).encode())
+            if record.kept:
+                everything.update(json.dumps(record.kept, ensure_ascii=True).encode())
             digests.append(digest)
             good.append(index)
         numbers = np.full(len(chunk), BAD, np.int64)
@@ -249,11 +249,11 @@ def _chunks(corpus: Corpus) -> Iterator[_Chunk]:
         yield _Chunk(chunk, numbers, [good[i] for i in new], everything.hexdigest())
 
 
-def _take(rows: Iterator[Row]) -> list[Row]:
+def _take(records: Iterator[Record]) -> list[Record]:
     chunk, n_characters = [], 0
-    for row in islice(rows, _CHUNK_ROWS):
-        chunk.append(row)
-        n_characters += len(row.text or row.raw)
+    for record in islice(records, _CHUNK_RECORDS):
+        chunk.append(record)
+        n_characters += len(record.text or record.raw)
         if n_characters >= _CHUNK_CHARACTERS:
             break
     return chunk
@@ -288,24 +288,24 @@ def _encode(model: Embedder, texts: list[str], prefix: str, dim: int) -> _Result
 
 def _append(ledger: Ledger, chunk: _Chunk, result: _Result, max_length: int) -> None:
     state = ledger.state
-    first_row = state.n_rows
-    lengths = np.zeros(len(chunk.rows), np.int64)
+    first_record = state.n_records
+    lengths = np.zeros(len(chunk.records), np.int64)
     lengths[chunk.new] = result.lengths
-    state.truncation.add(lengths, max_length, first_row)
+    state.truncation.add(lengths, max_length, first_record)
     unfit = np.flatnonzero(np.isnan(result.vectors).any(axis=1)) + state.n_vectors
     state.not_finite.extend(unfit.tolist())
     numbers = chunk.numbers
     if state.not_finite:
         numbers = np.where(np.isin(numbers, state.not_finite), BAD, numbers)
     kept, bad = [], []
-    for index, (row, number) in enumerate(zip(chunk.rows, numbers, strict=True)):
+    for index, (record, number) in enumerate(zip(chunk.records, numbers, strict=True)):
         if number != BAD:
-            if row.kept:
-                kept.append(_line(row.kept))
+            if record.kept:
+                kept.append(_line(record.kept))
             continue
-        reason = row.reason or "its vector is not finite"
-        content = row.raw if row.text is None else row.text
-        bad.append(_line({"row": first_row + index, "reason": reason, "content": content}))
+        reason = record.reason or "its vector is not finite"
+        content = record.raw if record.text is None else record.text
+        bad.append(_line({"row": first_record + index, "reason": reason, "content": content}))
     state.n_bad += len(bad)
     state.digest = chunk.digest
     ledger.append(numbers, result.vectors, b"".join(kept), b"".join(bad))
@@ -320,14 +320,14 @@ def _blocks(ledger: Ledger, has_kept: bool) -> Iterator[Block]:
         open(ledger.folder / "numbers", "rb") as numbers,
         open(ledger.folder / "kept", encoding="utf-8", newline="\n") as kept,
     ):
-        first_row = 0
-        while content := numbers.read(8 * _BLOCK_ROWS):
+        first_record = 0
+        while content := numbers.read(8 * _BLOCK_RECORDS):
             block = np.frombuffer(content, "<i8")
             bad = block == BAD
             values = [
                 tuple(json.loads(kept.readline())) if has_kept and not is_bad else ()
                 for is_bad in bad
             ]
-            rows = np.arange(first_row, first_row + len(block))
-            yield Block(rows, ledger.vectors(block), bad, values)
-            first_row += len(block)
+            indices = np.arange(first_record, first_record + len(block))
+            yield Block(indices, ledger.vectors(block), bad, values)
+            first_record += len(block)

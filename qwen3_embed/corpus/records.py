@@ -1,7 +1,7 @@
-"""Rows of text, CSV, JSON lines and Parquet files, one at a time.
+"""Records of text, CSV, JSON lines and Parquet files, one at a time.
 
-A row that can't be read as a text is a row all the same: it carries the reason, and reading goes
-on behind it.
+A record whose text cannot be read still counts as a record: it carries the reason, and reading
+continues after it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import IO, Any, NamedTuple
 
 __all__ = [
     "FORMATS",
-    "Row",
+    "Record",
     "Source",
-    "count_rows",
+    "count_records",
     "find_sources",
     "import_parquet",
-    "read_rows",
+    "read_records",
 ]
 
 _SUFFIXES = {
@@ -38,23 +38,23 @@ _SUFFIXES = {
 }
 FORMATS = ("text", "csv", "tsv", "jsonl", "parquet")
 STDIN = "-"
-_MAX_ROW_BYTES = 16 << 20
+_MAX_RECORD_BYTES = 16 << 20
 _PARQUET_BATCH = 1024
 _DEFAULT_COLUMN = "text"
 _PARQUET_KEPT = (bool, int, float, str, type(None))
 
 
-class Row(NamedTuple):
-    """One row of the input.
+class Record(NamedTuple):
+    """One record of the input.
 
     Attributes
     ----------
     text : str or None
-        None for a bad row.
+        None for a bad record.
     kept : tuple
-        Of the columns to carry over.
+        Values of the columns to copy to the output.
     raw : str
-        A bad row as it was found.
+        A bad record as it stands in the file.
     reason : str
         Why it is bad.
     """
@@ -67,26 +67,26 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file to read, and how."""
+    """A file to read, and its format."""
 
     name: str
     format: str
 
 
 def find_sources(names: Sequence[str], format: str | None = None) -> list[Source]:
-    """The files that the command line names: files, folders, patterns, "-".
+    """Finds the files that the command line names: files, folders, patterns, "-".
 
     Parameters
     ----------
     names : sequence of str
     format : str, optional
-        One of `FORMATS`, for every file; by default what each name ends in, and text for "-"
-        and for endings that say nothing.
+        One of `FORMATS`, for every file; by default from each file's suffix, and text for "-" and
+        unknown suffixes.
 
     Raises
     ------
     FileNotFoundError
-        A name with no file behind it.
+        A name without a file.
     """
     sources = []
     for name in names:
@@ -106,17 +106,17 @@ def find_sources(names: Sequence[str], format: str | None = None) -> list[Source
             files, wanted = [name], ""
         else:
             files = sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path))
-            wanted = "a file of that pattern"
+            wanted = "a file that matches it"
         if not files:
-            raise FileNotFoundError(f"{name!r} holds nothing to read, expected {wanted}")
+            raise FileNotFoundError(f"{name!r} contains nothing to read, expected {wanted}")
         for file in files:
             found = _SUFFIXES.get(Path(file).suffix.lower(), "text")
             sources.append(Source(file, format or found))
     return sources
 
 
-def count_rows(sources: Sequence[Source]) -> int | None:
-    """The number of rows, about (a quoted line break in CSV counts); None with "-"."""
+def count_records(sources: Sequence[Source]) -> int | None:
+    """Counts records, approximately: a quoted line break in CSV counts. None if "-" is read."""
     total = 0
     for source in sources:
         if source.name == STDIN:
@@ -130,43 +130,43 @@ def count_rows(sources: Sequence[Source]) -> int | None:
     return total
 
 
-def read_rows(source: Source, column: str | None, keep: Sequence[str]) -> Iterator[Row]:
-    """The rows of one file, in order.
+def read_records(source: Source, column: str | None, keep: Sequence[str]) -> Iterator[Record]:
+    """Reads the records of one file, in order.
 
     Parameters
     ----------
     source : Source
     column : str, optional
-        Where the text is; by default "text", or the only column of a CSV or Parquet file.
+        The column of the text; by default "text", or the only column of a CSV or Parquet file.
     keep : sequence of str
-        Columns to carry over.
+        Columns to copy to the output.
 
     Raises
     ------
     ValueError
-        No such column, or a file that isn't what its format says.
+        No such column, or a file that is not in its format.
     OSError
-        It can't be read.
+        The file cannot be read.
     """
     if source.format == "parquet":
-        yield from _parquet_rows(source.name, column, keep)
+        yield from _parquet_records(source.name, column, keep)
         return
     with nullcontext(sys.stdin.buffer) if source.name == STDIN else open(source.name, "rb") as file:
         if source.format == "text":
-            yield from _text_rows(file, source.name, column, keep)
+            yield from _text_records(file, source.name, column, keep)
         elif source.format == "jsonl":
-            yield from _json_rows(file, column or _DEFAULT_COLUMN, keep)
+            yield from _json_records(file, column or _DEFAULT_COLUMN, keep)
         else:
             delimiter = "," if source.format == "csv" else "\t"
-            yield from _csv_rows(file, source.name, column, keep, delimiter)
+            yield from _csv_records(file, source.name, column, keep, delimiter)
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes | None]:
-    """Lines without their ends; None for one that is too long to be a text."""
+    """Reads lines without their line ends; None for a line that is too long to be a text."""
     first = True
-    while line := file.readline(_MAX_ROW_BYTES + 1):
-        if len(line) > _MAX_ROW_BYTES and not line.endswith(b"\n"):
-            while (rest := file.readline(_MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
+    while line := file.readline(_MAX_RECORD_BYTES + 1):
+        if len(line) > _MAX_RECORD_BYTES and not line.endswith(b"\n"):
+            while (rest := file.readline(_MAX_RECORD_BYTES)) and not rest.endswith(b"\n"):
                 pass
             yield None
         else:
@@ -176,18 +176,18 @@ def _lines(file: IO[bytes]) -> Iterator[bytes | None]:
         first = False
 
 
-_TOO_LONG = Row(None, reason=f"longer than {_MAX_ROW_BYTES} bytes")
+_TOO_LONG = Record(None, reason=f"longer than {_MAX_RECORD_BYTES} bytes")
 
 
-def _bad(raw: bytes | str, reason: str) -> Row:
+def _bad(raw: bytes | str, reason: str) -> Record:
     if isinstance(raw, bytes):
-        return Row(None, raw=raw.decode("utf-8", "backslashreplace"), reason=reason)
-    return Row(None, raw=raw.encode("utf-8", "backslashreplace").decode(), reason=reason)
+        return Record(None, raw=raw.decode("utf-8", "backslashreplace"), reason=reason)
+    return Record(None, raw=raw.encode("utf-8", "backslashreplace").decode(), reason=reason)
 
 
-def _text_rows(
+def _text_records(
     file: IO[bytes], name: str, column: str | None, keep: Sequence[str]
-) -> Iterator[Row]:
+) -> Iterator[Record]:
     for wanted in (column, *keep):
         if wanted not in (None, _DEFAULT_COLUMN):
             raise ValueError(
@@ -203,16 +203,16 @@ def _text_rows(
         except UnicodeDecodeError as error:
             yield _bad(line, f"not UTF-8 at byte {error.start}")
         else:
-            yield Row(text, (text,) * len(keep))
+            yield Record(text, (text,) * len(keep))
 
 
-def _json_rows(file: IO[bytes], column: str, keep: Sequence[str]) -> Iterator[Row]:
+def _json_records(file: IO[bytes], column: str, keep: Sequence[str]) -> Iterator[Record]:
     for line in _lines(file):
         if line is None:
             yield _TOO_LONG
             continue
         if not line.strip():
-            continue  # no row, as after the last line
+            continue  # not a record: often the end of the file
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -224,24 +224,24 @@ def _json_rows(file: IO[bytes], column: str, keep: Sequence[str]) -> Iterator[Ro
             found = type(value[column]).__name__ if column in value else "missing"
             yield _bad(line, f"{column!r} is {found}, expected a string")
         else:
-            yield _unicode(Row(value[column], tuple(value.get(name) for name in keep)), line)
+            yield _unicode(Record(value[column], tuple(value.get(name) for name in keep)), line)
 
 
-def _unicode(row: Row, raw: bytes | str) -> Row:
-    """The row, or a bad one where JSON or CSV brought in what is no Unicode."""
+def _unicode(record: Record, raw: bytes | str) -> Record:
+    """The record, or a bad one if JSON or CSV contains a lone surrogate."""
     try:
-        for value in (row.text, *row.kept):
+        for value in (record.text, *record.kept):
             if isinstance(value, str):
                 value.encode()
     except UnicodeEncodeError as error:
         return _bad(raw, f"not Unicode at character {error.start}")
-    return row
+    return record
 
 
-def _csv_rows(
+def _csv_records(
     file: IO[bytes], name: str, column: str | None, keep: Sequence[str], delimiter: str
-) -> Iterator[Row]:
-    csv.field_size_limit(_MAX_ROW_BYTES)
+) -> Iterator[Record]:
+    csv.field_size_limit(_MAX_RECORD_BYTES)
     lines = TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.reader(lines, delimiter=delimiter)
     try:
@@ -256,15 +256,15 @@ def _csv_rows(
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Row(None, reason=f"line {reader.line_num}: {error}")
+                yield Record(None, reason=f"line {reader.line_num}: {error}")
                 continue
             if not fields:
-                continue  # an empty line is no row
+                continue  # an empty line is not a record
             raw = delimiter.join(fields)
             if len(fields) != len(header):
                 yield _bad(raw, f"{len(fields)} fields, expected {len(header)}")
             else:
-                yield _unicode(Row(fields[place], tuple(fields[i] for i in kept)), raw)
+                yield _unicode(Record(fields[place], tuple(fields[i] for i in kept)), raw)
     finally:
         lines.detach()
 
@@ -277,8 +277,8 @@ def _place(name: str, columns: Sequence[str], wanted: str | None) -> int:
         wanted = _DEFAULT_COLUMN
     if wanted not in columns:
         raise ValueError(
-            f"{name} has no column {wanted!r}; it has {', '.join(map(repr, columns))}: "
-            f"choose one with --column"
+            f"{name} has no column {wanted!r}, expected one of "
+            f"{', '.join(map(repr, columns))}: choose it with --column"
         )
     return list(columns).index(wanted)
 
@@ -298,7 +298,7 @@ def _parquet(name: str) -> Any:
     return import_parquet().ParquetFile(name)
 
 
-def _parquet_rows(name: str, column: str | None, keep: Sequence[str]) -> Iterator[Row]:
+def _parquet_records(name: str, column: str | None, keep: Sequence[str]) -> Iterator[Record]:
     with _parquet(name) as file:
         columns = file.schema_arrow.names
         column = columns[_place(name, columns, column)]
@@ -310,16 +310,16 @@ def _parquet_rows(name: str, column: str | None, keep: Sequence[str]) -> Iterato
             for text, *others in zip(batch.column(column).to_pylist(), *kept, strict=True):
                 if isinstance(text, str):
                     _check_kept(name, keep, others)
-                    yield Row(text, tuple(others))
+                    yield Record(text, tuple(others))
                 else:
                     found = type(text).__name__
-                    yield Row(None, reason=f"{column!r} is {found}, expected a string")
+                    yield Record(None, reason=f"{column!r} is {found}, expected a string")
 
 
 def _check_kept(name: str, keep: Sequence[str], values: Sequence[Any]) -> None:
     for column, value in zip(keep, values, strict=True):
         if not isinstance(value, _PARQUET_KEPT):
             raise ValueError(
-                f"{name}: column {column!r} holds {type(value).__name__}, and only numbers, "
-                f"strings and booleans can be kept"
+                f"{name}: column {column!r} contains {type(value).__name__}, and --keep copies "
+                f"numbers, strings and booleans only"
             )
