@@ -4,7 +4,6 @@ BUILD ?= --inplace
 PYTEST = $(PYTHON) -m pytest -n 2
 QUICK = source_rules api engine ops mini cli files inputs server search
 ASAN = engine ops api safetensors
-ARCHS = 80;86;89;90a;100;120+ptx
 C_FILES = git ls-files '*.c' '*.h' '*.cu' '*.cuh'
 files = $(foreach name,$(1),tests/test_$(name).py)
 
@@ -53,4 +52,4 @@ wheel:
 
 release:
 	$(PYTHON) -m build -q --sdist --no-isolation
-	QWEN3_EMBED_CUDA=1 QWEN3_EMBED_CUDA_ARCHS="$(ARCHS)" $(PYTHON) -m pip wheel -q --no-deps -w dist dist/*.tar.gz
+	QWEN3_EMBED_CUDA=1 QWEN3_EMBED_CUDA_ARCHS=release $(PYTHON) -m pip wheel -q --no-deps -w dist dist/*.tar.gz

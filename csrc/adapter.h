@@ -1,9 +1,9 @@
-/* adapter.h: weights that stand in for some of a model's own.
+/* adapter.h: weights that replace some of a model's own.
  *
- * An adapter is a whole table of weights of which most point where the model's do, so a
- * forward pass takes either and never asks which. (Of an unloaded model that is
- * nowhere: a device with copies is given what differs.) Merging is Python's: here the
- * merged tensors are checked and put in their places. */
+ * An adapter is a whole table of weights, most of which point to the model's, so a
+ * forward pass treats it like any other table. (If the model is unloaded, those
+ * pointers are NULL: its device has copies and is given only the replaced tensors.)
+ * Python merges the tensors; this file checks them and builds the table. */
 #ifndef QE_ADAPTER_H
 #define QE_ADAPTER_H
 

@@ -1,9 +1,9 @@
-/* cuda_library.c: loads libcublasLt, then libqe_cuda.so, which finds the former by its
- * name among the libraries already loaded. The driver is asked for first: who has none
- * need not install the rest.
+/* cuda_library.c: loads libcublasLt, then libqe_cuda.so, which finds it by its name
+ * among the loaded libraries. The driver is tried first, because without one there is
+ * no use in installing the rest.
  *
- * Neither is ever unloaded: a CUDA runtime does not survive that. Loading again only
- * counts, so there is no state to keep here. */
+ * The libraries are never unloaded: a CUDA runtime does not survive that. Loading them
+ * again only counts references, so this file keeps no state. */
 #include "cuda_library.h"
 
 #include <dlfcn.h>
@@ -13,7 +13,7 @@
 #define DRIVER_LIBRARY "libcuda.so.1"
 #define CUBLAS_LIBRARY "libcublasLt.so.13"
 
-/* NULL on success, else what went wrong. */
+/* Returns NULL on success, else the reason. */
 static const char *
 load(const char *path)
 {
@@ -24,7 +24,7 @@ load(const char *path)
     return reason == NULL ? "not loaded, no reason given" : reason;
 }
 
-/* Leaves in reasons why each place failed, or "" once one did not. */
+/* Sets reasons to why each place failed, or to "" if one did not. */
 static void
 load_cublas(const char *folder, char *reasons, size_t n_reasons)
 {

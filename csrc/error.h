@@ -1,8 +1,8 @@
 /* error.h: the only way to report a failure.
  *
- * A fallible function returns 0 or a negative enum qe_status, and takes a
- * struct qe_error, owned by its caller, as its last parameter. The message names
- * the thing, what was found and what was expected. */
+ * A function that can fail returns 0 or a negative enum qe_status, and takes a
+ * struct qe_error, owned by its caller, as its last parameter. The message names the
+ * thing, what was found and what was expected. */
 #ifndef QE_ERROR_H
 #define QE_ERROR_H
 
@@ -11,11 +11,11 @@ enum qe_status {
     QE_EVALUE = -1,     /* an argument out of range                          */
     QE_ENOMEM = -2,     /* host memory                                       */
     QE_EIO = -3,        /* a file operation; os_errno says which             */
-    QE_EFORMAT = -4,    /* a model file that is not what it should be        */
-    QE_ENONFINITE = -5, /* a result with NaN or infinity; index says whose   */
+    QE_EFORMAT = -4,    /* an invalid model file                             */
+    QE_ENONFINITE = -5, /* a result of sequence index with NaN or infinity   */
     QE_EDEVICE = -6,    /* device missing or failed                          */
     QE_EDEVICEMEM = -7, /* device memory                                     */
-    QE_ECANCELLED = -8, /* the caller gave up                                */
+    QE_ECANCELLED = -8, /* the caller cancelled                              */
     QE_ECLOSED = -9,    /* the engine was closed                             */
 };
 

@@ -1,5 +1,4 @@
-/* floats.h: the numbers of a BF16, F16 or F32 tensor, in the form that a model keeps.
- */
+/* floats.h: conversion of BF16, F16 and F32 tensors to fp32 and bf16. */
 #ifndef QE_FLOATS_H
 #define QE_FLOATS_H
 
@@ -7,11 +6,11 @@
 
 #include "safetensors.h"
 
-/* out (elements of tensor): exact, from BF16, F16 or F32. */
+/* out (elements of tensor): the exact values of a BF16, F16 or F32 tensor. */
 void qe_floats_to_fp32(const struct qe_tensor *tensor, float *out);
 
-/* out (elements of tensor) bf16, from F16 or F32: rounded to nearest, ties to even;
- * past the largest finite bf16 that is infinity. A NaN stays a NaN. */
+/* out (elements of tensor) bf16: an F16 or F32 tensor rounded to nearest, ties to even;
+ * values beyond the largest finite bf16 become infinity. A NaN stays a NaN. */
 void qe_floats_to_bf16(const struct qe_tensor *tensor, uint16_t *out);
 
 #endif

@@ -1,8 +1,7 @@
-/* json.h: the words of a safetensors header, read one by one.
+/* json.h: reads the tokens of a safetensors header one by one.
  *
- * Not a JSON library: strings, whole numbers and the marks between them, for a caller
- * that knows what must come next. Nothing here calls itself, so depth is the caller's.
- */
+ * It is not a JSON library: it reads strings, whole numbers and punctuation for a
+ * caller that knows which token must come next. Nothing here is recursive. */
 #ifndef QE_JSON_H
 #define QE_JSON_H
 

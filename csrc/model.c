@@ -1,8 +1,8 @@
 /* model.c: finds every weight of a Qwen3 text model in its files, and checks it.
  *
- * The idea: the config says which tensors there must be, and of which shape; that
- * list of slots is filled from the files. A slot that stays empty is a missing tensor,
- * a tensor that fills none is unknown, and both are errors. */
+ * The config determines which tensors there must be, and their shapes: a list of slots,
+ * which is filled from the files. A slot that stays empty is a missing tensor, a tensor
+ * that fills none is unknown, and both are errors. */
 #define _DEFAULT_SOURCE
 #include "model.h"
 

@@ -1,9 +1,9 @@
-/* model.h: the shape of a Qwen3 text model and its weights, each bound once.
+/* model.h: the shape of a Qwen3 text model and its weights.
  *
- * qe_model_open() checks every tensor's name, dtype, shape and place; after it,
- * no code checks a shape again. bf16 matrices are used where they lie in the
- * mapped files; vectors become aligned fp32; F16 and F32 matrices are rounded
- * once to bf16 into memory that the model owns. */
+ * qe_model_open() checks the name, dtype, shape and place of every tensor; no code
+ * after it checks a shape again. bf16 matrices are used where they lie in the mapped
+ * files; vectors become aligned fp32; F16 and F32 matrices are rounded once to bf16
+ * into memory that the model owns. */
 #ifndef QE_MODEL_H
 #define QE_MODEL_H
 
@@ -41,7 +41,7 @@ struct qe_layer {
     const void *down_proj;                 /* (C, I)        bf16, any alignment */
 };
 
-/* What a forward pass multiplies by. */
+/* The weights of a forward pass. */
 struct qe_weights {
     const void *embed_tokens; /* (V, C) bf16, any alignment */
     const float *norm;        /* (C) */
@@ -68,12 +68,12 @@ struct qe_model {
 int qe_model_open(const struct qe_config *config, const char *const *paths, int n_paths,
                   struct qe_model *model, struct qe_error *err);
 
-/* Maps the layers' pages on a thread, in the order of a forward pass, for an engine
- * that computes on them where they lie. At most once. */
+/* Starts a thread that maps the pages of the layers in the order of a forward pass, for
+ * an engine that reads weights in place. At most once. */
 void qe_model_prefetch(struct qe_model *model);
 
-/* Lets go of the weights, for an engine whose device has copies: the shape stays, and
- * a table that leads nowhere. */
+/* Releases the weights, for an engine whose device has copies. The shape stays; the
+ * pointers of the table become NULL. */
 void qe_model_unload(struct qe_model *model);
 
 /* Accepts a zeroed or half-opened model. */

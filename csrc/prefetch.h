@@ -1,8 +1,8 @@
 /* prefetch.h: a thread that maps the pages of weights before the first forward pass
- * asks for them.
+ * reads them.
  *
- * A hint and nothing more: where a thread or the kernel's help can't be had, the pages
- * are mapped when they are touched, as without it. */
+ * It is only a hint: if a thread or the kernel's help is not available, pages are
+ * mapped when they are first read. */
 #ifndef QE_PREFETCH_H
 #define QE_PREFETCH_H
 

@@ -1,4 +1,4 @@
-/* prefix.c: sort by token ids, then one pass over neighbours.
+/* prefix.c: sorts texts by token ids, then makes one pass over neighbours.
  *
  * A group grows while the tokens it saves, (members - 1) x common length, do not
  * shrink. Greedy and one level deep: enough for instructions, rerankers' queries and

@@ -1,10 +1,10 @@
-/* prefix.h: finds the beginnings that texts of one batch share. */
+/* prefix.h: finds common beginnings of the texts of a batch. */
 #ifndef QE_PREFIX_H
 #define QE_PREFIX_H
 
 #include "backend.h"
 
-/* A group of texts is worth a shared prefix when it saves this many tokens. */
+/* The least number of tokens that a shared prefix must save. */
 #define QE_PREFIX_MIN_SAVED_TOKENS 256
 
 /* A sequence and its place in the batch, for sorting. */
@@ -13,11 +13,11 @@ struct qe_prefix_item {
     int index;
 };
 
-/* Rewrites a batch's sequences so that shared beginnings are sequences of their own.
+/* Rewrites the sequences of a batch so that shared beginnings become sequences.
  *
  * seqs (n_seqs) have no prefix. out (n_seqs + n_seqs / 2) receives the prefixes, then
  * the texts in their order, each shortened to its own tokens, at least one. items
- * (n_seqs) is scratch. Returns how many prefixes there are. */
+ * (n_seqs) is scratch. Returns the number of prefixes. */
 int qe_prefix_share(const struct qe_seq *seqs, int n_seqs, struct qe_seq *out,
                     struct qe_prefix_item *items);
 

@@ -1,8 +1,8 @@
 /* safetensors.c: opens and checks one safetensors file.
  *
- * The idea: a header is an object of objects of known keys, so it is read in one pass
- * of fixed depth, and nothing in it is believed before it is compared with the size of
- * the file. Then the tensors, sorted by place, must cover the data exactly. */
+ * A header is an object of objects with known keys, so it is read in one pass of fixed
+ * depth. Every number in it is checked against the size of the file before it is used.
+ * The tensors, sorted by place, must cover the data exactly. */
 #define _DEFAULT_SOURCE
 #include "safetensors.h"
 

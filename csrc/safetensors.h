@@ -1,8 +1,8 @@
-/* safetensors.h: one model file, mapped read-only; its header parsed strictly.
+/* safetensors.h: one model file, mapped read-only, with a strict parser of its header.
  *
- * Owns the mapping and the index of tensors. Accepts what the reference reader
- * accepts, less what no model needs: contiguous, complete, no overlap, no
- * duplicate, checked sizes. Tensor data may lie at any byte offset, odd ones too. */
+ * It owns the mapping and the index of tensors. It accepts the files of the reference
+ * reader in which tensors are contiguous, complete and distinct, do not overlap and
+ * have correct sizes. Tensor data may begin at any byte offset, odd ones too. */
 #ifndef QE_SAFETENSORS_H
 #define QE_SAFETENSORS_H
 

@@ -1,11 +1,11 @@
-/* thread.h: how a thread of the engine's own begins. */
+/* thread.h: starts a thread of the engine. */
 #ifndef QE_THREAD_H
 #define QE_THREAD_H
 
 #include <pthread.h>
 #include <signal.h>
 
-/* As pthread_create() with default attributes, but the thread takes no signals: they
+/* As pthread_create() with default attributes, but the thread blocks all signals, which
  * are for the threads of the program. */
 static inline int
 qe_thread_start(pthread_t *thread, void *(*run)(void *), void *argument)

@@ -1,4 +1,4 @@
-/* weight_table.c: the table, and what is read off it. */
+/* weight_table.c: the table of tensors, and functions that read it. */
 #include "weight_table.h"
 
 #include <stdio.h>

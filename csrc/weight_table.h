@@ -1,4 +1,4 @@
-/* weight_table.h: which tensors a Qwen3 text model has: their names and shapes. */
+/* weight_table.h: the names and shapes of the tensors of a Qwen3 text model. */
 #ifndef QE_WEIGHT_TABLE_H
 #define QE_WEIGHT_TABLE_H
 
@@ -9,8 +9,8 @@
 #define QE_WEIGHT_NAME_BYTES 112 /* room for the longest name                       */
 #define QE_PREFIX_BYTES 48       /* ... and for the longest prefix of names         */
 
-/* The sizes that shapes are made of: of one element, or as in struct qe_config; Q and
- * KV are heads times head_dim. */
+/* The dimensions of shapes: one element, or as in struct qe_config; Q and KV are
+ * numbers of heads times head_dim. */
 enum qe_size { QE_NONE, QE_ONE, QE_C, QE_I, QE_Q, QE_KV, QE_HS, QE_V, QE_N_SIZES };
 
 struct qe_weight {
@@ -25,8 +25,8 @@ struct qe_weight {
 extern const struct qe_weight qe_layer_weights[QE_N_LAYER_WEIGHTS];
 extern const struct qe_weight qe_embed_tokens, qe_norm;
 
-/* May be absent, have no prefix and are not bound: no pass makes logits. What a
- * reranker needs of them, a vector, Python reads and applies to the pooled row. */
+/* Output heads: they may be absent, have no prefix and are not bound, because no pass
+ * computes logits. Python reads the part that a reranker needs. */
 extern const struct qe_weight qe_heads[QE_N_HEADS];
 
 void qe_weight_sizes(const struct qe_config *config, uint64_t sizes[QE_N_SIZES]);

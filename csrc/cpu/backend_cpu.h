@@ -1,4 +1,4 @@
-/* backend_cpu.h: the CPU behind the seam of backend.h. */
+/* backend_cpu.h: the CPU as a backend. */
 #ifndef QE_BACKEND_CPU_H
 #define QE_BACKEND_CPU_H
 

@@ -14,17 +14,17 @@
 
 #include "isa.h"
 
-/* Where one sequence's keys and values are. */
+/* The place of one sequence's keys and values. */
 struct qe_kv_span {
     size_t offset; /* of head 0, in elements; head i lies i * n_stored * HS further */
     int first; /* text position of the first stored key, a multiple of QE_KEY_TILE  */
     int n_copied; /* positions copied from the prefix, before the own ones */
-    int n_keys; /* text positions in all                                             */
+    int n_keys; /* positions of the text                                             */
     int n_stored; /* positions stored, padding included */
 };
 
-/* The span of a sequence of n_tokens own tokens after n_prefix; offset is left to the
- * caller. */
+/* The span of a sequence of n_tokens own tokens after n_prefix. The caller sets
+ * offset. */
 struct qe_kv_span qe_kv_span(int n_prefix, int n_tokens);
 
 /* keys, values: one head's storage of the span. key, value (HS) go to text position. */

@@ -1,4 +1,4 @@
-/* ops.h: what happens to one row between the matrix products.
+/* ops.h: the operations on single rows between the matrix products.
  *
  * Norms, RoPE, softmax and L2 are computed in fp32 and rounded once, to bf16, where a
  * matrix product reads the result. Rows of h and vectors of weights are padded with
@@ -11,7 +11,7 @@
 /* Positions in one key tile. Tiles are cut by position in the text, so that a text's
  * bits do not depend on where it lies in a batch or what prefix it shares. */
 #define QE_KEY_TILE 64
-/* Rows of queries that run against a tile together. */
+/* Rows of queries that are multiplied by a tile together. */
 #define QE_QUERY_BLOCK 48
 
 /* Queries of the heads of one group against the keys of one text. */
@@ -28,7 +28,7 @@ struct qe_attend {
     int n_prefix;        /* positions there; a multiple of QE_KEY_TILE          */
     const qe_bf16 *keys; /* tiles from n_prefix on, see kv.h                    */
     const qe_bf16 *values;
-    int n_keys; /* positions in the text, all told                     */
+    int n_keys; /* positions of the text                               */
 };
 
 struct qe_softmax_row {
@@ -36,7 +36,7 @@ struct qe_softmax_row {
     float denominator; /* of the probabilities so far                    */
 };
 
-/* Floats of scratch that a head needs, and qe_attend in all. */
+/* Floats of scratch per head, and for qe_attend in total. */
 #define QE_HEAD_FLOATS(head_dim) (QE_QUERY_BLOCK * ((head_dim) + 2))
 #define QE_ATTEND_FLOATS(head_dim, n_heads) \
     ((n_heads)*QE_HEAD_FLOATS(head_dim) +   \

@@ -1,4 +1,4 @@
-/* peak.h: what the machine can do at most, measured. */
+/* peak.h: measured limits of the machine. */
 #ifndef QE_PEAK_H
 #define QE_PEAK_H
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -110,8 +110,8 @@ def decode(body: bytes | Raw, kind: type[Body], param: str | None = None) -> Bod
         raise Problem(400, f"the body is not as expected: {error}", param=param) from None
 
 
-def decode_inputs(raw: Raw, max_inputs: int, param: str) -> tuple[Texts, bool]:
-    """The texts or token ids of a request, and whether it was one alone.
+def decode_inputs(raw: Raw, max_inputs: int, param: str) -> Texts:
+    """The texts or token ids of a request; one alone becomes a list of one.
 
     The number of lists is looked at before they are made: two bytes of JSON are a list of 56.
 
@@ -121,21 +121,18 @@ def decode_inputs(raw: Raw, max_inputs: int, param: str) -> tuple[Texts, bool]:
         400 for another type, 422 for too many.
     """
     content = bytes(raw).lstrip()
-    found: Any
+    found: Texts
     if content.startswith(b'"'):
-        return [decode(content, str, param)], True
+        return [decode(content, str, param)]
     inner = content[1:].lstrip()[:1]
     if content.startswith(b"[") and inner == b"[":
         if content.count(b"[") > max_inputs + 1:
             raise _too_many("more", max_inputs, param)
         found = decode(content, list[list[TokenId]], param)
-        single = False
     elif content.startswith(b"[") and inner.isdigit():
         found = [decode(content, list[TokenId], param)]
-        single = True
     elif content.startswith(b"["):
         found = decode(content, list[str], param)
-        single = False
     else:
         raise Problem(
             400,
@@ -147,7 +144,7 @@ def decode_inputs(raw: Raw, max_inputs: int, param: str) -> tuple[Texts, bool]:
         raise _none(param)
     if len(found) > max_inputs:
         raise _too_many(str(len(found)), max_inputs, param)
-    return found, single
+    return found
 
 
 def check_documents(documents: list[str], max_inputs: int, param: str) -> None:

@@ -19,7 +19,7 @@ async def embeddings(exchange: Exchange) -> Answer:
     """POST /v1/embeddings."""
     body = decode(await exchange.body(), EmbeddingRequest)
     settings = exchange.settings
-    inputs, _ = decode_inputs(body.input, settings.max_inputs, "input")
+    inputs = decode_inputs(body.input, settings.max_inputs, "input")
     name, model, is_query = exchange.registry.embedder(body.model)
     _check_prompt(body)
     kind = body.input_type or ("query" if is_query else None)

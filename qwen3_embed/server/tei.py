@@ -43,7 +43,7 @@ async def embed_texts(exchange: Exchange) -> Answer:
     """POST /embed, and / as TEI has it: a list of vectors."""
     body = decode(await exchange.body(), EmbedRequest)
     settings = exchange.settings
-    inputs, _ = decode_inputs(body.inputs, settings.max_inputs, "inputs")
+    inputs = decode_inputs(body.inputs, settings.max_inputs, "inputs")
     name, model = _first(exchange)
     prefix = prefix_of(model, prompt_name=body.prompt_name)
     if prefix and body.prompt_name and isinstance(inputs[0], list):
@@ -78,7 +78,7 @@ async def rerank_texts(exchange: Exchange) -> Answer:
 async def tokenize(exchange: Exchange) -> Answer:
     """POST /tokenize: the tokens of each text; start and stop count characters."""
     body = decode(await exchange.body(), TokenizeRequest)
-    inputs, _ = decode_inputs(body.inputs, exchange.settings.max_inputs, "inputs")
+    inputs = decode_inputs(body.inputs, exchange.settings.max_inputs, "inputs")
     _, model = _first(exchange)
     prefix = prefix_of(model, prompt_name=body.prompt_name)
     if isinstance(inputs[0], list):

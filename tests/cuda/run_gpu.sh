@@ -11,7 +11,7 @@
 set -u
 cd "$(dirname "$0")/../.."
 OUT=${OUT:-/tmp}
-export QE_ATTENTION_LIBRARY=$PWD/build/attention.so
+export QE_ATTENTION_LIBRARY=$PWD/build/attention.so QE_PLANS_LIBRARY=$PWD/build/plans.so
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 QE_TEST_DEVICE=cuda
 begin=$(date +%s)
 say() { echo "== [$(($(date +%s) - begin)) s] $*"; }
@@ -48,7 +48,21 @@ for part in "$@"; do
         build 90a # of this machine alone: the other architectures are CI's
         nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -Icuda -Icsrc -shared \
             -Xcompiler -fPIC -o "$QE_ATTENTION_LIBRARY" tests/cuda/attention_entry.cu \
-            cuda/attention/attention.cu cuda/attention/attention_sm90.cu
+            cuda/attention/attention.cu cuda/attention/attention_sm90.cu &
+        python3 - <<'END'
+import subprocess
+from csrc.toolkit import find_toolkit
+found = find_toolkit()
+include = [f"-I{path}" for path in ("cuda", "csrc", *found.include)]
+names = ["gemm", "gemm_trial", "plan_cache", "gemm_rows", "gemm_stream"]
+sources = ["tests/cuda/plans_entry.cu", *(f"cuda/products/{name}.cu" for name in names)]
+sources += ["cuda/ops/swiglu.cu", "cuda/stream.cu", "cuda/cuda_error.cu", "csrc/error.c"]
+flags = ["-std=c++20", "-O3", "-gencode", "arch=compute_90a,code=sm_90a", "-t", "0"]
+target = ["-shared", "-Xcompiler", "-fPIC", "-o", "build/plans.so"]
+linked = ["-Xlinker", found.cublas, "-Xlinker", f"-rpath={found.cublas.parent}"]
+subprocess.run([found.nvcc, *flags, *include, *target, *sources, *linked], check=True)
+END
+        wait
         python3 -m qwen3_embed info
         ;;
     tests)
