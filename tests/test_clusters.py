@@ -114,7 +114,7 @@ class TestRay:
 
         def told(**settings: Any) -> Any:
             try:
-                return Qwen3Encoder(str(folder), **settings).embedder.info
+                return Qwen3Encoder(str(folder), settings=settings).embedder.info
             except DeviceError:
                 return {"device": "cuda, which is not here"}
 

@@ -236,7 +236,7 @@ class TestChroma:
             "model": str(folder),
             "dim": 64,
             "instruction": None,
-            "device": "auto",
+            "settings": None,
         }
 
 
@@ -436,31 +436,33 @@ class TestVectorStores:
 
 
 @pytest.mark.parametrize(
-    ("package", "module", "name", "settings"),
+    ("package", "module", "name"),
     [
-        ("langchain_core", "langchain", "Qwen3Embeddings", {"device": "cpu"}),
-        ("langchain_core", "langchain", "Qwen3Rerank", {"settings": {"device": "cpu"}}),
-        ("llama_index.core", "llama_index", "Qwen3Embedding", {"settings": {"device": "cpu"}}),
-        ("llama_index.core", "llama_index", "Qwen3Rerank", {"settings": {"device": "cpu"}}),
-        ("haystack", "haystack", "Qwen3TextEmbedder", {"settings": {"device": "cpu"}}),
-        ("haystack", "haystack", "Qwen3Ranker", {"settings": {"device": "cpu"}}),
-        ("sentence_transformers", "sentence_transformers", "Qwen3Module", {"device": "cpu"}),
-        ("sklearn", "sklearn", "Qwen3Vectorizer", {"device": "cpu"}),
+        ("langchain_core", "langchain", "Qwen3Embeddings"),
+        ("langchain_core", "langchain", "Qwen3Rerank"),
+        ("llama_index.core", "llama_index", "Qwen3Embedding"),
+        ("llama_index.core", "llama_index", "Qwen3Rerank"),
+        ("haystack", "haystack", "Qwen3TextEmbedder"),
+        ("haystack", "haystack", "Qwen3Ranker"),
+        ("sentence_transformers", "sentence_transformers", "Qwen3Module"),
+        ("sklearn", "sklearn", "Qwen3Vectorizer"),
+        ("mteb", "mteb", "Qwen3BiEncoder"),
+        ("mteb", "mteb", "Qwen3CrossEncoder"),
     ],
 )
 def test_settings_of_an_open_model(
-    package: str, module: str, name: str, settings: Any, model: Embedder, ranker: Reranker
+    package: str, module: str, name: str, model: Embedder, ranker: Reranker
 ) -> None:
     """They would be without effect: refused, not ignored."""
     pytest.importorskip(package)
     kind = getattr(import_module(f"qwen3_embed.integrations.{module}"), name)
-    given = ranker if "rank" in name.lower() else model
+    given = ranker if "rank" in name.lower() or "Cross" in name else model
 
     def use() -> None:
-        made = kind(model=given, **settings)
+        made = kind(model=given, settings={"device": "cpu"})
         made.fit(["a"])  # where scikit-learn wants arguments to be looked at
 
-    with pytest.raises(TypeError, match="is open already, too late for device"):
+    with pytest.raises(TypeError, match=r"are given \(device\) for a \w+ that is already open"):
         use()
 
 

@@ -1,4 +1,4 @@
-"""Chroma: an embedding function that a stored collection finds again by its name."""
+"""Chroma: an embedding function, registered by name so that stored collections find it again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from chromadb.api.types import Documents, EmbeddingFunction, Embeddings, Space
 from chromadb.utils.embedding_functions import register_embedding_function
 
 from ..embedder import Embedder
+from .opening import opened
 
 __all__ = ["Qwen3EmbeddingFunction"]
 
@@ -20,12 +21,13 @@ class Qwen3EmbeddingFunction(EmbeddingFunction[Documents]):
     Parameters
     ----------
     model : str
-        As `Embedder` takes it; stored with the collection.
+        A name, as `Embedder` takes it; stored with the collection.
     dim : int, optional
         Floats per vector.
     instruction : str, optional
         For queries.
-    device : str
+    settings : dict, optional
+        Keyword arguments of `Embedder`; stored with the collection, so JSON values only.
 
     Examples
     --------
@@ -38,15 +40,15 @@ class Qwen3EmbeddingFunction(EmbeddingFunction[Documents]):
         model: str = "mini",
         dim: int | None = None,
         instruction: str | None = None,
-        device: str = "auto",
+        settings: dict[str, Any] | None = None,
     ) -> None:
         self._config: dict[str, Any] = {
             "model": model,
             "dim": dim,
             "instruction": instruction,
-            "device": device,
+            "settings": settings,
         }
-        self._embedder = Embedder(model, device=device)
+        self._embedder = opened(Embedder, model, settings)
 
     def __call__(self, input: Documents) -> Embeddings:
         """One vector per document."""
@@ -62,22 +64,22 @@ class Qwen3EmbeddingFunction(EmbeddingFunction[Documents]):
 
     @staticmethod
     def name() -> str:
-        """The name under which Chroma stores it."""
+        """The name under which Chroma stores this function."""
         return "qwen3_embed"
 
     def default_space(self) -> Space:
-        """Unit vectors: cosine."""
+        """Cosine, since the vectors have length 1."""
         return "cosine"
 
     def supported_spaces(self) -> list[Space]:
-        """All of them order unit vectors alike."""
+        """All spaces: they rank vectors of length 1 alike."""
         return ["cosine", "l2", "ip"]
 
     @staticmethod
     def build_from_config(config: dict[str, Any]) -> Qwen3EmbeddingFunction:
-        """The function that `get_config` described."""
+        """Creates the function that `get_config` described."""
         return Qwen3EmbeddingFunction(**config)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that open the same model again."""
+        """The arguments that create this function again."""
         return dict(self._config)

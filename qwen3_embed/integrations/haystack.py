@@ -59,7 +59,7 @@ class Qwen3TextEmbedder(_EmbedderComponent):
     instruction : str, optional
         By default the model's own for queries.
     settings : dict, optional
-        Of `Embedder`.
+        Keyword arguments of `Embedder`.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class Qwen3DocumentEmbedder(_EmbedderComponent):
     instruction : str, optional
         Documents get none, unless told otherwise.
     settings : dict, optional
-        Of `Embedder`.
+        Keyword arguments of `Embedder`.
     meta_fields_to_embed : list of str, optional
         Metadata put before a document's text, such as its title, a line each.
 
@@ -143,7 +143,7 @@ class Qwen3Ranker:
         Documents to keep; by default all.
     instruction : str, optional
     settings : dict, optional
-        Of `Reranker`.
+        Keyword arguments of `Reranker`.
     """
 
     def __init__(

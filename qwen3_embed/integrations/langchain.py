@@ -1,4 +1,4 @@
-"""LangChain: embeddings, and a document compressor that reranks."""
+"""LangChain: `Embeddings`, and a document compressor that reranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import Embeddings
-from pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import ConfigDict, PrivateAttr
 
 from ..embedder import Embedder
 from ..reranker import Reranker
@@ -24,13 +24,13 @@ class Qwen3Embeddings(Embeddings):
     Parameters
     ----------
     model : str or Embedder
-        As `Embedder` takes it, or one that is open already.
+        A name, as `Embedder` takes it, or an open model.
     dim : int, optional
         Floats per vector.
     instruction : str, optional
         For queries; by default the model's own.
-    **settings
-        Of `Embedder`.
+    settings : dict, optional
+        Keyword arguments of `Embedder`.
 
     Examples
     --------
@@ -43,7 +43,7 @@ class Qwen3Embeddings(Embeddings):
         *,
         dim: int | None = None,
         instruction: str | None = None,
-        **settings: Any,
+        settings: dict[str, Any] | None = None,
     ) -> None:
         self.embedder = opened(Embedder, model, settings)
         self.dim = dim
@@ -56,21 +56,21 @@ class Qwen3Embeddings(Embeddings):
         )
 
     def embed_query(self, text: str) -> list[float]:
-        """A query's vector, with the instruction."""
+        """The vector of a query, with the instruction."""
         row = self.embedder.encode_query(text, dim=self.dim, instruction=self.instruction)
         return cast("list[float]", row.tolist())
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        """As `embed_documents`; the engine works while the loop goes on."""
+        """As `embed_documents`, without blocking the event loop."""
         return await asyncio.to_thread(self.embed_documents, texts)
 
     async def aembed_query(self, text: str) -> list[float]:
-        """As `embed_query`."""
+        """As `embed_query`, without blocking the event loop."""
         return await asyncio.to_thread(self.embed_query, text)
 
 
 class Qwen3Rerank(BaseDocumentCompressor):
-    """A `Reranker` as a compressor: the best documents, with "relevance_score" in their metadata.
+    """A `Reranker` as a compressor: keeps the best documents and adds "relevance_score" to each.
 
     Attributes
     ----------
@@ -78,14 +78,14 @@ class Qwen3Rerank(BaseDocumentCompressor):
     top_n : int, optional
         Documents to keep; by default all, in their new order.
     instruction : str, optional
-    settings : dict
-        Of `Reranker`.
+    settings : dict, optional
+        Keyword arguments of `Reranker`.
     """
 
     model: str | Reranker = "Qwen3-Reranker-0.6B"
     top_n: int | None = None
     instruction: str | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any] | None = None
     _ranker: Reranker = PrivateAttr()
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -97,7 +97,7 @@ class Qwen3Rerank(BaseDocumentCompressor):
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
-        """The best documents, best first; they themselves aren't changed."""
+        """Copies of the best documents, best first, with "relevance_score" in the metadata."""
         ranked = self._ranker.rank(
             query,
             [document.page_content for document in documents],

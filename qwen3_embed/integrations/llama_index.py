@@ -16,7 +16,7 @@ from .opening import opened
 
 __all__ = ["Qwen3Embedding", "Qwen3Rerank"]
 
-_BATCH = 2048  # the most that LlamaIndex allows; the engine packs by tokens
+_BATCH = 2048  # LlamaIndex's maximum; the engine packs texts by tokens
 
 
 class Qwen3Embedding(BaseEmbedding):
@@ -30,9 +30,9 @@ class Qwen3Embedding(BaseEmbedding):
     instruction : str, optional
         For queries; by default the model's own.
     settings : dict, optional
-        Of `Embedder`.
+        Keyword arguments of `Embedder`.
     **others
-        Of `BaseEmbedding`.
+        Keyword arguments of `BaseEmbedding`.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class Qwen3Embedding(BaseEmbedding):
 
 
 class Qwen3Rerank(BaseNodePostprocessor):
-    """A `Reranker` as a postprocessor: the best nodes, with its scores.
+    """A `Reranker` as a postprocessor: keeps the best nodes and sets their scores.
 
     Parameters
     ----------
@@ -93,11 +93,11 @@ class Qwen3Rerank(BaseNodePostprocessor):
         Nodes to keep; by default all.
     instruction : str, optional
     settings : dict, optional
-        Of `Reranker`.
+        Keyword arguments of `Reranker`.
     """
 
     top_n: int | None = Field(default=None, description="Nodes to keep.")
-    instruction: str | None = Field(default=None, description="What makes a node right.")
+    instruction: str | None = Field(default=None, description="What makes a node relevant.")
     _ranker: Reranker = PrivateAttr()
 
     def __init__(

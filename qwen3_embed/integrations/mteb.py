@@ -1,7 +1,7 @@
-"""MTEB: models as its encoders and cross-encoders.
+"""MTEB: an encoder and a cross-encoder for `mteb.evaluate`.
 
-Queries get the instruction of their task, documents none, as the authors' evaluation has it: by the
-task's name from `INSTRUCTIONS`, else what MTEB says about the task.
+As in the authors' evaluation, queries get the instruction of their task and documents none. The
+instruction is found by the task's name in `INSTRUCTIONS`; otherwise it is MTEB's own prompt.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from mteb.types import PromptType
 from ..embedder import Embedder
 from ..reranker import Reranker
 from ..templates import DEFAULT_INSTRUCTION, INSTRUCTIONS
+from .opening import opened
 
 __all__ = ["Qwen3BiEncoder", "Qwen3CrossEncoder"]
 
@@ -54,19 +55,27 @@ class Qwen3BiEncoder(AbsEncoder):
 
     Parameters
     ----------
-    model : Embedder
+    model : str or Embedder
     dim : int, optional
         Floats per vector.
+    settings : dict, optional
+        Keyword arguments of `Embedder`.
 
     Examples
     --------
-    >>> mteb.evaluate(Qwen3BiEncoder(Embedder("mini")), tasks)             # doctest: +SKIP
+    >>> mteb.evaluate(Qwen3BiEncoder("mini"), tasks)                       # doctest: +SKIP
     """
 
-    def __init__(self, model: Embedder, dim: int | None = None) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: str | Embedder = "mini",
+        *,
+        dim: int | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self.model = opened(Embedder, model, settings)
         self.dim = dim
-        self.mteb_model_meta = _meta(model, is_cross_encoder=False)
+        self.mteb_model_meta = _meta(self.model, is_cross_encoder=False)
 
     def encode(
         self,
@@ -78,7 +87,7 @@ class Qwen3BiEncoder(AbsEncoder):
         prompt_type: PromptType | None = None,
         **others: Any,
     ) -> npt.NDArray[np.float32]:
-        """(n, dim) float32, in the order of the inputs."""
+        """Vectors of the inputs, in order: (n, dim) float32."""
         texts = _texts(inputs)
         if prompt_type == PromptType.document:
             return self.model.encode_document(texts, dim=self.dim)
@@ -91,12 +100,19 @@ class Qwen3CrossEncoder:
 
     Parameters
     ----------
-    model : Reranker
+    model : str or Reranker
+    settings : dict, optional
+        Keyword arguments of `Reranker`.
     """
 
-    def __init__(self, model: Reranker) -> None:
-        self.model = model
-        self.mteb_model_meta = _meta(model, is_cross_encoder=True)
+    def __init__(
+        self,
+        model: str | Reranker = "Qwen3-Reranker-0.6B",
+        *,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self.model = opened(Reranker, model, settings)
+        self.mteb_model_meta = _meta(self.model, is_cross_encoder=True)
 
     def predict(
         self,
@@ -109,7 +125,7 @@ class Qwen3CrossEncoder:
         prompt_type: PromptType | None = None,
         **others: Any,
     ) -> npt.NDArray[np.float32]:
-        """(n,) float32: a score for each query and its document."""
+        """Scores of each query with its document: (n,) float32."""
         pairs = list(zip(_texts(inputs1), _texts(inputs2), strict=True))
         instruction = _instruction(task_metadata, PromptType.query)
         return np.atleast_1d(self.model.predict(pairs, instruction=instruction))

@@ -1,4 +1,8 @@
-"""A model that a caller names, or has open already."""
+"""Opening a model from its name, for integrations; an open model is used as it is.
+
+Every integration takes `model`, a name or an open model, and `settings`, the keyword arguments to
+open it with. Those that open models on other machines take names only.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +22,18 @@ def opened(
     model: str | os.PathLike[str] | AnyModel,
     settings: Mapping[str, Any] | None,
 ) -> AnyModel:
-    """The model itself if it is open, else one of this name with these settings.
+    """Returns an open model as it is; opens a named one with these settings.
 
     Raises
     ------
     TypeError
-        Settings for an open model: they would be without effect.
+        Settings for an open model, which would have no effect.
     """
     if not isinstance(model, kind):
         return kind(model, **(settings or {}))  # type: ignore[arg-type]
     if settings:
         raise TypeError(
-            f"the {kind.__name__} is open already, too late for {', '.join(settings)}: pass its "
-            f"name, or open it with them"
+            f"settings are given ({', '.join(settings)}) for a {kind.__name__} that is already "
+            f"open: pass the model's name, or open the model with them"
         )
     return model

@@ -1,4 +1,4 @@
-"""Ray Data: a class for `map_batches`, so that each of its actors holds one engine."""
+"""Ray Data: a class for `map_batches`; each actor holds one engine."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ __all__ = ["Qwen3Encoder"]
 class Qwen3Encoder:
     """Adds the vectors of a column of texts to each batch.
 
-    It takes what its actor was given: with `num_gpus=1` that GPU, which is all that the actor
-    sees, else the CPU with as many threads as `num_cpus`.
+    The engine uses the resources that Ray assigned to the actor: with `num_gpus=1` that GPU, which
+    is the only one the actor sees, otherwise the CPU with `num_cpus` threads.
 
     Parameters
     ----------
     model : str
-        As `Embedder` takes it; a folder must be there on every machine.
+        As `Embedder` takes it; a folder must exist on every machine.
     column : str
-        The texts.
+        The column of the texts.
     output : str
         The new column, (n, dim) float32.
     dim : int, optional
         Floats per vector.
     instruction : str, optional
-        For every text; by default they are documents and get none.
-    **settings
-        Of `Embedder`; device and num_threads replace what the actor was given.
+        For every text; by default the texts are documents and get none.
+    settings : dict, optional
+        Keyword arguments of `Embedder`; device and num_threads replace what Ray assigned.
 
     Examples
     --------
@@ -53,20 +53,20 @@ class Qwen3Encoder:
         output: str = "embedding",
         dim: int | None = None,
         instruction: str | None = None,
-        **settings: Any,
+        settings: dict[str, Any] | None = None,
     ) -> None:
         given = ray.get_runtime_context().get_assigned_resources()
-        settings.setdefault("device", "cuda:all" if given.get("GPU") else "cpu")
-        if settings["device"] == "cpu":
-            settings.setdefault("num_threads", max(1, int(given.get("CPU", 1))))
-        self.embedder = Embedder(model, **settings)
+        options = {"device": "cuda:all" if given.get("GPU") else "cpu"} | (settings or {})
+        if options["device"] == "cpu":
+            options.setdefault("num_threads", max(1, int(given.get("CPU", 1))))
+        self.embedder = Embedder(model, **options)
         self.column = column
         self.output = output
         self.dim = dim
         self.instruction = instruction
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """The batch with one column more.
+        """Returns the batch with the column of vectors added.
 
         Parameters
         ----------

@@ -1,6 +1,6 @@
-"""sentence-transformers: a module, so that its evaluators, miners and losses can call the engine.
+"""sentence-transformers: a module, so that its evaluators, miners and losses can use the engine.
 
-There are no gradients: as a teacher or a frozen encoder it serves, to be trained it doesn't.
+No gradients: usable as a teacher or frozen encoder, not trainable.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ class Qwen3Module(InputModule):
     model : str or Embedder
     dim : int, optional
         Floats per vector.
-    **settings
-        Of `Embedder`.
+    settings : dict, optional
+        Keyword arguments of `Embedder`.
     """
 
     def __init__(
-        self, model: str | Embedder = "mini", *, dim: int | None = None, **settings: Any
+        self,
+        model: str | Embedder = "mini",
+        *,
+        dim: int | None = None,
+        settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.embedder = opened(Embedder, model, settings)
@@ -40,7 +44,7 @@ class Qwen3Module(InputModule):
     def preprocess(
         self, inputs: Sequence[Any], prompt: str | None = None, **others: Any
     ) -> dict[str, Any]:
-        """Hands the texts on, with their prompt: they are tokenised by the engine's own steps."""
+        """Adds the prompt to the texts; `forward` tokenises them."""
         return {"texts": [(prompt or "") + text for text in inputs]}
 
     def forward(self, features: dict[str, Any], **others: Any) -> dict[str, Any]:
@@ -61,21 +65,24 @@ class Qwen3Module(InputModule):
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Refused: sentence-transformers loads foreign modules only with trust_remote_code."""
         raise TypeError(
-            f"a Qwen3Module is not saved: its model is at {self.embedder.folder}; make the "
-            f"SentenceTransformer in code"
+            f"a Qwen3Module cannot be saved: its model is at {self.embedder.folder}; create the "
+            f"SentenceTransformer in code instead"
         )
 
 
 def sentence_transformer(
-    model: str | Embedder = "mini", *, dim: int | None = None, **settings: Any
+    model: str | Embedder = "mini",
+    *,
+    dim: int | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> SentenceTransformer:
-    """A `SentenceTransformer` that computes with our engine, with the model's own prompts.
+    """A `SentenceTransformer` that computes with this engine, with the model's own prompts.
 
     Examples
     --------
     >>> evaluator(sentence_transformer("Qwen3-Embedding-0.6B"))            # doctest: +SKIP
     """
-    module = Qwen3Module(model, dim=dim, **settings)
+    module = Qwen3Module(model, dim=dim, settings=settings)
     return SentenceTransformer(
         modules=[module], prompts=dict(module.embedder.prompts), device="cpu"
     )

@@ -17,17 +17,18 @@ __all__ = ["Qwen3Vectorizer"]
 
 
 class Qwen3Vectorizer(TransformerMixin, BaseEstimator):
-    """Texts to vectors, as a step of a pipeline; there is nothing to fit.
+    """A pipeline step from texts to vectors; it learns nothing from data.
 
     Parameters
     ----------
     model : str or Embedder
-        Opened by the first use, and not copied with a clone's or pickle's parameters.
+        A name is opened at first use; clones share an open model.
     dim : int, optional
         Floats per vector.
     instruction : str, optional
         For every text.
-    device : str
+    settings : dict, optional
+        Keyword arguments of `Embedder`.
 
     Examples
     --------
@@ -39,22 +40,21 @@ class Qwen3Vectorizer(TransformerMixin, BaseEstimator):
         model: str | Embedder = "mini",
         dim: int | None = None,
         instruction: str | None = None,
-        device: str = "auto",
+        settings: dict[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.dim = dim
         self.instruction = instruction
-        self.device = device
+        self.settings = settings
 
     def fit(self, texts: Iterable[str], labels: Any = None) -> Self:
         """Opens the model."""
-        settings = {} if self.device == "auto" else {"device": self.device}
-        self.embedder_ = opened(Embedder, self.model, settings)
+        self.embedder_ = opened(Embedder, self.model, self.settings)
         self.n_features_out_ = self.dim or self.embedder_.dim
         return self
 
     def transform(self, texts: Iterable[str]) -> npt.NDArray[np.float32]:
-        """(n, dim) float32, a unit row for each text."""
+        """Vectors of the texts: (n, dim) float32, rows of length 1."""
         if not hasattr(self, "embedder_"):
             self.fit(texts)
         items = list_texts(texts)

@@ -17,7 +17,7 @@ __all__ = ["embedding_udf"]
 
 
 def _given_to_task() -> dict[str, Any]:
-    """The GPUs that Spark gave the task that runs here, else as many threads as its CPUs."""
+    """The GPUs that Spark assigned to the running task, otherwise one thread per assigned CPU."""
     task = TaskContext.get()
     if task is None:
         return {}
@@ -32,29 +32,29 @@ def embedding_udf(
     dim: int | None = None,
     instruction: str | None = None,
     batch_size: int = 2048,
-    **settings: Any,
+    settings: dict[str, Any] | None = None,
 ) -> Any:
-    """A pandas function from texts to arrays of floats.
+    """A pandas UDF from texts to arrays of floats.
 
-    A worker opens the model at its first task and keeps it for the next ones.
+    Each Python worker opens the model for its first task and keeps it for later ones.
 
     Parameters
     ----------
     model : str
-        As `Embedder` takes it; a folder must be there on every machine.
+        As `Embedder` takes it; a folder must exist on every machine.
     dim : int, optional
         Floats per vector.
     instruction : str, optional
-        For every text; by default they are documents and get none.
+        For every text; by default the texts are documents and get none.
     batch_size : int
-        Texts in a call of the engine, which packs them by tokens.
-    **settings
-        Of `Embedder`; device and num_threads replace what the task was given.
+        Texts per call of the engine, which packs them by tokens.
+    settings : dict, optional
+        Keyword arguments of `Embedder`; device and num_threads replace what Spark assigned.
 
     Returns
     -------
     callable
-        Of one column of str without nulls, to array<float>.
+        Takes one column of str without nulls, returns array<float>.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def embedding_udf(
     """
 
     def open_model() -> Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]:
-        embedder = Embedder(model, **(_given_to_task() | settings))
+        embedder = Embedder(model, **(_given_to_task() | (settings or {})))
 
         def encode(texts: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
             if instruction is None:
