@@ -9,6 +9,7 @@ QWEN3_EMBED_SANITIZE=address,undefined (or thread) builds for that sanitizer, wi
 import os
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -32,7 +33,7 @@ if CUDA not in ("auto", "0", "1"):
 
 
 class BuildEngines(build_ext):
-    """Compiles the kernels of each instruction set with its own flags, then the rest."""
+    """Compiles all files in parallel, the kernels of each instruction set with its own flags."""
 
     def get_ext_filename(self, fullname: str) -> str:
         if LIBRARY.endswith(fullname):  # no extension of Python: no tag in its name
@@ -53,15 +54,23 @@ class BuildEngines(build_ext):
             except ToolkitError as error:
                 raise CompileError(str(error)) from None
             return
-        ext.extra_objects = [
-            self.compiler.compile(
+        units = [("common", source, []) for source in ext.sources] + kernel_sources()
+
+        def compile_unit(unit: tuple[str, str, list[str]]) -> str:
+            name, source, flags = unit
+            objects: list[str] = self.compiler.compile(
                 [source],
                 output_dir=str(Path(self.build_temp, name)),
+                macros=ext.define_macros,
+                include_dirs=ext.include_dirs,
                 extra_postargs=[*FLAGS, *flags],
                 depends=ext.depends,
-            )[0]
-            for name, source, flags in kernel_sources()
-        ]
+            )
+            return objects[0]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            ext.extra_objects = list(pool.map(compile_unit, units))
+        ext.sources = []
         super().build_extension(ext)
 
 
