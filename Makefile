@@ -1,7 +1,7 @@
 # CONTRIBUTING.md explains each target. PYTHON chooses the interpreter, CC the compiler.
 PYTHON ?= python
 BUILD ?= --inplace
-PYTEST = $(PYTHON) -m pytest -n 2
+PYTEST = $(PYTHON) -m pytest -n 2 --dist loadfile
 QUICK = source_rules api engine ops mini cli files inputs server search
 ASAN = engine ops api safetensors
 C_FILES = git ls-files '*.c' '*.h' '*.cu' '*.cuh'

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import lzma
 import shutil
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,26 @@ from tests.support.make_model import QWEN3_TOKENIZER, make_model, write_json
 YES, NO = 9693, 2152
 
 
+@lru_cache(maxsize=4)
+def _files(shape: str, options: tuple[tuple[str, Any], ...]) -> dict[str, bytes]:
+    """Content by name: the table of all tokens and the tokenizer take a second to make."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        make_model(folder, shape, tokenizer="qwen3", **dict(options))
+        for name in ("modules.json", "config_sentence_transformers.json"):
+            (folder / name).unlink()
+        shutil.rmtree(folder / "1_Pooling")
+        with lzma.open(QWEN3_TOKENIZER / "tokenizer.json.xz", "rb") as file:
+            (folder / "tokenizer.json").write_bytes(file.read())
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def make_reranker(folder: Path, shape: str = "tiny64", **options: Any) -> Path:
     """A folder as the rerankers' repositories ship it; options as of `make_model`."""
     options = {"prefix": "model.", "vocab_size": 151669} | options
-    make_model(folder, shape, tokenizer="qwen3", **options)
-    for name in ("modules.json", "config_sentence_transformers.json"):
-        (folder / name).unlink()
-    shutil.rmtree(folder / "1_Pooling")
-    with lzma.open(QWEN3_TOKENIZER / "tokenizer.json.xz", "rb") as file:
-        (folder / "tokenizer.json").write_bytes(file.read())
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in _files(shape, tuple(sorted(options.items()))).items():
+        (folder / name).write_bytes(content)
     return folder
 
 
