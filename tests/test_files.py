@@ -67,7 +67,8 @@ def test_mini_is_always_the_embedded_model(folder: Path, monkeypatch: pytest.Mon
         find("mini")
 
 
-def test_unknown_names(tmp_path: Path) -> None:
+def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # whose neighbours have none of these names
     with pytest.raises(ModelNotFoundError, match=r"one of: Qwen3-Embedding-0\.6B"):
         find("Qwen3-Embedding-1B")
     with pytest.raises(ModelNotFoundError, match="no folder"):
