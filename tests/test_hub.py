@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.hub_server import Hub, Repository, serve
+from tests.support.make_adapter import make_adapter
 from tests.support.make_model import make_model
 
 pytest.importorskip("huggingface_hub")
@@ -255,3 +256,48 @@ def test_damaged_cache_says_so(hub: Hub, opened: Opener) -> None:
     shard.write_bytes(b"")
     result = opened("acme/open", local_files_only=True)
     assert "ModelFileError" in result["bases"], result
+
+
+def test_adapter_beside_the_weights_is_fetched(
+    hub: Hub, opened: Opener, folder: Path, tmp_path: Path
+) -> None:
+    adapted = Path(shutil.copytree(folder, tmp_path / "adapted"))
+    make_adapter(adapted, make_model(tmp_path / "base", "tiny64"))
+    hub.repositories["acme/adapted"] = Repository(adapted)
+    plain, result = opened("acme/open"), opened("acme/adapted")
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(hub.downloads)
+    assert result["fingerprint"] != plain["fingerprint"]
+    assert result["fingerprint"] == opened(str(adapted))["fingerprint"]
+    assert opened("acme/adapted", local_files_only=True) == result
+
+
+def test_adapter_alone_fetches_its_base(
+    hub: Hub, opened: Opener, folder: Path, tmp_path: Path
+) -> None:
+    base = make_model(tmp_path / "base", "tiny64")
+    alone = make_adapter(tmp_path / "alone", base, base_model_name_or_path="acme/open")
+    hub.repositories["acme/alone"] = Repository(alone)
+    result = opened("acme/alone")
+    assert result["name"] == "acme/alone"
+    assert "adapter_model.safetensors" in hub.downloads
+    assert "model-00001-of-00002.safetensors" in hub.downloads
+    expected = opened("acme/open", adapter=str(alone))
+    assert result["value"] == expected["value"] != opened("acme/open")["value"]
+
+
+def test_transformer_in_a_folder_is_fetched(
+    hub: Hub, opened: Opener, folder: Path, tmp_path: Path
+) -> None:
+    outer = Path(shutil.copytree(folder, tmp_path / "outer"))
+    inner = outer / "0_Transformer"
+    inner.mkdir()
+    for path in list(outer.iterdir()):
+        if path.is_file() and path.name != "modules.json":
+            path.rename(inner / path.name)
+    modules = json.loads((outer / "modules.json").read_text())
+    modules[0]["path"] = inner.name
+    (outer / "modules.json").write_text(json.dumps(modules))
+    hub.repositories["acme/outer"] = Repository(outer)
+    result = opened("acme/outer")
+    assert result["value"] == opened("acme/open")["value"]
+    assert opened("acme/outer", local_files_only=True) == result
