@@ -1,9 +1,9 @@
 """PEFT's LoRA adapters: read, checked against their base, merged.
 
 A merged weight is W + scaling * (B @ A) in float32, rounded once to bf16; DoRA then scales each
-row to its own length. Whatever would change a vector and isn't done here is refused by name: an
-adapter that matched nothing, or in part, would be silently without effect. Only safetensors
-files are read, never pickles.
+row to its own length. Anything else that would change a vector is refused by name: an adapter that
+matched nothing, or in part, would silently have no effect. Only safetensors files are read,
+never pickles.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _logger = logging.getLogger("qwen3_embed")
 
 
 class Adapter:
-    """An adapter and its base: every change checked, merged tensor by tensor when asked for.
+    """An adapter and its base: every change is checked, tensors are merged on request.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class Adapter:
         return _merge(self._weights[name], self._modules[module], self._config, module, self.source)
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
-        """All new tensors as the engine takes them, by name without "model.".
+        """All changed tensors in the engine's formats, by bare name.
 
         Rounded once to bf16, as `qwen3-embed merge` writes them: matrices are its bits in
         uint16, vectors float32.

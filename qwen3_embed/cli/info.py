@@ -47,6 +47,7 @@ def run(namespace: argparse.Namespace) -> int:
                 "batch": f"{info['batch_tokens']} tokens",
                 "weights mapped": f"{info['mapped_bytes'] / 1e6:.1f} MB",
                 "weights owned": f"{info['owned_bytes'] / 1e6:.1f} MB",
+                "adapter": model.adapters[model.adapter].source if model.adapter else "none",
                 "fingerprint": model.fingerprint,
             }
             if info["note"]:

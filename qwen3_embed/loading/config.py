@@ -1,7 +1,7 @@
-"""config.json, read into the few numbers that the engine computes with.
+"""Reads config.json into the few numbers that the engine computes with.
 
-Whatever the engine would compute wrongly is refused here by name. Keys that name code to run
-(auto_map and the like) are never looked at.
+A setting that the engine would compute wrongly is refused here by name. Keys that name code to
+run (auto_map and the like) are never read.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class ModelConfig:
     ----------
     hidden_size, intermediate_size, n_layers, n_heads, n_kv_heads, head_dim, vocab_size : int
     max_length : int
-        The most positions the model was made for, in tokens.
+        The longest sequence that the model was made for, in tokens.
     rms_norm_eps : float
     rope_scale : float
-        Multiplies cos and sin; 1 without YaRN.
+        Factor of cos and sin; 1 without YaRN.
     rope_inv_freq : ndarray
         (head_dim / 2,) float32, radians per position.
     """
@@ -81,7 +81,7 @@ class ModelConfig:
     rope_inv_freq: npt.NDArray[np.float32]
 
     def for_engine(self, max_length: int) -> dict[str, Any]:
-        """The dict that `_core.Engine` takes, with the longest sequence it shall accept."""
+        """The dict for `_core.Engine`, with the longest sequence that it will accept."""
         fields = {name: getattr(self, name) for name in self.__slots__}
         return fields | {"max_length": max_length}
 
@@ -100,14 +100,14 @@ def _refuse_constant(name: str) -> float:
 
 
 def read_json(path: Path, max_bytes: int = 1 << 20) -> Any:
-    """The content of a JSON file: UTF-8, no key twice, no NaN, of a bounded size.
+    """Parses a JSON file: UTF-8, no duplicate keys, no NaN, of a bounded size.
 
     Raises
     ------
     ModelNotFoundError
-        The file isn't there or may not be read.
+        The file doesn't exist or can't be read.
     ModelFileError
-        It is too large, or not such JSON.
+        The file is too large, or not such JSON.
     """
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as f:
@@ -149,7 +149,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 class _Fields:
-    """A JSON object whose members are taken with a check; errors name the file and the key."""
+    """A JSON object with checked access to its members; errors name the file and the key."""
 
     def __init__(self, content: Mapping[str, Any], where: str) -> None:
         self.content = content
@@ -176,7 +176,7 @@ class _Fields:
         return float(value)
 
     def one_of(self, key: str, allowed: tuple[Any, ...], why: str) -> None:
-        """The key may be missing, null, or hold one of `allowed`."""
+        """Checks that the key is missing, null, or one of `allowed`."""
         value = self.content.get(key)
         if value is not None and not any(
             type(value) is type(good) and value == good for good in allowed
@@ -222,7 +222,7 @@ def _head_dim(fields: _Fields, hidden_size: int, n_heads: int) -> int:
 
 
 def _rope_fields(fields: _Fields) -> tuple[str, _Fields]:
-    """The rope's type and its own keys, from either of the two spellings in use."""
+    """The type of RoPE and its own keys, from either of the two spellings in use."""
     scaling, parameters = (fields.content.get(k) for k in ("rope_scaling", "rope_parameters"))
     key = "rope_parameters" if scaling is None else "rope_scaling"
     if scaling is not None and parameters is not None and scaling != parameters:
@@ -245,7 +245,7 @@ def _rope_fields(fields: _Fields) -> tuple[str, _Fields]:
 
 
 def _wavelengths(theta: float, head_dim: int) -> npt.NDArray[np.float32]:
-    """(head_dim / 2,) float32: theta^(2i / head_dim), rounded where transformers rounds.
+    """(head_dim / 2,) float32: theta^(2i / head_dim), rounded where Transformers rounds.
 
     The power is taken in double and rounded once: the float32 power of NumPy depends on the
     machine's instruction set, and the same text must give the same bits.
@@ -257,7 +257,7 @@ def _wavelengths(theta: float, head_dim: int) -> npt.NDArray[np.float32]:
 def _yarn(
     rope: _Fields, theta: float, head_dim: int, max_positions: int
 ) -> tuple[npt.NDArray[np.float32], float]:
-    """YaRN as transformers computes it, for texts of any length alike."""
+    """YaRN as Transformers computes it: the same for texts of any length."""
     factor = rope.real("factor", 1.0, 1e6)
     original = max_positions
     if rope.content.get("original_max_position_embeddings") is not None:
@@ -302,7 +302,7 @@ def parse_config(content: Any, where: str, kind: Kind = "embedder") -> ModelConf
     content : dict
         The parsed file.
     where : str
-        Its name in error messages.
+        The name of the file in error messages.
     kind : Kind
 
     Returns
@@ -312,7 +312,7 @@ def parse_config(content: Any, where: str, kind: Kind = "embedder") -> ModelConf
     Raises
     ------
     ModelFileError
-        A field is missing or out of range, or asks for what the engine doesn't compute.
+        A field is missing or out of range, or names something that the engine doesn't compute.
     """
     if not isinstance(content, dict):
         raise ModelFileError(f"{where} holds a {type(content).__name__}, expected an object")

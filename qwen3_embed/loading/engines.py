@@ -1,4 +1,4 @@
-"""The engines of one model, one a device, behind the interface of a single one."""
+"""The engines of one model, one per device, behind the interface of a single engine."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Engines:
         adapter: int = 0,
         waits: bool = False,
     ) -> Job:
-        """As `Engine.submit`, to the engine with the least left to do."""
+        """As `Engine.submit`, on the engine with the fewest pending tokens."""
         i = 0
         if len(self._engines) > 1:
             pending = [engine.pending_tokens() for engine in self._engines]
@@ -75,16 +75,16 @@ class Engines:
         return self._engines[i].submit(tokens, cu_seqlens, out, first_row, normalize, number, waits)
 
     def done_fds(self) -> tuple[int, ...]:
-        """Descriptors, one an engine, that become readable when jobs are done."""
+        """File descriptors, one per engine, that become readable when jobs are done."""
         return tuple(engine.done_fd() for engine in self._engines)
 
     def counts(self) -> dict[str, float]:
-        """As `Engine.counts`, of all engines together."""
+        """As `Engine.counts`, summed over all engines."""
         counts = [engine.counts() for engine in self._engines]
         return {name: sum(each[name] for each in counts) for name in counts[0]}
 
     def pending_tokens(self) -> int:
-        """Tokens submitted and not yet done, of all engines."""
+        """Tokens submitted but not yet computed, over all engines."""
         return sum(engine.pending_tokens() for engine in self._engines)
 
     def add_adapter(self, tensors: dict[str, npt.NDArray[Any]]) -> int:
@@ -97,12 +97,12 @@ class Engines:
         return len(self._adapters) - 1
 
     def measure(self) -> tuple[float, float]:
-        """(FLOP/s, bytes/s) that the devices reach at most, all together."""
+        """Peak (FLOP/s, bytes/s) of all devices together."""
         peaks = [engine.measure() for engine in self._engines]
         return sum(flops for flops, _ in peaks), sum(rate for _, rate in peaks)
 
     def close(self) -> None:
-        """Closes all. Idempotent."""
+        """Closes all engines. Idempotent."""
         for engine in self._engines:
             engine.close()
 
@@ -110,7 +110,7 @@ class Engines:
 def open_engines(
     paths: Sequence[str], config: dict[str, Any], *, devices: Sequence[str], **options: Any
 ) -> Engines:
-    """Opens one engine per device, side by side; all or none.
+    """Opens one engine per device, in parallel; all or none.
 
     Parameters
     ----------

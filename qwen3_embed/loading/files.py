@@ -1,9 +1,9 @@
-"""A model's name or folder, to the files of which it is made.
+"""Finds the files of a model, given its name or its folder.
 
-Short official names and "owner/name" go through `huggingface_hub`, imported only then: its
-cache, its environment variables, its offline mode. config.json is checked before any weights
-are fetched. Only files named here, by a checked modules.json or by a checked shard index are
-ever asked for or opened.
+Short official names and "owner/name" are resolved by `huggingface_hub`, which is imported only
+then, with its cache, environment variables and offline mode. config.json is checked before any
+weights are fetched. Only files named here, in a checked modules.json or in a checked shard index
+are ever requested or opened.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class ModelFiles:
         Parameters
         ----------
         kind : Kind
-            What the model is opened as.
+            The class that opens the model.
         adds_end : bool
             The tokenizer appends an end token to every text, as those of embedding models do.
         """
@@ -143,16 +143,16 @@ class ModelFiles:
 def find_model(
     model: str | os.PathLike[str], options: HubOptions, kind: Kind = "embedder"
 ) -> ModelFiles:
-    """Finds a model's files, fetching from the hub what isn't here yet.
+    """Finds a model's files, and fetches missing ones from the hub.
 
     Parameters
     ----------
     model : str or path-like
-        A folder, an official short name, "owner/name" on the hub, or "mini". A folder that
-        exists comes before a name; "mini" is always the embedded model.
+        A folder, an official short name, "owner/name" on the hub, or "mini". An existing folder
+        takes precedence over a name; "mini" is always the embedded model.
     options : HubOptions
     kind : Kind
-        What it is opened as: a model of the other kind is refused.
+        The class that opens it: a model of the other kind is refused.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def find_model(
     Raises
     ------
     ModelNotFoundError
-        Nothing of that name, a file is missing or unreadable, or the hub can't be reached.
+        No model of that name, a missing or unreadable file, or no connection to the hub.
     ModelFileError
         A file is damaged or describes a model that this engine doesn't compute.
     ValueError
@@ -210,7 +210,7 @@ def _find(
 def _of_adapter_alone(
     place: _Place, folder: Path, modules: Modules, options: HubOptions, kind: Kind
 ) -> ModelFiles:
-    """The base that an adapter's folder names, with the adapter, and what else lies there."""
+    """The base named by an adapter's folder, with the adapter and the folder's other files."""
     content = read_object(folder / _ADAPTER_CONFIG)
     name, revision = (content.get(key) for key in ("base_model_name_or_path", "revision"))
     if not isinstance(name, str) or not name:
@@ -252,7 +252,7 @@ class _Place:
     Attributes
     ----------
     hub : HubOptions or None
-        With the commit as revision; None for a folder of the user's, which holds all there is.
+        With the commit as revision; None for a local folder, which is complete.
     """
 
     name: str
@@ -262,7 +262,7 @@ class _Place:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Tells which repository a missing file belongs to, and that others may have been there."""
+        """Adds the repository to errors about missing files."""
         try:
             yield
         except ModelNotFoundError as error:
@@ -273,14 +273,14 @@ class _Place:
             ) from error
 
     def fetch_files_of(self, modules: Modules) -> None:
-        """The small files of modules in folders that aren't the usual ones."""
+        """Fetches the small files of modules that lie in unusual folders."""
         wanted = modules.config_files
         if modules.transformer:
             wanted += [f"{modules.transformer}/{name}" for name in _OF_THE_TRANSFORMER]
         self._fetch([name for name in wanted if name not in _SMALL_FILES])
 
     def fetch_weights(self, folder: Path) -> None:
-        """The weights of the commit whose config was read, whatever the branch does meanwhile."""
+        """Fetches the weights of the commit whose config was read, even if the branch moves on."""
         names = []
         if (folder / _ADAPTER_CONFIG).exists():
             names.append(_ADAPTER_WEIGHTS)
@@ -440,7 +440,7 @@ def _what_to_do(name: str, options: HubOptions, error: Exception) -> str:
 
 
 def _http_status(error: BaseException | None) -> int | None:
-    """The hub's answer in an error or in what caused it; None: there was none."""
+    """The HTTP status in an error or its causes; None: there was none."""
     while error is not None:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(status, int):

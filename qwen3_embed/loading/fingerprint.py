@@ -1,4 +1,4 @@
-"""One name for "these vectors": two Embedders with the same fingerprint give the same vectors.
+"""Fingerprints: two Embedders with the same fingerprint give the same vectors.
 
 It covers the weights, the tokenizer and its settings, the config, the pooling, the dtype and
 the version of our numerics; not the device.
@@ -29,7 +29,7 @@ def fingerprint_of(
     special_tokens_in_text: bool,
     others: Iterable[str] = (),
 ) -> str:
-    """SHA-256, in hex, over everything that decides a vector.
+    """SHA-256, in hex, of everything that determines a vector.
 
     Parameters
     ----------
@@ -37,10 +37,10 @@ def fingerprint_of(
     dtype : str
         Of the weights in the engine.
     max_length : int
-        In tokens: it decides where a long text is cut.
+        In tokens: long texts are cut there.
     special_tokens_in_text : bool
     others : iterable of str
-        What else decides: an adapter, a reranker's head.
+        Further parts: an adapter, a reranker's head.
 
     Returns
     -------
@@ -65,9 +65,9 @@ def fingerprint_of(
 def sha256_of_weights(path: Path) -> str:
     """SHA-256 of a weight file, in hex.
 
-    The hub's cache names a file's content by this hash: there the name is taken. Elsewhere the
-    file is read once and the result kept in the user's cache folder, under the file's device,
-    inode, size and times.
+    The hub's cache names files by this hash, so there the name is used. Elsewhere the file is
+    read once, and the result kept in the user's cache folder under the file's device, inode,
+    size and times.
     """
     if path.is_symlink():
         target = Path(os.readlink(path))
@@ -96,7 +96,7 @@ def _sha256(path: Path) -> str:
 
 
 def _keep(kept: Path, digest: str) -> None:
-    """Best effort: without a writable cache folder the hash is computed again next time."""
+    """Best effort: without a writable cache folder, the hash is computed again next time."""
     part = kept.with_name(f".{kept.name}.{os.getpid()}.part")
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Single tensors of safetensors files, as NumPy arrays.
 
-The engine binds a model's weights itself. This module serves what reads a few tensors, or
-streams through all of them, in Python: a reranker's head, adapters, `merge`. Headers go through
-the engine's own strict parser; bf16 is held as uint16, because NumPy has no such type.
+The engine binds a model's weights itself. This module is for Python code that reads a few
+tensors, or streams through all of them: a reranker's head, adapters, `merge`. Headers are parsed
+by the engine's own strict parser; bf16 is held as uint16, because NumPy has no such type.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ..errors import ModelFileError
 
 __all__ = ["Tensor", "TensorFiles", "as_bf16", "as_dtype", "as_floats", "write_tensors"]
 
-# Every model has this tensor, so what stands before its name stands before all.
+# Every model has this tensor, so the prefix of its name is that of all names.
 _ANCHOR = "layers.0.input_layernorm.weight"
 _DTYPES: dict[str, Any] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor where it lies in its file.
+    """The location of one tensor in its file.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Tensor:
     shape : tuple of int
     path : Path
     offset, n_bytes : int
-        Its place in the file.
+        Where its data lies in the file.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Tensor:
     n_bytes: int
 
     def stored(self) -> npt.NDArray[Any]:
-        """The numbers as they are in the file, read-only and mapped; bf16 as uint16.
+        """The tensor as stored, memory-mapped and read-only; bf16 as uint16.
 
         Raises
         ------
@@ -67,7 +67,7 @@ class Tensor:
         return stored.reshape(self.shape)
 
     def blocks(self, n_elements: int) -> Iterator[npt.NDArray[Any]]:
-        """The numbers as they are in the file, read in order in flat blocks of at most so many.
+        """The tensor as stored, read in order in flat blocks of at most `n_elements`.
 
         Raises
         ------
@@ -88,7 +88,7 @@ class Tensor:
         return _DTYPES[self.dtype]
 
     def floats(self) -> npt.NDArray[np.float32]:
-        """The numbers as float32, exactly; a new array."""
+        """The tensor in float32, exactly; a new array."""
         return as_floats(self.stored())
 
 
@@ -103,7 +103,7 @@ class TensorFiles:
     Raises
     ------
     ModelFileError
-        A damaged file, or a name that is in two of them.
+        A damaged file, or a name that is in two of the files.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -124,9 +124,9 @@ class TensorFiles:
         return len(self._tensors)
 
     def bare_name(self, name: str) -> str:
-        """A tensor's name without what stands before all names, "model." or "module.model.".
+        """A tensor's name without the prefix of all names, such as "model." or "module.model.".
 
-        A head stands beside "model.": with "module.model.", it is "module.lm_head.weight".
+        A head is named beside "model.": with "module.model.", it is "module.lm_head.weight".
         """
         prefix = self._prefix
         if name.startswith(prefix):
@@ -190,8 +190,8 @@ def write_tensors(
     layout : mapping of str to (str, tuple of int)
         dtype and shape by name, in the order of the file.
     values : iterable of ndarray
-        The tensors as stored, in the same order, whole or in blocks; each is let go before
-        the next is asked for.
+        The tensors as stored, in the same order, whole or in blocks; each is released before
+        the next is requested.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0

@@ -1,4 +1,4 @@
-"""The weight files of a folder: which they are, and that their tensors are a whole model's."""
+"""Finds the weight files of a folder, and checks that they hold a whole model."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def shard_names(index: Path) -> list[str]:
 
 
 def check_tensors(shards: Iterable[Path], is_tied: bool) -> None:
-    """Refuses what the engine, which sees names and shapes alone, can't tell.
+    """Checks that the engine, which sees names and shapes alone, can't do.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def check_tensors(shards: Iterable[Path], is_tied: bool) -> None:
     Raises
     ------
     ModelFileError
-        An adapter that isn't merged, or no embedding.
+        An adapter that isn't merged, a classifier of several labels, or no embedding.
     """
     tensors = TensorFiles(shards)
     for tensor in tensors:
