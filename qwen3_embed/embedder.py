@@ -52,7 +52,8 @@ class Embedder(Model):
     batch_tokens : int, optional
         Token budget of one forward pass; by default chosen for the device.
     num_threads : int, optional
-        Threads of the CPU engine; by default one for each core this process may use.
+        Threads of the CPU engine; by default one per core that this process may use: those of
+        its affinity mask, or fewer if its cgroup has a CPU quota (`docker run --cpus=2`).
     adapter : str or path-like, optional
         A PEFT LoRA folder or its name on the hub, merged at load and in use at once, under the
         name "default"; see `add_adapter` and `set_adapter`.

@@ -115,7 +115,7 @@ class Model:
             self._engines = self._open_engines(
                 devices,
                 may_fall_back=device == "auto",
-                num_threads=num_threads or 0,
+                num_threads=num_threads,
                 batch_tokens=batch_tokens or 0,
             )
         self._tokenizer = reading.result()

@@ -105,7 +105,7 @@ class TestEncode:
         output = tmp_path / "out.npy"
         output.write_bytes(b"old")
         arguments = ["encode", str(tmp_path / "in.txt"), "-o", str(output), "--model", folder]
-        assert "dim=999" in fails(capsys, *arguments, "--dim", "999")
+        assert "--dim 999" in fails(capsys, *arguments, "--dim", "999")
         assert output.read_bytes() == b"old"
         assert len(list(tmp_path.iterdir())) == 2
 
@@ -141,7 +141,7 @@ class TestEncode:
             == 0
         )
         assert capsys.readouterr().err == (
-            "warning: 1 text was cut at max_length=9 tokens; the longest, record 0, has 51\n"
+            "warning: 1 text was cut at 9 tokens (see --max-length); the longest, record 0, has 51\n"
         )
 
     def test_interrupt(self, models: ModelMaker, tmp_path: Path) -> None:
@@ -290,7 +290,8 @@ class TestInfo:
         found = {name: value.strip() for name, value in lines.items()}
         assert found["model"] == folder
         assert found["kernels"] == model.info["kernels"]
-        assert found["threads"] == str(model.info["num_threads"])
+        info = model.info
+        assert found["threads"] == f"{info['num_threads']} ({info['threads_from']})"
         assert found["dim"] == "128"
         assert found["max length"] == "4096 tokens"
         assert found["fingerprint"] == model.fingerprint

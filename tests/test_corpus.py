@@ -196,7 +196,7 @@ class TestBadRecords:
         assert reasons == [
             "1 fields, expected 2",
             "3 fields, expected 2",
-            "not Unicode at character 0",
+            "not UTF-8 at character 0",
         ]
 
     def test_long_lines(self, encode: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +322,7 @@ class TestResume:
         ("change", "options", "message"),
         [
             (None, [], "is left from a run that was stopped"),
-            (None, ["--resume", "--dim", "64"], "dim=128, and now it is 64"),
+            (None, ["--resume", "--dim", "64"], "--dim 128, and now it is 64"),
             (None, ["--resume", "--prompt-name", "query"], "prefix="),
             ("line 0\n" * 20, ["--resume"], "the input differs from the one"),
             ("line 0\n", ["--resume"], "the input differs from the one"),

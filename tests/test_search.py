@@ -113,6 +113,7 @@ def test_rerank_on_the_same_terms(notes: str, capsys: Capture, monkeypatch: Any)
         "device": "cpu",
         "dtype": "bfloat16",
         "num_threads": 1,
+        "batch_tokens": None,
         "local_files_only": True,
     }
 
@@ -179,7 +180,7 @@ def test_colours_only_on_a_terminal(notes: str, capsys: Capture) -> None:
     [
         (["none.txt", "x"], "error: no file or folder 'none.txt'\n"),
         (["empty.txt", "x"], "error: empty.txt holds no text\n"),
-        (["notes.txt", "x", "--dim", "999"], "dim=999"),
+        (["notes.txt", "x", "--dim", "999"], "--dim 999"),
         (["notes.txt", "x", "--model", "./none"], "no folder './none'"),
         (["notes.txt", "x", "--prompt-name", "none"], "none"),
         (["folder", "x"], "the folder 'folder' holds no .txt"),

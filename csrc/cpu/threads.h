@@ -19,7 +19,8 @@ struct qe_threads;
 /* A task: index in [0, n_tasks), worker in [0, n_threads). */
 typedef void qe_task(void *context, int index, int worker);
 
-/* The cores in this process's affinity mask; a quota is not considered. */
+/* The cores of the affinity mask. A cgroup's CPU quota is not counted here: Python does
+ * that (loading/cores.py), and passes the number of threads. */
 int qe_usable_cores(void);
 
 /* n_threads, 1 to QE_MAX_THREADS, counts the thread that calls qe_threads_run(). */

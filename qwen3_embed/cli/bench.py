@@ -1,4 +1,4 @@
-"""`qwen3-embed bench`: a model's speed on this machine beside the device's limits."""
+"""`qwen3-embed bench`: measure a model's speed and compare it with the device's limits."""
 
 from __future__ import annotations
 
@@ -14,15 +14,23 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
+_EPILOG = """example:
+  qwen3-embed bench --model Qwen3-Embedding-0.6B --seconds 3"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="seconds to measure each text length (default: 1)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     add_model_arguments(parser, "mini", takes_cache=False)
     parser.set_defaults(wrong=parser.error)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument(
-        "--seconds", type=float, default=1.0, help="for each length (default: 1)", metavar="S"
-    )
 
 
 def run(namespace: argparse.Namespace) -> int:

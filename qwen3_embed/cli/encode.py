@@ -1,4 +1,4 @@
-"""`qwen3-embed encode`: files of texts to a file of vectors."""
+"""`qwen3-embed encode`: turn files of texts into a file of vectors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from .messages import with_options
 from .model_arguments import add_model_arguments, open_model, positive
 
 __all__ = ["add_arguments", "run"]
@@ -17,43 +18,78 @@ __all__ = ["add_arguments", "run"]
 _OUTPUTS = {".npy": "npy", ".jsonl": "jsonl", ".parquet": "parquet"}
 _FORMATS = ("text", "csv", "tsv", "jsonl", "parquet")
 
-_EPILOG = """
-Identical texts are computed once. A row that can't be read, or whose vector isn't finite, is
-written with its reason to OUT.bad.jsonl; in a .npy its vector is NaN, elsewhere it is left out and
-the column "row" tells where the others stood. What is finished is kept in OUT.job, so that --resume
-goes on where a run was stopped, however it was, with the same result.
-"""
+_EPILOG = """example:
+  qwen3-embed encode notes.csv -o notes.parquet --column body --keep id
+
+Identical texts are computed once. A row that can't be read, or whose vector isn't finite,
+is listed with its reason in OUT.bad.jsonl; in a .npy its vector is NaN, in other formats it
+is left out, and the column "row" holds the row's number in the input. Finished
+work is kept in OUT.job: after an interruption --resume continues, and the result is the
+same."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
     parser.epilog = _EPILOG
-    parser.add_argument(
+    source = parser.add_argument_group("input")
+    source.add_argument(
         "input",
         nargs="+",
         metavar="INPUT",
-        help="text (one a line), .csv, .tsv, .jsonl, .parquet; a folder or a pattern of such; "
-        "- for stdin",
+        help="text file (one text per line), .csv, .tsv, .jsonl or .parquet; a folder or a "
+        "pattern of them; - for stdin",
     )
-    parser.add_argument(
+    source.add_argument(
+        "--format", choices=_FORMATS, help="format of INPUT (default: by the file name)"
+    )
+    source.add_argument(
+        "--encoding",
+        default="utf-8",
+        type=_encoding,
+        metavar="NAME",
+        help="of INPUT, e.g. gb18030 or cp1252 (default: utf-8)",
+    )
+    source.add_argument("--column", metavar="NAME", help="column of the texts (default: text)")
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "-o",
         "--output",
         required=True,
         metavar="OUT",
         help=".npy, .jsonl or .parquet file; - for a .npy on stdout",
     )
-    parser.add_argument("--format", choices=_FORMATS, help="of INPUT, whatever its name says")
-    parser.add_argument("--column", metavar="NAME", help="where the text is (default: text)")
-    parser.add_argument(
-        "--keep", action="append", default=[], metavar="NAME", help="carry this column over"
+    output.add_argument("--dim", type=positive, help="dimensions to keep (default: all)")
+    output.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="copy this column to OUT (repeatable)",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with an unfinished run")
-    add_model_arguments(parser, "mini")
-    parser.add_argument("--dim", type=positive, help="dimensions to keep (default: all)")
-    prompt = parser.add_mutually_exclusive_group()
+    output.add_argument("--resume", action="store_true", help="continue an unfinished run")
+    prompts = parser.add_argument_group("prompt")
+    prompt = prompts.add_mutually_exclusive_group()
     prompt.add_argument("--instruction", help="embed as queries with this instruction")
-    prompt.add_argument("--prompt-name", metavar="NAME", help="e.g. query, legal, code")
+    prompt.add_argument(
+        "--prompt-name", metavar="NAME", help="a named instruction: see info --instructions"
+    )
+    add_model_arguments(parser, "mini")
     parser.set_defaults(wrong=parser.error)
+
+
+def _encoding(name: str) -> str:
+    """The type of --encoding: lines are found by their byte 10, so ASCII has to be part of it."""
+    try:
+        is_ascii = "\n,0aZ".encode(name) == b"\n,0aZ"
+    except (LookupError, UnicodeError):
+        raise argparse.ArgumentTypeError(
+            f"{name!r} is not an encoding that Python knows, expected e.g. gb18030 or cp1252"
+        ) from None
+    if not is_ascii:
+        raise argparse.ArgumentTypeError(
+            f"{name} doesn't contain ASCII: convert the files, e.g. iconv -f {name} -t UTF-8"
+        )
+    return name
 
 
 def run(namespace: argparse.Namespace) -> int:
@@ -75,10 +111,10 @@ def run(namespace: argparse.Namespace) -> int:
     folder = output.with_name(output.name + ".job")
     if folder.exists() and not namespace.resume:
         raise FileExistsError(
-            f"{folder} is left from a run that was stopped: go on with --resume, or delete it"
+            f"{folder} is left from a run that was stopped: continue with --resume, or delete it"
         )
     if namespace.resume and not folder.exists() and output.exists():
-        print(f"nothing to resume: {output} is whole", file=sys.stderr)
+        print(f"nothing to resume: {output} is complete", file=sys.stderr)
         return 0
 
     def to_file(write: Callable[[IO[bytes]], None], bad: Path) -> None:
@@ -116,7 +152,7 @@ def _encode(
     from ..corpus.run import Corpus, run_corpus
     from ..encoding.progress import progress
 
-    sources = find_sources(namespace.input, namespace.format)
+    sources = find_sources(namespace.input, namespace.format, namespace.encoding)
     show = sys.stderr.isatty()
     with (
         open_model(namespace, namespace.model) as model,
@@ -138,7 +174,7 @@ def _encode(
     truncation = summary.truncation
     if truncation.n_cut:
         sentence = truncation.sentence(max_length, "texts", f"record {truncation.longest_index}")
-        print(f"warning: {sentence}", file=sys.stderr)
+        print(f"warning: {with_options(sentence)}", file=sys.stderr)
     if summary.n_bad:
         where = "above" if namespace.output == "-" else f"{namespace.output}.bad.jsonl"
         print(

@@ -1,4 +1,4 @@
-"""`qwen3-embed info`: what this build and this machine can do, and what a model takes."""
+"""`qwen3-embed info`: show what this build and this machine can do, and a model's settings."""
 
 from __future__ import annotations
 
@@ -10,20 +10,48 @@ from .model_arguments import add_model_arguments, model_settings, open_model
 
 __all__ = ["add_arguments", "run"]
 
+_EPILOG = """example:
+  qwen3-embed info --model mini"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "--instructions",
+        action="store_true",
+        help="list the names that --prompt-name takes, with their instructions",
+    )
     add_model_arguments(parser, None, takes_cache=False)
     parser.set_defaults(wrong=parser.error)
 
 
 def run(namespace: argparse.Namespace) -> int:
-    """Prints one `name: value` a line."""
+    """Prints one `name: value` per line."""
     others = model_settings(namespace) | {"adapter": namespace.adapter}
     if namespace.model is None and any(
         value not in (None, "auto", False) for value in others.values()
     ):
         namespace.wrong("--device, --adapter and the like say how a model is opened: pass --model")
+    lines = _instructions(namespace) if namespace.instructions else _facts(namespace)
+    width = max(map(len, lines)) + 2
+    for name, value in lines.items():
+        print(f"{name + ':':{max(width, 18)}}{value}")
+    return 0
+
+
+def _instructions(namespace: argparse.Namespace) -> dict[str, str]:
+    """The model's own prompts, if there is a model, and the instructions of every model."""
+    from ..templates import INSTRUCTIONS
+
+    own: dict[str, str] = {}
+    if namespace.model is not None:
+        with open_model(namespace, namespace.model) as model:
+            own = {name: f"{prompt!r} (the model's own)" for name, prompt in model.prompts.items()}
+    return {**INSTRUCTIONS, **own}
+
+
+def _facts(namespace: argparse.Namespace) -> dict[str, str]:
     from .._core import instruction_sets
 
     lines = {
@@ -43,7 +71,7 @@ def run(namespace: argparse.Namespace) -> int:
                 "dtype": model.dtype,
                 "device": model.device,
                 "kernels": info["kernels"],
-                "threads": str(info["num_threads"]),
+                "threads": f"{info['num_threads']} ({info['threads_from']})",
                 "batch": f"{info['batch_tokens']} tokens",
                 "weights mapped": f"{info['mapped_bytes'] / 1e6:.1f} MB",
                 "weights owned": f"{info['owned_bytes'] / 1e6:.1f} MB",
@@ -52,9 +80,7 @@ def run(namespace: argparse.Namespace) -> int:
             }
             if info["note"]:
                 lines["note"] = info["note"]
-    for name, value in lines.items():
-        print(f"{name + ':':18}{value}")
-    return 0
+    return lines
 
 
 def _describe_gpus() -> str:

@@ -1,4 +1,4 @@
-"""`qwen3-embed merge`: a new model folder of a base and an adapter, or of several models."""
+"""`qwen3-embed merge`: make a model folder of a base and an adapter, or of several models."""
 
 from __future__ import annotations
 
@@ -7,21 +7,30 @@ from pathlib import Path
 
 __all__ = ["add_arguments", "run"]
 
+_EPILOG = """example:
+  qwen3-embed merge --base Qwen3-Embedding-0.6B --adapter adapters/legal -o merged"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
+    parser.epilog = _EPILOG
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--base", metavar="NAME", help="the model that --adapter goes into")
+    what.add_argument("--base", metavar="NAME", help="model to merge --adapter into")
     what.add_argument(
-        "--slerp", nargs="+", metavar="NAME", help="models to interpolate, two or more of one shape"
+        "--slerp",
+        nargs="+",
+        metavar="NAME",
+        help="two or more models of the same shape to interpolate",
     )
-    parser.add_argument("--adapter", metavar="NAME", help="PEFT LoRA folder, or owner/name")
+    parser.add_argument(
+        "--adapter", metavar="NAME", help="LoRA adapter: a PEFT folder or owner/name on the hub"
+    )
     parser.add_argument(
         "-t",
         nargs="+",
         type=float,
         metavar="T",
-        help="how far to go towards the second model, the third ... (default: equal shares)",
+        help="weight of the second model, the third ... (default: equal shares)",
     )
     parser.add_argument(
         "-o",
@@ -29,15 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="a new folder, or an empty one",
+        help="a new or empty folder",
     )
-    parser.add_argument("--revision", help="branch, tag or commit of the base on the hub")
+    parser.add_argument("--revision", help="branch, tag or commit of the base model on the hub")
     parser.add_argument("--offline", action="store_true", help="never use the network")
     parser.set_defaults(wrong=parser.error)
 
 
 def run(namespace: argparse.Namespace) -> int:
-    """Writes the folder and says what went into it."""
+    """Writes the folder and prints a summary."""
     if namespace.slerp and namespace.adapter:
         namespace.wrong("--adapter goes with --base, not with --slerp")
     if namespace.slerp and len(namespace.slerp) < 2:

@@ -1,4 +1,4 @@
-"""The arguments with which every command opens a model."""
+"""Options shared by the commands that open a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["add_model_arguments", "model_settings", "open_model", "open_reranker
 
 
 def positive(text: str) -> int:
-    """An argument that counts something, from 1 on."""
+    """The type of an option that counts something: an int from 1 on."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value}, expected at least 1")
@@ -27,40 +27,64 @@ def add_model_arguments(
     many: bool = False,
     takes_cache: bool = True,
 ) -> None:
-    """Adds --model and what goes with it; `default_model` None: no model unless asked for.
+    """Adds --model and the options that go with it.
 
-    A command that measures or checks the engine itself takes no cache.
+    Parameters
+    ----------
+    parser : ArgumentParser
+    default_model : str or None
+        None: no model is opened unless --model names one.
+    many : bool
+        Whether --model takes several names.
+    takes_cache : bool
+        False for commands that measure or check the engine itself.
     """
-    parser.add_argument(
+    group = parser.add_argument_group("model")
+    group.add_argument(
         "--model",
         default=[default_model] if many else default_model,
         nargs="+" if many else None,
         metavar="NAME",
-        help="folder, official short name, or owner/name on the hub"
+        help="mini, an official short name, owner/name on the hub, or a folder"
         + (f" (default: {default_model})" if default_model else ""),
     )
-    parser.add_argument(
+    group.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 or cuda:all (default: auto)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--dtype",
         default="auto",
         choices=("auto", "bfloat16", "float8"),
-        help="float8 is for GPUs (default: bfloat16)",
+        help="of the weights; float8 needs a GPU (default: bfloat16)",
     )
-    parser.add_argument("--adapter", metavar="NAME", help="LoRA adapter: PEFT folder or owner/name")
-    parser.add_argument("--max-length", type=positive, metavar="TOKENS", help="cut texts here")
-    parser.add_argument("--threads", type=positive, metavar="N", help="threads of the CPU engine")
-    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    group.add_argument(
+        "--adapter", metavar="NAME", help="LoRA adapter: a PEFT folder or owner/name on the hub"
+    )
+    group.add_argument(
+        "--max-length",
+        type=positive,
+        metavar="TOKENS",
+        help="cut longer texts to this length (default: the model's)",
+    )
+    group.add_argument(
+        "--threads", type=positive, metavar="N", help="CPU threads (default: the usable cores)"
+    )
+    group.add_argument(
+        "--batch-tokens",
+        type=positive,
+        metavar="TOKENS",
+        help="tokens per forward pass; fewer take less memory (default: chosen for the device)",
+    )
+    group.add_argument("--revision", help="branch, tag or commit on the hub")
     if takes_cache:
-        parser.add_argument("--cache", metavar="FILE", help="keep vectors in this SQLite file")
+        group.add_argument("--cache", metavar="FILE", help="keep vectors in this SQLite file")
     else:
         parser.set_defaults(cache=None)
-    parser.add_argument("--offline", action="store_true", help="never use the network")
+    group.add_argument("--offline", action="store_true", help="never use the network")
 
 
 def open_model(namespace: argparse.Namespace, model: str) -> Embedder:
-    """An embedder, with the other arguments of the command line."""
+    """Opens an embedder with the model options of the command line."""
     from ..embedder import Embedder
 
     settings = model_settings(namespace)
@@ -68,19 +92,20 @@ def open_model(namespace: argparse.Namespace, model: str) -> Embedder:
 
 
 def open_reranker(namespace: argparse.Namespace, model: str) -> Reranker:
-    """A reranker, with the other arguments of the command line."""
+    """Opens a reranker with the model options of the command line."""
     from ..reranker import Reranker
 
     return Reranker(model, adapter=namespace.adapter, **model_settings(namespace))
 
 
 def model_settings(namespace: argparse.Namespace) -> dict[str, Any]:
-    """Settings shared by all models of a command; an adapter is not one, it fits one base alone."""
+    """The options that apply to every model of a command; an adapter belongs to one base."""
     return {
         "device": namespace.device,
         "dtype": namespace.dtype,
         "max_length": namespace.max_length,
         "num_threads": namespace.threads,
+        "batch_tokens": namespace.batch_tokens,
         "revision": namespace.revision,
         "local_files_only": namespace.offline,
     }

@@ -1,32 +1,38 @@
-"""`qwen3-embed rerank`: the lines of a text file, ordered by how well they answer a query."""
+"""`qwen3-embed rerank`: order the lines of a text file by how well they answer a query."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from .columns import printable
+from .messages import json_line
 from .model_arguments import add_model_arguments, open_reranker, positive
 
 __all__ = ["add_arguments", "run"]
 
 _DEFAULT_MODEL = "Qwen3-Reranker-0.6B"
+_EPILOG = """example:
+  qwen3-embed rerank "capital of China" notes.txt --top-k 3"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("query", metavar="QUERY", help="what is looked for, in plain words")
+    parser.epilog = _EPILOG
+    parser.add_argument("query", metavar="QUERY", help="the question, in plain words")
     parser.add_argument(
-        "input", metavar="INPUT", help="a text file, one document per line; - is stdin"
+        "input", metavar="INPUT", help="text file with one document per line; - for stdin"
     )
     parser.add_argument(
+        "--instruction", help="what makes a document relevant (default: that of web search)"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "--top-k", type=positive, default=10, metavar="N", help="lines to print (default: 10)"
     )
+    output.add_argument("--json", action="store_true", help="print one JSON object per line")
     add_model_arguments(parser, _DEFAULT_MODEL, takes_cache=False)
-    parser.add_argument("--instruction", help="what makes a document right (default: web search's)")
-    parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.set_defaults(wrong=parser.error)
 
 
@@ -61,7 +67,7 @@ def run(namespace: argparse.Namespace) -> int:
                 "line": numbers[hit["corpus_id"]],
                 "text": hit["text"],
             }
-            print(json.dumps(record, ensure_ascii=False))
+            print(json_line(record))
         else:
             print(f"{rank:2}  {hit['score']:.3f}  {printable(hit['text'])}")
     return 0

@@ -1,12 +1,12 @@
-"""`qwen3-embed search`: the passages of a file or folder that answer a query.
+"""`qwen3-embed search`: find the passages of a file or folder that answer a query.
 
-Exact and in memory: every passage is embedded, and the best may be read once more by a reranker.
+The search is exact and in memory: every passage is embedded and compared with the query. A
+reranker can reorder the best ones.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -16,6 +16,7 @@ from textwrap import dedent
 from typing import TYPE_CHECKING, NamedTuple
 
 from .columns import cut_to_width, display_width, printable, wrap
+from .messages import json_line
 from .model_arguments import add_model_arguments, open_model, positive
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _MAX_LINES = 6  # of a passage on the terminal
 _INDENT = " " * 4
 _MIN_COLUMNS = 20
 _FENCES = ("```", "~~~")
+_EPILOG = """example:
+  qwen3-embed search notes/ "how long do eggs boil" --top-k 3"""
 _BOLD, _CYAN, _PLAIN = "\033[1m", "\033[36m", "\033[0m"
 
 
@@ -40,30 +43,37 @@ class _Hit(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
+    parser.epilog = _EPILOG
     parser.add_argument(
-        "corpus", metavar="CORPUS", help="a text, Markdown or JSON-lines file, or a folder of them"
+        "corpus", metavar="CORPUS", help="text, Markdown or JSON Lines file, or a folder of them"
     )
-    parser.add_argument("query", metavar="QUERY", help="what is looked for, in plain words")
-    parser.add_argument(
-        "--top-k", type=positive, default=5, metavar="N", help="passages to show (default: 5)"
-    )
-    add_model_arguments(parser, "mini")
-    parser.add_argument(
-        "--rerank",
-        metavar="MODEL",
-        help=f"a reranker that orders the best {_CANDIDATES}; its scores are shown",
-    )
-    parser.add_argument("--dim", type=positive, help="dimensions to compare (default: all)")
-    prompt = parser.add_mutually_exclusive_group()
-    prompt.add_argument("--instruction", help="what to look for (default: the model's own)")
-    prompt.add_argument("--prompt-name", metavar="NAME", help="e.g. legal, code")
+    parser.add_argument("query", metavar="QUERY", help="the question, in plain words")
     parser.add_argument(
         "--column",
         default="text",
         metavar="NAME",
-        help="where JSON lines have the text (default: text)",
+        help="field of JSON Lines with the text (default: text)",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    asked = parser.add_argument_group("search")
+    asked.add_argument("--dim", type=positive, help="dimensions to compare (default: all)")
+    prompt = asked.add_mutually_exclusive_group()
+    prompt.add_argument(
+        "--instruction", help="the task, in one sentence (default: the model's own)"
+    )
+    prompt.add_argument(
+        "--prompt-name", metavar="NAME", help="a named instruction: see info --instructions"
+    )
+    asked.add_argument(
+        "--rerank",
+        metavar="MODEL",
+        help=f"reorder the best {_CANDIDATES} with this reranker and show its scores",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--top-k", type=positive, default=5, metavar="N", help="passages to show (default: 5)"
+    )
+    output.add_argument("--json", action="store_true", help="print one JSON object per line")
+    add_model_arguments(parser, "mini")
     parser.set_defaults(wrong=parser.error)
 
 
@@ -83,7 +93,7 @@ def run(namespace: argparse.Namespace) -> int:
         hits = _reranked(hits, namespace)
     if namespace.json:
         for rank, hit in enumerate(hits, 1):
-            print(json.dumps(_record(rank, hit), ensure_ascii=False))
+            print(json_line(_record(rank, hit)))
     else:
         print("\n".join(_lines(hits, shutil.get_terminal_size().columns, _has_colours())))
     return 0
@@ -92,7 +102,7 @@ def run(namespace: argparse.Namespace) -> int:
 def _nearest(
     model: Embedder, passages: list[Passage], n_hits: int, namespace: argparse.Namespace
 ) -> list[_Hit]:
-    """The passages whose vectors lie closest to the query's; among equals the first."""
+    """The passages whose vectors are closest to the query's; the first of equal ones."""
     query = model.encode_query(
         namespace.query,
         dim=namespace.dim,
@@ -110,7 +120,7 @@ def _nearest(
 
 
 def _reranked(hits: list[_Hit], namespace: argparse.Namespace) -> list[_Hit]:
-    """The best of the candidates in the order of a model that reads query and passage together."""
+    """The best candidates, in the order of the reranker's scores."""
     from ..reranker import Reranker
     from ..templates import INSTRUCTIONS
 
@@ -119,6 +129,7 @@ def _reranked(hits: list[_Hit], namespace: argparse.Namespace) -> list[_Hit]:
         device=namespace.device,
         dtype=namespace.dtype,
         num_threads=namespace.threads,
+        batch_tokens=namespace.batch_tokens,
         local_files_only=namespace.offline,
     ) as ranker:
         ranks = ranker.rank(
@@ -151,7 +162,7 @@ def _has_colours() -> bool:
 
 
 def _lines(hits: list[_Hit], n_columns: int, colours: bool) -> Iterator[str]:
-    """Lines for a person to read: rank, score, file:line, heading; below them the text."""
+    """The hits for a person: rank, score, file:line and heading, with the text below."""
     n_columns = max(n_columns, _MIN_COLUMNS)
     for rank, (score, passage) in enumerate(hits, 1):
         if rank > 1:

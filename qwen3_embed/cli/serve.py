@@ -1,11 +1,11 @@
-"""`qwen3-embed serve`: models over HTTP."""
+"""`qwen3-embed serve`: serve models over HTTP."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .model_arguments import add_model_arguments, model_settings, open_model, positive
 
@@ -15,71 +15,127 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
+_EPILOG = """example:
+  qwen3-embed serve --model Qwen3-Embedding-0.6B --host 0.0.0.0 --api-key-file keys.txt"""
+
+# Options of vLLM, SGLang and text-embeddings-inference, with what to do here instead.
+_COUNTERPARTS = {
+    "--api-key": "every user of this machine could read the key with ps; write it to a file and "
+    "pass --api-key-file FILE",
+    "--model-path": "pass --model NAME",
+    "--model-id": "pass --model NAME",
+    "--served-model-name": "pass --alias ALIAS=NAME",
+    "--max-model-len": "pass --max-length TOKENS",
+    "--max-batch-tokens": "pass --batch-tokens TOKENS",
+    "--max-client-batch-size": "pass --max-inputs N",
+    "--auto-truncate": "pass --truncate",
+    "--hostname": "pass --host ADDRESS",
+    "--tensor-parallel-size": "pass --device cuda:all, one engine per GPU",
+    "--trust-remote-code": "no code from a model's folder is ever run",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    add_model_arguments(parser, "mini", many=True)
-    parser.add_argument(
-        "--reranker", action="append", default=[], metavar="NAME", help="serve this one too"
+    parser.epilog = _EPILOG
+    _add_network_arguments(parser)
+    served = parser.add_argument_group("served models")
+    served.add_argument(
+        "--reranker",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also serve this reranker (repeatable)",
     )
-    parser.add_argument(
+    served.add_argument(
         "--alias",
         action="append",
         default=[],
         metavar="ALIAS=NAME",
-        help="another name for a model, e.g. for clients that insist on one",
+        help="second name of a model, for clients that send a fixed one (repeatable)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="0 for any (default: 8000)")
-    parser.add_argument(
-        "--api-key-file",
-        type=Path,
-        metavar="FILE",
-        help="the keys that clients may show, one a line",
-    )
-    parser.add_argument(
-        "--no-key", action="store_true", help="let everyone in who reaches --host, without a key"
-    )
-    parser.add_argument(
+    served.add_argument(
         "--token-ids",
         choices=("model", "cl100k_base"),
         default="model",
-        help="what token ids in /v1/embeddings are: the model's own, or OpenAI's, as LangChain's "
-        "OpenAIEmbeddings sends them (default: model)",
+        help="tokenizer of the token ids that clients send: the model's, or OpenAI's as in "
+        "LangChain's OpenAIEmbeddings (default: model)",
     )
-    parser.add_argument(
-        "--truncate", action="store_true", help="cut long texts unless a request says otherwise"
+    served.add_argument(
+        "--truncate",
+        action="store_true",
+        help="cut texts that are too long, unless the request says otherwise",
     )
-    parser.add_argument(
-        "--max-body-mb", type=positive, default=16, help="of one request (default: 16)"
+    limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--max-body-mb", type=positive, default=16, help="maximum request body in MB (default: 16)"
     )
-    parser.add_argument(
-        "--max-inputs", type=positive, default=2048, help="texts of one request (default: 2048)"
+    limits.add_argument(
+        "--max-inputs",
+        type=positive,
+        default=2048,
+        help="maximum texts per request (default: 2048)",
     )
-    parser.add_argument(
-        "--max-queue", type=positive, default=512, help="requests at once (default: 512)"
+    limits.add_argument(
+        "--max-queue", type=positive, default=512, help="maximum requests at once (default: 512)"
     )
-    parser.add_argument(
-        "--max-connections", type=positive, default=1024, help="at once (default: 1024)"
+    limits.add_argument(
+        "--max-connections", type=positive, default=1024, help="maximum connections (default: 1024)"
     )
-    parser.add_argument(
+    limits.add_argument(
         "--client-seconds",
         type=float,
         default=60,
         metavar="S",
-        help="time for a client's header, and for its body (default: 60)",
+        help="seconds for a client to send its header, and again for its body (default: 60)",
     )
-    parser.add_argument("--log-level", default="info", choices=("info", "warning", "error"))
+    add_model_arguments(parser, "mini", many=True)
+    for option, advice in _COUNTERPARTS.items():
+        parser.add_argument(
+            option, action=_Counterpart, nargs="?", help=argparse.SUPPRESS, metavar=advice
+        )
     parser.set_defaults(wrong=parser.error)
+
+
+def _add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    network = parser.add_argument_group("network")
+    network.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
+    )
+    network.add_argument(
+        "--port", type=int, default=8000, help="port to listen on; 0 for any (default: 8000)"
+    )
+    network.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="keys that clients must send, one per line",
+    )
+    network.add_argument(
+        "--no-key", action="store_true", help="serve everyone who reaches --host, without a key"
+    )
+    network.add_argument("--log-level", default="info", choices=("info", "warning", "error"))
+
+
+class _Counterpart(argparse.Action):
+    """An option of another server: names ours, which is its `metavar`, and stops."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(f"there is no {option_string}: {self.metavar}")
 
 
 def run(namespace: argparse.Namespace) -> int:
     """Serves until SIGTERM or Ctrl-C; requests that were begun are finished first."""
     if namespace.host not in _LOCAL and namespace.api_key_file is None and not namespace.no_key:
         namespace.wrong(
-            f"--host {namespace.host} can be reached from elsewhere: pass --api-key-file, or "
-            f"--no-key if everyone may ask"
+            f"--host {namespace.host} can be reached from other machines: pass --api-key-file, "
+            f"or --no-key to serve everyone"
         )
     if not namespace.client_seconds > 0:
         namespace.wrong(f"--client-seconds is {namespace.client_seconds}, expected more than 0")
@@ -92,7 +148,7 @@ def run(namespace: argparse.Namespace) -> int:
         from ..server.listening import listen
         from ..server.logs import log_as_json
         from ..server.settings import Settings
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ImportError(
             f"serve needs {error.name}: pip install 'qwen3-embed-native[server]'"
         ) from None

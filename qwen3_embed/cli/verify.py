@@ -1,4 +1,4 @@
-"""`qwen3-embed verify`: a model's vectors beside published or recorded numbers."""
+"""`qwen3-embed verify`: compare a model's vectors with published or recorded numbers."""
 
 from __future__ import annotations
 
@@ -15,36 +15,41 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
+_EPILOG = """example:
+  qwen3-embed verify --model Qwen3-Embedding-0.6B"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    add_model_arguments(parser, "mini", takes_cache=False)
-    parser.add_argument(
+    parser.epilog = _EPILOG
+    compared = parser.add_argument_group("numbers")
+    compared.add_argument(
         "--reference",
         metavar="NAME",
-        help="the official model that --model should equal (default: by its name)",
+        help="official model that --model is a copy of (default: by its name)",
     )
-    values = parser.add_mutually_exclusive_group()
+    values = compared.add_mutually_exclusive_group()
     values.add_argument(
         "--values",
         type=Path,
         metavar="FILE",
-        help="recorded values (default: verify.json beside the model's weights)",
+        help="recorded values (default: verify.json in the model's folder)",
     )
     values.add_argument(
-        "--write", type=Path, metavar="FILE", help="record this model's values and stop"
+        "--write", type=Path, metavar="FILE", help="record this model's values and exit"
     )
-    parser.add_argument(
+    compared.add_argument(
         "--max-error",
         type=float,
         metavar="E",
-        help="with --write: how far other instruction sets may be (default: 0.05)",
+        help="with --write: the error allowed to other instruction sets (default: 0.05)",
     )
+    add_model_arguments(parser, "mini", takes_cache=False)
     parser.set_defaults(wrong=parser.error)
 
 
 def run(namespace: argparse.Namespace) -> int:
-    """Prints a table; 1 if a number is off, or nothing is known about the model."""
+    """Prints a table; returns 1 if a number is off or no numbers are known for the model."""
     from ..checks.verify import (
         SAME_ENGINE_ERROR,
         VALUES_FILE,
@@ -56,7 +61,7 @@ def run(namespace: argparse.Namespace) -> int:
     max_error = namespace.max_error
     if max_error is not None and (namespace.write is None or not 0 < max_error < 1):
         namespace.wrong("--max-error goes with --write and is expected between 0 and 1")
-    if "Qwen3-Reranker" in (namespace.reference or Path(namespace.model).name):
+    if "qwen3-reranker" in (namespace.reference or Path(namespace.model).name).lower():
         return _verify_reranker(namespace)
     with open_model(namespace, namespace.model) as model:
         if namespace.write is not None:

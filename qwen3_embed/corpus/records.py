@@ -6,19 +6,21 @@ continues after it.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import glob
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 __all__ = [
+    "ENCODING_ADVICE",
     "FORMATS",
     "Record",
     "Source",
@@ -41,6 +43,10 @@ STDIN = "-"
 _MAX_RECORD_BYTES = 16 << 20
 _PARQUET_BATCH = 1024
 _DEFAULT_COLUMN = "text"
+ENCODING_ADVICE = (
+    "pass its encoding, e.g. --encoding gb18030 or cp1252, or convert it: "
+    "iconv -f GB18030 -t UTF-8 FILE"
+)
 _PARQUET_KEPT = (bool, int, float, str, type(None))
 
 
@@ -67,13 +73,26 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file to read, and its format."""
+    """A file to read, and how: one of `FORMATS`, and an encoding that contains ASCII."""
 
     name: str
     format: str
+    encoding: str = "utf-8"
+
+    @property
+    def has_utf8(self) -> bool:
+        """True for UTF-8, by any of its names."""
+        return codecs.lookup(self.encoding).name == "utf-8"
+
+    @property
+    def encoding_name(self) -> str:
+        """The encoding in messages."""
+        return "UTF-8" if self.has_utf8 else self.encoding
 
 
-def find_sources(names: Sequence[str], format: str | None = None) -> list[Source]:
+def find_sources(
+    names: Sequence[str], format: str | None = None, encoding: str = "utf-8"
+) -> list[Source]:
     """Finds the files that the command line names: files, folders, patterns, "-".
 
     Parameters
@@ -82,6 +101,8 @@ def find_sources(names: Sequence[str], format: str | None = None) -> list[Source
     format : str, optional
         One of `FORMATS`, for every file; by default from each file's suffix, and text for "-" and
         unknown suffixes.
+    encoding : str
+        Of every file but Parquet.
 
     Raises
     ------
@@ -91,7 +112,7 @@ def find_sources(names: Sequence[str], format: str | None = None) -> list[Source
     sources = []
     for name in names:
         if name == STDIN:
-            sources.append(Source(name, format or "text"))
+            sources.append(Source(name, format or "text", encoding))
             continue
         if os.path.isdir(name):
             files = sorted(
@@ -111,12 +132,15 @@ def find_sources(names: Sequence[str], format: str | None = None) -> list[Source
             raise FileNotFoundError(f"{name!r} contains nothing to read, expected {wanted}")
         for file in files:
             found = _SUFFIXES.get(Path(file).suffix.lower(), "text")
-            sources.append(Source(file, format or found))
+            sources.append(Source(file, format or found, encoding))
     return sources
 
 
 def count_records(sources: Sequence[Source]) -> int | None:
-    """Counts records, approximately: a quoted line break in CSV counts. None if "-" is read."""
+    """The number of records that `read_records` gives for all files; None with "-".
+
+    Reads every file but Parquet, which takes a small part of the time that its vectors take.
+    """
     total = 0
     for source in sources:
         if source.name == STDIN:
@@ -125,8 +149,14 @@ def count_records(sources: Sequence[Source]) -> int | None:
             total += int(_parquet(source.name).metadata.num_rows)
             continue
         with open(source.name, "rb") as file:
-            while block := file.read(1 << 20):
-                total += block.count(b"\n")
+            if source.format == "text":
+                total += sum(1 for _ in _lines(file))
+            elif source.format == "jsonl":
+                total += sum(line is None or bool(line.strip()) for line in _lines(file))
+            else:
+                with _csv_fields(file, source) as records:
+                    next(records, None)  # the header
+                    total += sum(record != [] for record in records)
     return total
 
 
@@ -153,12 +183,11 @@ def read_records(source: Source, column: str | None, keep: Sequence[str]) -> Ite
         return
     with nullcontext(sys.stdin.buffer) if source.name == STDIN else open(source.name, "rb") as file:
         if source.format == "text":
-            yield from _text_records(file, source.name, column, keep)
+            yield from _text_records(file, source, column, keep)
         elif source.format == "jsonl":
-            yield from _json_records(file, column or _DEFAULT_COLUMN, keep)
+            yield from _json_records(file, source, column or _DEFAULT_COLUMN, keep)
         else:
-            delimiter = "," if source.format == "csv" else "\t"
-            yield from _csv_records(file, source.name, column, keep, delimiter)
+            yield from _csv_records(file, source, column, keep)
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes | None]:
@@ -185,36 +214,44 @@ def _bad(raw: bytes | str, reason: str) -> Record:
     return Record(None, raw=raw.encode("utf-8", "backslashreplace").decode(), reason=reason)
 
 
+def _decode(line: bytes, source: Source) -> str | Record:
+    """The text of a line, or a bad row."""
+    try:
+        return line.decode(source.encoding)
+    except UnicodeDecodeError as error:
+        return _bad(line, f"not {source.encoding_name} at byte {error.start}")
+
+
 def _text_records(
-    file: IO[bytes], name: str, column: str | None, keep: Sequence[str]
+    file: IO[bytes], source: Source, column: str | None, keep: Sequence[str]
 ) -> Iterator[Record]:
     for wanted in (column, *keep):
         if wanted not in (None, _DEFAULT_COLUMN):
             raise ValueError(
-                f"{name} is read as plain text, whose only column is "
+                f"{source.name} is read as plain text, whose only column is "
                 f"{_DEFAULT_COLUMN!r}: there is no column {wanted!r}"
             )
     for line in _lines(file):
         if line is None:
             yield _TOO_LONG
             continue
-        try:
-            text = line.decode()
-        except UnicodeDecodeError as error:
-            yield _bad(line, f"not UTF-8 at byte {error.start}")
-        else:
-            yield Record(text, (text,) * len(keep))
+        text = _decode(line, source)
+        yield Record(text, (text,) * len(keep)) if isinstance(text, str) else text
 
 
-def _json_records(file: IO[bytes], column: str, keep: Sequence[str]) -> Iterator[Record]:
+def _json_records(file: IO[bytes], source: Source, column: str, keep: Sequence[str]) -> Iterator[Record]:
     for line in _lines(file):
         if line is None:
             yield _TOO_LONG
             continue
         if not line.strip():
             continue  # not a record: often the end of the file
+        text = _decode(line, source)
+        if not isinstance(text, str):
+            yield text
+            continue
         try:
-            value = json.loads(line)
+            value = json.loads(text)
         except (ValueError, RecursionError) as error:
             yield _bad(line, f"not JSON: {error}")
             continue
@@ -224,49 +261,76 @@ def _json_records(file: IO[bytes], column: str, keep: Sequence[str]) -> Iterator
             found = type(value[column]).__name__ if column in value else "missing"
             yield _bad(line, f"{column!r} is {found}, expected a string")
         else:
-            yield _unicode(Record(value[column], tuple(value.get(name) for name in keep)), line)
+            row = Record(value[column], tuple(value.get(name) for name in keep))
+            yield _unicode(row, line, source)
 
 
-def _unicode(record: Record, raw: bytes | str) -> Record:
-    """The record, or a bad one if JSON or CSV contains a lone surrogate."""
+def _unicode(record: Record, raw: bytes | str, source: Source) -> Record:
+    """The record, or a bad one if a str in it isn't Unicode.
+
+    JSON can escape lone surrogates; `_csv_fields` escapes bytes that it can't decode as some.
+    """
     try:
         for value in (record.text, *record.kept):
             if isinstance(value, str):
                 value.encode()
     except UnicodeEncodeError as error:
-        return _bad(raw, f"not Unicode at character {error.start}")
+        is_byte = "\udc80" <= error.object[error.start] <= "\udcff"
+        expected = source.encoding_name if is_byte else "Unicode"
+        return _bad(raw, f"not {expected} at character {error.start}")
     return record
 
 
-def _csv_records(
-    file: IO[bytes], name: str, column: str | None, keep: Sequence[str], delimiter: str
-) -> Iterator[Record]:
+@contextmanager
+def _csv_fields(file: IO[bytes], source: Source) -> Iterator[Iterator[list[str] | csv.Error]]:
+    """The records of a CSV or TSV file, the header first; an error where one can't be read."""
     csv.field_size_limit(_MAX_RECORD_BYTES)
-    lines = TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(lines, delimiter=delimiter)
-    try:
-        header = next(reader, None)
-        if header is None:
-            return
-        place = _place(name, header, column)
-        kept = [_place(name, header, each) for each in keep]
+    encoding = "utf-8-sig" if source.has_utf8 else source.encoding
+    lines = TextIOWrapper(file, encoding, errors="surrogateescape", newline="")
+    reader = csv.reader(lines, delimiter="," if source.format == "csv" else "\t")
+
+    def records() -> Iterator[list[str] | csv.Error]:
         while True:
             try:
-                fields = next(reader)
+                yield next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Record(None, reason=f"line {reader.line_num}: {error}")
+                yield csv.Error(f"line {reader.line_num}: {error}")
+
+    try:
+        yield records()
+    finally:
+        lines.detach()
+
+
+def _csv_records(
+    file: IO[bytes], source: Source, column: str | None, keep: Sequence[str]
+) -> Iterator[Record]:
+    with _csv_fields(file, source) as records:
+        header = next(records, None)
+        if header is None:
+            return
+        if isinstance(header, csv.Error):
+            raise ValueError(f"{source.name}: {header}")
+        if not isinstance(_unicode(Record("".join(header)), "", source).text, str):
+            raise ValueError(
+                f"the header of {source.name} is not {source.encoding_name}: {ENCODING_ADVICE}"
+            )
+        place = _place(source.name, header, column)
+        kept = [_place(source.name, header, each) for each in keep]
+        for fields in records:
+            if isinstance(fields, csv.Error):
+                yield Record(None, reason=str(fields))
                 continue
             if not fields:
                 continue  # an empty line is not a record
-            raw = delimiter.join(fields)
+            raw = ("," if source.format == "csv" else "\t").join(fields)
             if len(fields) != len(header):
                 yield _bad(raw, f"{len(fields)} fields, expected {len(header)}")
             else:
-                yield _unicode(Record(fields[place], tuple(fields[i] for i in kept)), raw)
-    finally:
-        lines.detach()
+                row = Record(fields[place], tuple(fields[i] for i in kept))
+                yield _unicode(row, raw, source)
 
 
 def _place(name: str, columns: Sequence[str], wanted: str | None) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._core import Engine, Job
+from .cores import Cores, usable_cores
 from .device import CUDA_PATHS
 from .user_cache import cache_folder
 
@@ -23,6 +24,8 @@ class Engines:
     ----------
     engines : sequence of Engine
         At least one; owned from here on.
+    threads_from : str
+        Where the CPU engine's number of threads comes from.
 
     Attributes
     ----------
@@ -30,8 +33,9 @@ class Engines:
         Token budget of one forward pass.
     """
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
+    def __init__(self, engines: Sequence[Engine], threads_from: str = "num_threads") -> None:
         self._engines = tuple(engines)
+        self._threads_from = threads_from
         self.batch_tokens: int = self._engines[0].info["batch_tokens"]
         self._adapters = [(0,) * len(self._engines)]  # each one's numbers in the engines
 
@@ -44,7 +48,11 @@ class Engines:
         infos = [engine.info for engine in self._engines]
         devices = ",".join(info["device"] for info in infos)
         notes = "; ".join(f"{info['device']}: {info['note']}" for info in infos if info["note"])
-        return infos[0] | {"device": devices, "note": notes}
+        return infos[0] | {
+            "device": devices,
+            "note": notes,
+            "threads_from": self._threads_from,
+        }
 
     def rows(self, n: int, dim: int) -> npt.NDArray[np.float32]:
         """A new (n, dim) array for any of the engines to write."""
@@ -108,7 +116,12 @@ class Engines:
 
 
 def open_engines(
-    paths: Sequence[str], config: dict[str, Any], *, devices: Sequence[str], **options: Any
+    paths: Sequence[str],
+    config: dict[str, Any],
+    *,
+    devices: Sequence[str],
+    num_threads: int | None,
+    **options: Any,
 ) -> Engines:
     """Opens one engine per device, in parallel; all or none.
 
@@ -118,8 +131,12 @@ def open_engines(
         As `Engine` takes them.
     devices : sequence of str
         As `resolve_device` gives them.
+    num_threads : int or None
+        Of the CPU engine; None: `usable_cores`.
     """
     library, cublas_folder = CUDA_PATHS
+    cores = usable_cores() if num_threads is None else Cores(num_threads, "num_threads")
+    reason = cores.reason if devices == ("cpu",) else "the GPU computes"
 
     def open_engine(device: str) -> Engine:
         return Engine(
@@ -129,11 +146,12 @@ def open_engines(
             cuda_library=library,
             cublas_folder=cublas_folder,
             cache_folder=str(cache_folder("plans")),
+            num_threads=cores.n,
             **options,
         )
 
     if len(devices) == 1:
-        return Engines([open_engine(devices[0])])
+        return Engines([open_engine(devices[0])], reason)
     with ThreadPoolExecutor(len(devices)) as pool:
         opening = [pool.submit(open_engine, device) for device in devices]
     failures = [future for future in opening if future.exception() is not None]
@@ -142,4 +160,4 @@ def open_engines(
             if future not in failures:
                 future.result().close()
         failures[0].result()
-    return Engines([future.result() for future in opening])
+    return Engines([future.result() for future in opening], reason)
