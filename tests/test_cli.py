@@ -141,7 +141,8 @@ class TestEncode:
             == 0
         )
         assert capsys.readouterr().err == (
-            "warning: 1 text was cut at 9 tokens (see --max-length); the longest, record 0, has 51\n"
+            "warning: 1 text was cut at 9 tokens (see --max-length); the longest, record 0, "
+            "has 51\n"
         )
 
     def test_interrupt(self, models: ModelMaker, tmp_path: Path) -> None:

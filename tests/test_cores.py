@@ -110,7 +110,9 @@ def test_affinity_below_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_model_uses_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen3_embed.loading.engines.usable_cores", lambda: Cores(3, "CPU quota of 2.5"))
+    monkeypatch.setattr(
+        "qwen3_embed.loading.engines.usable_cores", lambda: Cores(3, "CPU quota of 2.5")
+    )
     with Embedder(folder, device="cpu") as model:
         assert (model.info["num_threads"], model.info["threads_from"]) == (3, "CPU quota of 2.5")
     with Embedder(folder, device="cpu", num_threads=2) as model:

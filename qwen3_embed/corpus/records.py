@@ -239,7 +239,9 @@ def _text_records(
         yield Record(text, (text,) * len(keep)) if isinstance(text, str) else text
 
 
-def _json_records(file: IO[bytes], source: Source, column: str, keep: Sequence[str]) -> Iterator[Record]:
+def _json_records(
+    file: IO[bytes], source: Source, column: str, keep: Sequence[str]
+) -> Iterator[Record]:
     for line in _lines(file):
         if line is None:
             yield _TOO_LONG
