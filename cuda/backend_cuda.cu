@@ -13,9 +13,6 @@
 #include "device.h"
 #include "peak.h"
 
-/* Tokens from which a batch takes long enough to be worth cancelling. */
-#define LARGE_BATCH 2048
-
 /* Attempts to record the graph of a shape. */
 #define MAX_RECORDINGS 3
 
@@ -177,7 +174,7 @@ piece_end(const struct layout *layout, int first)
 {
     int end = first + 1;
 
-    while (end < layout->n_last && layout->host.pool_rows[end].first > 0) {
+    while (end < layout->n_vectors && layout->host.pool_rows[end].first > 0) {
         end++;
     }
     return end;
@@ -211,13 +208,14 @@ copy_vectors(struct pass *p, const struct qe_batch *batch, int first, int end)
 
 /* ---- the pass ---- */
 
-/* Limits how far ahead of the GPU the layers of a large batch are queued. */
+/* Limits how far ahead of the GPU the layers of a large batch are queued, so that it
+ * can be cancelled. */
 static void
 wait_for_layers(struct pass *p, int l)
 {
     cudaEvent_t event = p->gpu->layer_done[l % LAYERS_AHEAD];
 
-    if (p->n_rows >= LARGE_BATCH) {
+    if (p->cancel != NULL) {
         keep_first_error(p, cudaEventSynchronize(event));
         keep_first_error(p, cudaEventRecord(event, p->gpu->stream.handle));
     }
@@ -246,7 +244,8 @@ run_layer(struct pass *p, int l)
         qk_norm_rope(p, p->at->last_positions, layer, 0, s->NH);
         const int n_tall = gpu->layout.n_last_tall;
         attention(p, p->at->last_blocks, n_tall, true, layer);
-        attention(p, p->at->last_blocks + n_tall, p->n_rows - n_tall, false, layer);
+        attention(p, p->at->last_blocks + n_tall, gpu->layout.n_last_short, false,
+                  layer);
     } else {
         linear(p, LINEAR_QKV, gpu->ws.qkv, gpu->ws.x, layer->qkv_proj, p->n_rows);
         qk_norm_rope(p, p->at->positions, layer, 0, s->NH + s->NKV);
@@ -303,8 +302,9 @@ run_small(struct pass *p, const struct qe_batch *batch)
 {
     struct device *gpu = p->gpu;
     const struct layout *layout = &gpu->layout;
-    const struct graph_key key = {p->weights,     layout->n_rows,  layout->n_last,
-                                  layout->n_tall, layout->n_short, layout->n_last_tall};
+    const struct graph_key key = {
+        p->weights,      layout->n_rows,      layout->n_last,      layout->n_tall,
+        layout->n_short, layout->n_last_tall, layout->n_last_short};
     struct graph *graph = graphs_use(&gpu->graphs, &key);
 
     if (graph->exec == NULL && graph->n_uses > 1 &&
@@ -316,7 +316,7 @@ run_small(struct pass *p, const struct qe_batch *batch)
     } else {
         queue_small(p);
     }
-    copy_vectors(p, batch, 0, layout->n_last);
+    copy_vectors(p, batch, 0, layout->n_vectors);
 }
 
 static void
@@ -326,7 +326,7 @@ run_large(struct pass *p, const struct qe_batch *batch)
 
     p->cancel = batch->cancel;
     run_layers(p);
-    for (int first = 0, end; first < layout->n_last && !cancelled(p); first = end) {
+    for (int first = 0, end; first < layout->n_vectors && !cancelled(p); first = end) {
         end = piece_end(layout, first);
         pool(p, first, end);
         copy_vectors(p, batch, first, end);

@@ -3,7 +3,6 @@
 #include "device.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #include "cuda_error.h"
 
@@ -124,15 +123,7 @@ allocate(struct device *gpu, const char *cache_folder, struct qe_error *err)
     if (status < 0) {
         return status;
     }
-    cudaError_t opened = stream_open(&gpu->stream);
-    if (opened == cudaErrorNoKernelImageForDevice ||
-        opened == cudaErrorInvalidDeviceFunction) {
-        return qe_fail(err, QE_EDEVICE,
-                       "device %s: this build has no code for %s; build it with "
-                       "QWEN3_EMBED_CUDA_ARCHS=%s",
-                       gpu->name, gpu->kernels, gpu->kernels + strlen("sm_"));
-    }
-    CUDA_TRY(err, opened);
+    CUDA_TRY(err, stream_open(&gpu->stream));
     for (cudaEvent_t &event : gpu->layer_done) {
         CUDA_TRY(err, cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     }
@@ -143,8 +134,8 @@ allocate(struct device *gpu, const char *cache_folder, struct qe_error *err)
     if (status < 0) {
         return status;
     }
-    CUDA_TRY(err, attention_open(&gpu->attention, gpu->ws.qkv, gpu->ws.max_rows, s->NH,
-                                 s->NKV, s->HS));
+    CUDA_TRY(err, attention_open(&gpu->attention, gpu->ws.qkv, gpu->ws.max_rows + 1,
+                                 s->NH, s->NKV, s->HS));
     status = layout_open(&gpu->attention, gpu->ws.max_rows, gpu->max_seqs, max_length,
                          &gpu->layout, err);
     if (status == 0) {

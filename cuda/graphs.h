@@ -9,7 +9,7 @@
 /* Batches with equal keys queue the same kernels on the same addresses. */
 struct graph_key {
     const void *weights; /* identifies the weights that products read */
-    int n_rows, n_last, n_tall, n_short, n_last_tall;
+    int n_rows, n_last, n_tall, n_short, n_last_tall, n_last_short;
 };
 
 struct graph {
@@ -19,7 +19,7 @@ struct graph {
     uint64_t last_use; /* 0: this entry is free */
 };
 
-#define MAX_GRAPHS 64
+#define MAX_GRAPHS 128
 
 struct graphs {
     struct graph graphs[MAX_GRAPHS];

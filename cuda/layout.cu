@@ -28,29 +28,36 @@ place(T **pointer, unsigned char *base, size_t *used, size_t n_elements)
 
 /* Returns the bytes used. */
 static size_t
-lay_out(struct layout_arrays *a, unsigned char *base, size_t n_rows, size_t n_last,
-        size_t n_tall, size_t n_short)
+lay_out(struct layout_arrays *a, unsigned char *base, const struct layout *p)
 {
     size_t used = 0;
 
-    place(&a->tokens, base, &used, n_rows);
-    place(&a->positions, base, &used, n_rows);
-    place(&a->last_rows, base, &used, n_last);
-    place(&a->last_positions, base, &used, n_last);
-    place(&a->pool_rows, base, &used, n_last);
-    place(&a->tall_blocks, base, &used, n_tall);
-    place(&a->blocks, base, &used, n_short);
-    place(&a->last_blocks, base, &used, n_last);
+    place(&a->tokens, base, &used, p->n_rows);
+    place(&a->positions, base, &used, p->n_rows);
+    place(&a->last_rows, base, &used, p->n_last);
+    place(&a->last_positions, base, &used, p->n_last);
+    place(&a->pool_rows, base, &used, p->n_last);
+    place(&a->tall_blocks, base, &used, p->n_tall);
+    place(&a->blocks, base, &used, p->n_short);
+    place(&a->last_blocks, base, &used, p->n_last_tall + p->n_last_short);
     return used;
 }
 
 size_t
 layout_device_bytes(int max_rows, int max_seqs)
 {
+    /* Every block has at least one query; padding makes up to SMALL_ROWS of each kind.
+     */
+    const int n_last = max_seqs > SMALL_ROWS ? max_seqs : SMALL_ROWS;
+    struct layout most = {};
+
+    most.n_rows = max_rows;
+    most.n_last = most.n_last_short = n_last;
+    most.n_short = max_rows > SMALL_ROWS ? max_rows : SMALL_ROWS;
+    most.n_tall = most.n_last_tall = SMALL_ROWS;
     struct layout_arrays unused;
 
-    /* Every block holds a query at least. */
-    return lay_out(&unused, NULL, max_rows, max_seqs, 0, max_rows) + 32;
+    return lay_out(&unused, NULL, &most);
 }
 
 /* ---- filling ---- */
@@ -69,7 +76,8 @@ span_of(const struct layout *p, const struct qe_batch *batch, int s)
     }
     span.whole.position = span.whole.n_prefix;
     span.whole.n_keys = span.whole.n_prefix + seq->n_tokens;
-    span.tall = attention_is_tall(p->attention, seq->n_tokens, span.whole.n_keys);
+    span.tall = attention_is_tall(p->attention, seq->n_tokens, span.whole.n_keys,
+                                  batch->n_tokens <= RAW_ROWS);
     span.block_tokens = p->attention->block_tokens[span.tall];
     return span;
 }
@@ -156,15 +164,27 @@ fill_rows(struct layout *p, const struct qe_batch *batch)
     }
 }
 
+/* A block whose result nobody reads. */
+static struct attention_block
+spare_block(const struct layout *p)
+{
+    struct attention_block block = {};
+
+    block.row = block.own_row = p->max_rows;
+    block.n_queries = block.n_keys = 1;
+    return block;
+}
+
 /* The rows that are needed once the last layer's keys are made. */
 static void
 fill_last(struct layout *p, const struct qe_batch *batch, size_t ring_floats)
 {
+    struct attention_block *const tall = p->host.last_blocks;
+    struct attention_block *const short_ones = tall + p->n_last_tall;
+    int n_tall = 0, n_short = 0;
     size_t first = 0;
-    int n_short = 0;
 
-    p->n_last_tall = 0;
-    for (int i = 0; i < p->n_last; i++) {
+    for (int i = 0; i < p->n_vectors; i++) {
         const struct qe_seq *seq = &batch->seqs[p->last_seqs[i]];
         struct span span = span_of(p, batch, p->last_seqs[i]);
         struct attention_block block = span.whole;
@@ -174,10 +194,10 @@ fill_last(struct layout *p, const struct qe_batch *batch, size_t ring_floats)
         block.row = i;
         block.position = block.n_keys - 1;
         block.n_queries = 1;
-        if (attention_is_tall(p->attention, 1, block.n_keys)) {
-            p->host.last_blocks[p->n_last_tall++] = block;
+        if (attention_is_tall(p->attention, 1, block.n_keys, false)) {
+            tall[n_tall++] = block;
         } else {
-            p->host.last_blocks[p->n_last - ++n_short] = block;
+            short_ones[n_short++] = block;
         }
         if (first + seq->n_out > ring_floats) {
             first = 0;
@@ -187,6 +207,74 @@ fill_last(struct layout *p, const struct qe_batch *batch, size_t ring_floats)
                               seq->kind == QE_UNIT, (int32_t)first};
         first += seq->n_out;
     }
+    for (int i = p->n_vectors; i < p->n_last; i++) {
+        p->host.last_rows[i] = p->host.last_positions[i] = 0;
+        p->host.pool_rows[i] = {};
+    }
+    while (n_tall < p->n_last_tall) {
+        tall[n_tall++] = spare_block(p);
+    }
+    while (n_short < p->n_last_short) {
+        short_ones[n_short++] = spare_block(p);
+    }
+}
+
+/* ---- lengths ---- */
+
+/* Steps that cost little of a pass and leave few lengths. */
+static int
+padded_rows(int n_rows)
+{
+    return (int)round_up(n_rows, n_rows <= 64     ? ROW_TILE
+                                 : n_rows <= 128  ? 2 * ROW_TILE
+                                 : n_rows <= 1024 ? 4 * ROW_TILE
+                                                  : 8 * ROW_TILE);
+}
+
+static int
+power_of_two(int n)
+{
+    int power = 1;
+
+    while (power < n) {
+        power *= 2;
+    }
+    return power;
+}
+
+/* Lengths of blocks follow from that of last rows wherever they can, so that few
+ * combinations occur. */
+static void
+pad_lengths(struct layout *p)
+{
+    const int n_blocks = p->n_tall > p->n_short ? p->n_tall : p->n_short;
+    const int n_padded =
+        power_of_two(n_blocks > p->n_vectors ? n_blocks : p->n_vectors);
+
+    p->n_rows = padded_rows(p->n_rows);
+    p->n_last = p->n_vectors == 0 ? 0 : power_of_two(p->n_vectors);
+    p->n_tall = p->n_tall == 0 ? 0 : n_padded;
+    p->n_short = p->n_short == 0 ? 0 : n_padded;
+    p->n_last_tall = p->n_last_tall == 0 ? 0 : p->n_last;
+    p->n_last_short = p->n_last_short == 0 ? 0 : p->n_last;
+}
+
+/* Counts what the batch has, before padding. */
+static void
+count_lengths(struct layout *p, const struct qe_batch *batch)
+{
+    p->n_rows = p->n_vectors = p->n_last_tall = 0;
+    for (int s = 0; s < batch->n_seqs; s++) {
+        p->first_rows[s] = p->n_rows;
+        p->n_rows += batch->seqs[s].n_tokens;
+        if (batch->seqs[s].out != NULL) {
+            p->last_seqs[p->n_vectors++] = s;
+            p->n_last_tall += attention_is_tall(
+                p->attention, 1, span_of(p, batch, s).whole.n_keys, false);
+        }
+    }
+    p->n_last = p->n_vectors;
+    p->n_last_short = p->n_last - p->n_last_tall;
 }
 
 void
@@ -194,27 +282,26 @@ layout_fill(struct layout *p, const struct qe_batch *batch, size_t ring_floats)
 {
     const int n_lengths = p->max_tiles + 1;
 
-    p->n_rows = p->n_last = 0;
-    for (int s = 0; s < batch->n_seqs; s++) {
-        p->first_rows[s] = p->n_rows;
-        p->n_rows += batch->seqs[s].n_tokens;
-        if (batch->seqs[s].out != NULL) {
-            p->last_seqs[p->n_last++] = s;
-        }
-    }
-    int padded = (int)round_up(p->n_rows, ROW_TILE);
-    if (padded <= SMALL_ROWS && padded <= p->max_rows) {
-        p->n_rows = padded;
-    }
-    p->pruned = p->n_rows > SMALLEST_ROWS;
+    count_lengths(p, batch);
     count_blocks(p, batch);
     p->n_short = rank_lengths(p->n_by_length, n_lengths);
     p->n_tall = rank_lengths(p->n_by_length + n_lengths, n_lengths);
-    p->n_bytes =
-        lay_out(&p->host, p->host_memory, p->n_rows, p->n_last, p->n_tall, p->n_short);
-    lay_out(&p->device, p->device_memory, p->n_rows, p->n_last, p->n_tall, p->n_short);
+    const int n_short = p->n_short, n_tall = p->n_tall;
+    const int padded = padded_rows(p->n_rows);
+    if (padded <= SMALL_ROWS && padded <= p->max_rows) {
+        pad_lengths(p);
+    }
+    p->pruned = p->n_rows > SMALLEST_ROWS;
+    p->n_bytes = lay_out(&p->host, p->host_memory, p);
+    lay_out(&p->device, p->device_memory, p);
     fill_rows(p, batch);
     fill_blocks(p, batch);
+    for (int i = n_short; i < p->n_short; i++) {
+        p->host.blocks[i] = spare_block(p);
+    }
+    for (int i = n_tall; i < p->n_tall; i++) {
+        p->host.tall_blocks[i] = spare_block(p);
+    }
     fill_last(p, batch, ring_floats);
 }
 

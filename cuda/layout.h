@@ -17,15 +17,16 @@ struct layout_arrays {
     struct pool_row *pool_rows;          /* (n_last) rows of h at the end             */
     struct attention_block *tall_blocks; /* (n_tall) longest first                    */
     struct attention_block *blocks;      /* (n_short) longest first                   */
-    struct attention_block *last_blocks; /* (n_last) queries in rows 0, 1, ...; tall
-                                            ones first                                */
+    struct attention_block *last_blocks; /* (n_last_tall + n_last_short) of one query
+                                            each, in rows 0, 1, ...; tall ones first  */
 };
 
 struct layout {
     struct layout_arrays host, device;
-    int n_rows, n_last, n_tall, n_short;
-    int n_last_tall; /* of last_blocks */
-    bool pruned;     /* only last rows are left at the end */
+    int n_vectors; /* texts with a vector */
+    /* Lengths of the arrays. In a small batch they are padded (see SMALL_ROWS). */
+    int n_rows, n_last, n_tall, n_short, n_last_tall, n_last_short;
+    bool pruned; /* only last rows are left at the end */
     size_t n_bytes;
 
     unsigned char *host_memory, *device_memory; /* (max_bytes) owned                  */
@@ -43,10 +44,14 @@ size_t layout_device_bytes(int max_rows, int max_seqs);
 int layout_open(const struct attention *attention, int max_rows, int max_seqs,
                 int max_length, struct layout *layout, struct qe_error *err);
 
-/* A batch of up to SMALL_ROWS rows is padded to full row tiles, so that similar batches
- * share a graph. Of up to SMALLEST_ROWS rows its last layer is not pruned to last
- * tokens, because a few rows cost no more than one. */
-#define SMALL_ROWS 512
+/* The arrays of a batch of up to SMALL_ROWS rows are padded to a few lengths, so that
+ * most batches find a graph of their lengths: rows by tokens 0, last rows by row 0
+ * without an output, and blocks by ones whose query, key and output are the spare row
+ * after the batch's. Of up to SMALLEST_ROWS rows the last layer is not pruned to last
+ * tokens, because a few rows cost no more than one. Of up to RAW_ROWS attention may
+ * apply q-norm, k-norm and RoPE itself. */
+#define SMALL_ROWS 2048
+#define RAW_ROWS 512
 #define SMALLEST_ROWS 64
 
 static inline bool
@@ -60,7 +65,7 @@ layout_small(const struct layout *layout)
 static inline bool
 layout_raw(const struct layout *layout)
 {
-    return layout_small(layout) && layout->n_tall == 0;
+    return layout->n_rows <= RAW_ROWS && layout->n_tall == 0;
 }
 
 /* Fills the arrays for a batch. Results are written in pieces of at most ring_floats:

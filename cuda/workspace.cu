@@ -35,7 +35,7 @@ lay_out(const struct device_shape *s, int max_length, unsigned char *base,
     if (s->dtype == QE_FLOAT8) {
         place(&ws->x.scales, base, &used, T);
     }
-    place(&ws->qkv, base, &used, T * s->qkv_width);
+    place(&ws->qkv, base, &used, (T + 1) * s->qkv_width); /* and the spare row */
     place(&ws->gate_up, base, &used, M * 2 * s->I);
     place(&ws->cos_sin, base, &used, (size_t)max_length * s->HS);
     ws->n_bytes = used;
@@ -64,6 +64,8 @@ workspace_open(const struct device_shape *shape, int max_length, struct workspac
 {
     CUDA_TRY(err, cudaMalloc(&ws->memory, ws->n_bytes));
     lay_out(shape, max_length, ws->memory, ws);
+    CUDA_TRY(err, cudaMemset(ws->qkv + (size_t)ws->max_rows * shape->qkv_width, 0,
+                             shape->qkv_width * sizeof *ws->qkv));
     CUDA_TRY(err, cudaHostAlloc(&ws->ring, RING_FLOATS * sizeof(float),
                                 cudaHostAllocMapped));
     return 0;

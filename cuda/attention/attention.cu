@@ -434,9 +434,12 @@ attention_open(struct attention *a, bf16 *qkv, int T, int NH, int NKV, int HS)
 
 /* A text that is one tile of keys to the short kernel has the same bits from both. */
 bool
-attention_is_tall(const struct attention *a, int n_tokens, int n_keys)
+attention_is_tall(const struct attention *a, int n_tokens, int n_keys, bool few)
 {
-    return n_tokens > a->block_tokens[0] || (a->sm90 && n_keys > BLOCK_KV);
+    if (n_keys <= BLOCK_KV) {
+        return !few && n_tokens > a->block_tokens[0];
+    }
+    return n_tokens > a->block_tokens[0] || a->sm90;
 }
 
 cudaError_t

@@ -36,8 +36,11 @@ bool attention_fits(int NH, int NKV, int HS);
 cudaError_t attention_open(struct attention *attention, bf16 *qkv, int T, int NH,
                            int NKV, int HS);
 
-/* Returns whether n_tokens queries of a text of n_keys positions get tall blocks. */
-bool attention_is_tall(const struct attention *attention, int n_tokens, int n_keys);
+/* Returns whether n_tokens queries of a text of n_keys positions get tall blocks. few:
+ * the batch is so small that short blocks serve a text of one tile of keys better; its
+ * bits are the same. */
+bool attention_is_tall(const struct attention *attention, int n_tokens, int n_keys,
+                       bool few);
 
 /* blocks (n_blocks) in device memory, all tall or all short, longest first. norm: apply
  * q-norm, k-norm and RoPE while loading (short blocks only, which are then read before

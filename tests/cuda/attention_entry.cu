@@ -21,7 +21,7 @@ open_attention(bf16 *qkv, int T, int NH, int NKV, int HS)
 EXPORT int
 is_tall(const struct attention *attention, int n_tokens, int n_keys)
 {
-    return attention_is_tall(attention, n_tokens, n_keys);
+    return attention_is_tall(attention, n_tokens, n_keys, false);
 }
 
 EXPORT int
