@@ -111,6 +111,22 @@ def test_shared_prefix_changes_no_bit(
     assert len(np.unique(expected, axis=0)) == len({text.tobytes() for text in texts})
 
 
+@pytest.mark.parametrize("shape", ["tiny64", "tiny128"])
+def test_a_graph_serves_batches_of_other_lengths(models: ModelMaker, shape: str) -> None:
+    """Batches that are padded to the same lengths share a graph: 300 random ones, of one to
+    forty texts, on each side of every limit; each text has the bits that it has alone."""
+    engine = open_cuda(models(shape))
+    texts = random_texts([*range(1, 140)])
+    rows = alone(engine, texts, 64)
+    source = np.random.default_rng(0)
+    for _ in range(300):
+        longest = int(source.choice([8, 33, 65, 140]))
+        chosen = source.integers(0, longest - 1, int(source.integers(1, 41)))
+        made = embed(engine, [texts[i] for i in chosen], 64)
+        np.testing.assert_array_equal(made, rows[chosen])
+    engine.close()
+
+
 def test_long_texts(models: ModelMaker) -> None:
     """Whole range of lengths in one call; the longest beside one token."""
     folder = models("small", num_hidden_layers=2, max_position_embeddings=32768)
