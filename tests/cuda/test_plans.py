@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +19,33 @@ from tests.cuda.reference_cuda import needs_gpu, open_cuda
 from tests.support.engines import embed, random_texts
 
 pytestmark = needs_gpu
+
+# One thread records graphs, another synchronises the context, by the driver's functions alone.
+RACE = """
+import ctypes, threading, time
+cuda = ctypes.CDLL("libcuda.so.1")
+context, stream, memory = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_uint64()
+assert cuda.cuInit(0) == 0
+assert cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0
+assert cuda.cuCtxSetCurrent(context) == 0
+assert cuda.cuStreamCreate(ctypes.byref(stream), 1) == 0
+assert cuda.cuMemAlloc_v2(ctypes.byref(memory), ctypes.c_size_t(4096)) == 0
+ends = time.monotonic() + 4
+def synchronise():
+    cuda.cuCtxSetCurrent(context)
+    while time.monotonic() < ends:
+        cuda.cuCtxSynchronize()
+other = threading.Thread(target=synchronise)
+other.start()
+while time.monotonic() < ends:
+    graph = ctypes.c_void_p()
+    if cuda.cuStreamBeginCapture_v2(stream, 1) == 0:
+        for _ in range(50):
+            cuda.cuMemsetD8Async(memory, ctypes.c_ubyte(0), ctypes.c_size_t(4096), stream)
+        if cuda.cuStreamEndCapture(stream, ctypes.byref(graph)) == 0:
+            cuda.cuGraphDestroy(graph)
+other.join()
+"""
 
 
 def driver() -> Any:
@@ -48,7 +77,14 @@ def running(step: Callable[[], None]) -> Iterator[None]:
 
 
 def test_another_thread_synchronises_the_device(models: ModelMaker) -> None:
-    """That breaks the recording of a graph, not the pass; 40 shapes are recorded here."""
+    """That breaks the recording of a graph, not the pass; 40 shapes are recorded here.
+
+    Driver 580.159 itself ends by a segmentation fault when this happens, also without the
+    engine; such a driver is told by a program that calls nothing else.
+    """
+    race = subprocess.run([sys.executable, "-c", RACE], capture_output=True, check=False)
+    if race.returncode != 0:
+        pytest.skip(f"the driver does not survive it by itself: status {race.returncode}")
     texts = random_texts([*range(1, 161, 4)])
     engine = open_cuda(models("tiny64"))
     expected = [embed(engine, [text], 64) for text in texts]
