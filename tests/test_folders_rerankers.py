@@ -300,6 +300,22 @@ def adapter_alone(folder: Path) -> Made:
 
 
 @case
+def adapter_alone_with_a_template(folder: Path) -> Made:
+    base = bare(folder.with_name("plain"), seed=22)
+    write_adapter(base, folder)
+    small_tokenizer(adds_end=False, template=PLAIN).save_pretrained(folder)
+    tokenizer = small_tokenizer(template=PLAIN)
+    prompts = [
+        tokenizer.apply_chat_template(
+            [{"role": "query", "content": query}, {"role": "document", "content": document}],
+            tokenize=False,
+        )
+        for query, document in PAIRS
+    ]
+    return Made(folder, lambda dtype: prompt_logits(folder, prompts, dtype, answers=("yes", "no")))
+
+
+@case
 def transformer_in_a_folder(folder: Path) -> Made:
     base = bare(folder.with_name("inner"), seed=21, template=PLAIN)
     transformer = Transformer(str(base), transformer_task="text-generation")

@@ -96,6 +96,38 @@ class TestAdapter:
         with pytest.raises(ModelFileError, match="one of embed_tokens and lm_head"):
             merge_adapter(base, made, tmp_path / "out")
 
+    def test_an_adapter_in_the_models_own_folder(self, first: Path, tmp_path: Path) -> None:
+        base = Path(shutil.copytree(first, tmp_path / "base"))
+        other = make_adapter(tmp_path / "other", base, seed=2)
+        make_adapter(base, base)
+        merge_adapter(base, base, tmp_path / "out")
+        assert not (tmp_path / "out" / "adapter_config.json").exists()
+        with Embedder(tmp_path / "out") as merged, Embedder(base) as beside:
+            assert merged.adapter is None
+            assert beside.adapter == "default"
+            assert np.array_equal(merged.encode(TEXTS), beside.encode(TEXTS))
+        with pytest.raises(ModelFileError, match="has an adapter of its own: merge that one first"):
+            merge_adapter(base, other, tmp_path / "none")
+        with pytest.raises(ModelFileError, match="has an adapter of its own: merge it first"):
+            interpolate_models([base, first], tmp_path / "none")
+        alone = make_adapter(tmp_path / "alone", first, base_model_name_or_path=str(first))
+        with pytest.raises(ModelFileError, match="is an adapter without weights of its own"):
+            merge_adapter(alone, alone, tmp_path / "none")
+
+    def test_a_transformer_in_a_folder(self, first: Path, tmp_path: Path) -> None:
+        base = Path(shutil.copytree(first, tmp_path / "base"))
+        inner = base / "0_Transformer"
+        inner.mkdir()
+        for name in ("config.json", "tokenizer.json", "model.safetensors"):
+            (base / name).rename(inner / name)
+        modules = json.loads((base / "modules.json").read_text())
+        modules[0]["path"] = inner.name
+        (base / "modules.json").write_text(json.dumps(modules))
+        made = make_adapter(tmp_path / "a", first)
+        merge_adapter(base, made, tmp_path / "out")
+        with Embedder(tmp_path / "out") as merged, Embedder(first, adapter=made) as beside:
+            assert np.array_equal(merged.encode(TEXTS), beside.encode(TEXTS))
+
 
 class TestSlerp:
     @pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])

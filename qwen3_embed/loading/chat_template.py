@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["carries_pairs", "read_chat_template", "read_pair_prompt"]
 
 _FILE = "chat_template.jinja"
-_MAX_BYTES = 1 << 14
+_MAX_FILE_BYTES = 1 << 20
+_MAX_LENGTH = 1 << 14  # characters of a template that is rendered
 _MAX_NODES = 2000
 _MAX_TEXT = 1 << 13  # characters of one text, and messages of one loop
 _MAX_MESSAGES = 8
@@ -70,12 +71,12 @@ def read_chat_template(folder: Path) -> str | None:
     Raises
     ------
     ModelFileError
-        Damaged, or too long.
+        It isn't text.
     """
     path = folder / _FILE
     if path.exists():
         with open(path, "rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+            content = file.read(_MAX_FILE_BYTES)
         try:
             template: Any = content.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -90,10 +91,6 @@ def read_chat_template(folder: Path) -> str | None:
             return None
     if not isinstance(template, str):
         raise ModelFileError(f"{path}: chat_template is a {type(template).__name__}, expected text")
-    if len(template) > _MAX_BYTES:
-        raise ModelFileError(
-            f"{path}: the chat template has more than {_MAX_BYTES} characters, expected fewer"
-        )
     return template.replace("\r\n", "\n")
 
 
@@ -153,6 +150,10 @@ class _Renderer:
 
     def __init__(self, folder: Path, template: str, settings: TransformerSettings) -> None:
         self.where = f"{folder}: the chat template"
+        if len(template) > _MAX_LENGTH:
+            raise ModelFileError(
+                f"{self.where} has {len(template)} characters, expected at most {_MAX_LENGTH}"
+            )
         special = _special_tokens(read_object(folder / "tokenizer_config.json"))
         defaults = {"add_generation_prompt": False, "tools": None, "documents": None}
         self._variables: Mapping[str, Any] = {**defaults, **special, **settings.variables}
@@ -174,7 +175,7 @@ class _Renderer:
             for part in self._template.generate(messages=messages, **self._variables):
                 rendered.append(part)
                 n_characters += len(part)
-                if n_characters > _MAX_BYTES + 2 * _MAX_TEXT:
+                if n_characters > _MAX_LENGTH + 2 * _MAX_TEXT:
                     raise ModelFileError(
                         f"{self.where} renders more than {n_characters} characters"
                     )

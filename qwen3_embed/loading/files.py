@@ -230,10 +230,13 @@ def _of_adapter_alone(
         ) from error
     place.fetch_weights(folder)
     settings, tokenizer = base.settings, base.tokenizer
-    if (folder / "tokenizer.json").exists():
-        tokenizer = folder / "tokenizer.json"
     if modules.is_listed:
         settings = read_module_settings(place.folder, modules, folder, kind)
+    if (folder / "tokenizer.json").exists():
+        tokenizer = folder / "tokenizer.json"
+        if not modules.is_listed:  # the base's settings, but for what lies beside a tokenizer
+            modules = read_modules(base.folder, kind)
+            settings = read_module_settings(base.folder, modules, folder, kind)
     return replace(
         base,
         name=place.name,

@@ -28,6 +28,7 @@ QUERY = "What is the capital of China?"
 DOCUMENTS = ("It is Beijing.", "Gravity is a force.", "A recipe for tea", "Planets", "One two")
 MORE = tuple(f"{a} {b}" for a in ("Beijing", "a force", "no tea") for b in ["is", "on", "1.", "it"])
 
+torch.set_num_threads(1)  # the models are so small that more would only wait for each other
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
