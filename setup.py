@@ -71,6 +71,7 @@ class BuildEngines(build_ext):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             ext.extra_objects = list(pool.map(compile_unit, units))
         ext.sources = []
+        ext.depends = ext.extra_objects  # or it would not be linked again when an object is new
         super().build_extension(ext)
 
 
