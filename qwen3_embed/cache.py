@@ -1,9 +1,8 @@
 """class VectorCache: vectors that outlive the process, in one SQLite file.
 
-A key is a hash over the model's fingerprint, what was asked of it (dim, normalisation) and the
-whole text with its prompt, so a file can serve any number of models and none gets another's
-vector. The cache is never needed for a right answer: what can't be read is computed, what
-can't be written is reported once per call.
+A key is a hash of the model's fingerprint, the options that change a vector (dim, normalize) and
+the whole text with its prompt, so one file serves any number of models. Results never depend on
+the cache: if reading fails, vectors are computed; if writing fails, one warning is given per call.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ import numpy.typing as npt
 
 __all__ = ["CacheKeys", "Hits", "VectorCache"]
 
-_APPLICATION_ID = 0x51334543  # "Q3EC": other programs' files are never written to
+_APPLICATION_ID = 0x51334543  # "Q3EC"; files of other programs are never written to
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE vectors (
-    id INTEGER PRIMARY KEY,       -- order of arrival: the smallest leave first
+    id INTEGER PRIMARY KEY,       -- in order of insertion: the smallest are deleted first
     key BLOB NOT NULL UNIQUE,     -- CacheKeys
-    n_tokens INTEGER NOT NULL,    -- of the text before any cut
+    n_tokens INTEGER NOT NULL,    -- of the text before truncation
     vector BLOB NOT NULL          -- (dim) float32, little-endian
 )
 """
 _MIN_BYTES = 1 << 20
 _BUSY_S = 30.0
-_KEYS_A_QUERY = 500
+_KEYS_PER_QUERY = 500
 _TRANSACTION_BYTES = 1 << 18
 _WAL_BYTES = 8 << 20
 
@@ -47,7 +46,7 @@ class CacheKeys:
     Parameters
     ----------
     fingerprint : str
-        Of the model, its adapter included.
+        The model's fingerprint, which includes its adapter.
     dim : int
     normalize : bool
     """
@@ -58,12 +57,12 @@ class CacheKeys:
         self.dim = dim
 
     def of(self, prefix: str, texts: Sequence[str]) -> list[bytes]:
-        """The key of each text.
+        """Computes the key of each text.
 
         Raises
         ------
         UnicodeEncodeError
-            A text, or the prefix, holds a lone surrogate.
+            A text, or the prefix, contains a lone surrogate.
         """
         common = self._hash.copy()
         common.update(prefix.encode())
@@ -81,9 +80,9 @@ class Hits(NamedTuple):
     Attributes
     ----------
     indices : ndarray
-        (h,) int64: which keys were found.
+        (h,) int64: indices of the keys found.
     n_tokens : ndarray
-        (h,) int64: of their texts.
+        (h,) int64: tokens of their texts before truncation.
     vectors : ndarray
         (h, dim) float32.
     """
@@ -99,18 +98,18 @@ class VectorCache:
     Parameters
     ----------
     path : path-like
-        Made where it isn't there. On a local disk: SQLite's write-ahead log doesn't work over
-        network file systems.
+        Created if it does not exist. Must be on a local disk: SQLite's write-ahead log does not
+        work on network file systems.
     max_bytes : int
-        Bound of the file; past it, the vectors that came first leave first. The write-ahead
-        log beside the file takes up to 8 MB more.
+        Maximum size of the file; beyond it, the oldest vectors are deleted. The write-ahead log
+        beside the file takes up to 8 MB more.
 
     Raises
     ------
     ValueError
-        The file is no cache of this package, or of another version.
+        The file is not a cache of this package, or of another version.
     OSError
-        It can't be opened.
+        The file cannot be opened.
 
     Examples
     --------
@@ -144,13 +143,13 @@ class VectorCache:
         Returns
         -------
         Hits
-            Nothing, with a warning, where the file can't be read.
+            Empty, with a RuntimeWarning, if the file cannot be read.
         """
         found: dict[bytes, tuple[int, bytes]] = {}
         try:
             with self._held() as database:
-                for start in range(0, len(keys), _KEYS_A_QUERY):
-                    part = keys[start : start + _KEYS_A_QUERY]
+                for start in range(0, len(keys), _KEYS_PER_QUERY):
+                    part = keys[start : start + _KEYS_PER_QUERY]
                     marks = ",".join("?" * len(part))
                     for key, n_tokens, vector in database.execute(
                         f"SELECT key, n_tokens, vector FROM vectors WHERE key IN ({marks})", part
@@ -173,23 +172,23 @@ class VectorCache:
         n_tokens: npt.NDArray[np.int64],
         vectors: npt.NDArray[np.float32],
     ) -> None:
-        """Keeps vectors; a key that is here already keeps its own.
+        """Adds vectors; a key that is already present keeps its vector.
 
         Parameters
         ----------
         keys : sequence of bytes
             n keys.
         n_tokens : ndarray
-            (n,) int64.
+            (n,) int64: tokens of each text before truncation.
         vectors : ndarray
             (n, dim) float32.
         """
         dim = vectors.shape[1]
-        rows_a_time = max(_TRANSACTION_BYTES // (4 * dim), 1)
+        rows_per_step = max(_TRANSACTION_BYTES // (4 * dim), 1)
         counts = n_tokens.tolist()
         try:
-            for start in range(0, len(keys), rows_a_time):
-                stop = min(start + rows_a_time, len(keys))
+            for start in range(0, len(keys), rows_per_step):
+                stop = min(start + rows_per_step, len(keys))
                 block = vectors[start:stop].astype("<f4", copy=False)
                 rows = zip(
                     keys[start:stop],
@@ -207,7 +206,7 @@ class VectorCache:
             return int(database.execute("SELECT count(*) FROM vectors").fetchone()[0])
 
     def close(self) -> None:
-        """Closes the file. Idempotent; a later use opens it again."""
+        """Closes the file. Idempotent; the next use opens it again."""
         if os.getpid() != self._pid:
             return
         with self._lock:
@@ -217,10 +216,10 @@ class VectorCache:
 
     @contextmanager
     def _held(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for one thread at a time."""
+        """Gives the connection to one thread at a time."""
         if os.getpid() != self._pid:
-            # After a fork neither the parent's connection nor its lock may be touched, nor may
-            # the connection be closed.
+            # After a fork neither the parent's connection nor its lock may be used, and the
+            # connection must not be closed.
             self._forked = self._database
             self._open()
         with self._lock:
@@ -239,17 +238,17 @@ class VectorCache:
                 self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
             )
         except sqlite3.Error as error:
-            raise OSError(f"the cache {str(self.path)!r} can't be opened: {error}") from error
+            raise OSError(f"the cache {str(self.path)!r} cannot be opened: {error}") from error
         try:
             self._prepare(database)
         except sqlite3.OperationalError as error:
             database.close()
-            raise OSError(f"the cache {str(self.path)!r} can't be used: {error}") from error
+            raise OSError(f"the cache {str(self.path)!r} cannot be used: {error}") from error
         except sqlite3.DatabaseError as error:
             database.close()
             raise ValueError(
-                f"{str(self.path)!r} is not a cache of this package ({error}): "
-                f"name another file, or delete this one"
+                f"{str(self.path)!r} is not a cache of this package ({error}): use another file, "
+                f"or delete this one"
             ) from error
         except BaseException:
             database.close()
@@ -257,7 +256,7 @@ class VectorCache:
         return database
 
     def _prepare(self, database: sqlite3.Connection) -> None:
-        """Makes the table in an empty file, refuses any other file that isn't a cache."""
+        """Creates the table in an empty file; refuses any other file that is not a cache."""
 
         def whose() -> tuple[int, int]:
             application = database.execute("PRAGMA application_id").fetchone()[0]
@@ -265,7 +264,7 @@ class VectorCache:
 
         ours = (_APPLICATION_ID, _SCHEMA_VERSION)
         if whose() != ours:
-            database.execute("BEGIN IMMEDIATE")  # of many processes, one makes the table
+            database.execute("BEGIN IMMEDIATE")  # only one of several processes creates the table
             n_tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if whose() == (0, 0) and n_tables == 0:
                 database.execute(_SCHEMA)
@@ -274,11 +273,11 @@ class VectorCache:
             database.execute("COMMIT")
             if whose() != ours:
                 raise ValueError(
-                    f"{str(self.path)!r} is not a cache of this version: "
-                    f"name another file, or delete this one"
+                    f"{str(self.path)!r} is not a cache of this version: use another file, or "
+                    f"delete this one"
                 )
         _write_ahead(database)
-        # A power cut may lose the last vectors, never harm the file.
+        # A power failure may lose the last vectors but never damages the file.
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         page_bytes = database.execute("PRAGMA page_size").fetchone()[0]
@@ -286,15 +285,15 @@ class VectorCache:
 
     def _warn(self, verb: str, error: sqlite3.Error) -> None:
         warnings.warn(
-            f"the cache {str(self.path)!r} could not be {verb} ({error}): "
-            f"the vectors are right, but computed anew",
+            f"the cache {str(self.path)!r} could not be {verb} ({error}); the vectors are correct, "
+            f"but were computed without it",
             RuntimeWarning,
             stacklevel=3,
         )
 
 
 def _write_ahead(database: sqlite3.Connection) -> None:
-    """Turns the log on, which lasts; SQLite doesn't wait by itself for others that use the file."""
+    """Enables the write-ahead log, permanently; SQLite itself would not wait for a busy file."""
     deadline = time.monotonic() + _BUSY_S
     while True:
         try:
@@ -307,9 +306,9 @@ def _write_ahead(database: sqlite3.Connection) -> None:
 
 
 def _insert(database: sqlite3.Connection, rows: list[tuple[bytes, int, bytes]]) -> None:
-    """One transaction; where the file is at its bound, the oldest eighth leaves first."""
+    """Inserts in one transaction; if the file is full, deletes the oldest eighth first."""
     while True:
-        # IMMEDIATE: a reader that turns writer could meet "busy" without a wait.
+        # IMMEDIATE: SQLite does not wait when a reader becomes a writer, it reports "busy".
         database.execute("BEGIN IMMEDIATE")
         try:
             database.executemany(
@@ -322,7 +321,7 @@ def _insert(database: sqlite3.Connection, rows: list[tuple[bytes, int, bytes]]) 
                 database.execute("ROLLBACK")
             if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
                 raise
-            # Of the bound or of the disk: in the second case this fails too, sooner or later.
+            # The file's limit, or a full disk: then deleting fails too, at the latest when empty.
             first, last = database.execute("SELECT min(id), max(id) FROM vectors").fetchone()
             if first is None:
                 raise

@@ -134,7 +134,7 @@ class TestResults:
             assert np.array_equal(found, quantizer.quantize(rows, precision))
             with pytest.raises(TypeError, match="needs quantizer="):
                 model.encode(TEXTS, precision=precision)
-            with pytest.raises(ValueError, match="fitted on dim 128, and dim is 64"):
+            with pytest.raises(ValueError, match="fitted with dim=128, and this call has dim=64"):
                 model.encode(TEXTS, dim=64, precision=precision, quantizer=quantizer)
         assert model.encode("x", precision="int8", quantizer=quantizer).shape == (HIDDEN,)
         assert model.encode("x", precision="binary", quantizer=quantizer).shape == (HIDDEN // 8,)

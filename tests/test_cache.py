@@ -115,7 +115,7 @@ class TestEmbedder:
                     opened.encode(["short", "x" * 50], on_long="error")
 
     def test_lone_surrogate_is_named(self, cached: Embedder) -> None:
-        with pytest.raises(ValueError, match=r"texts\[1\] holds the lone surrogate U\+D800"):
+        with pytest.raises(ValueError, match=r"texts\[1\] contains the lone surrogate U\+D800"):
             cached.encode(["ok", "\ud800"])
 
     def test_look_up(self, cached: Embedder, model: Embedder) -> None:
@@ -255,7 +255,7 @@ class TestFile:
         assert path.read_bytes() == before
 
     def test_no_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(OSError, match="can't be opened"):
+        with pytest.raises(OSError, match="cannot be opened"):
             VectorCache(tmp_path / "no" / "c.sqlite")
         with pytest.raises(ValueError, match="max_bytes=5, expected at least"):
             VectorCache(tmp_path / "c.sqlite", 5)

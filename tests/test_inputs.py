@@ -99,7 +99,7 @@ class TestInputs:
             (bytearray(b"a"), "texts is bytearray"),
             (np.array("a"), r"shape \(\)"),
             (np.array([["a"]]), r"shape \(1, 1\)"),
-            (DataFrameLike(["text", "label"]), "DataFrameLike with rows and columns: choose"),
+            (DataFrameLike(["text", "label"]), "DataFrameLike with rows and columns: pass"),
         ],
     )
     def test_wrong_whole(self, model: Embedder, value: Any, words: str) -> None:
@@ -121,13 +121,13 @@ class TestInputs:
 
     def test_lone_surrogates(self, model: Embedder) -> None:
         bad = ["fine", "x" * 30 + "\udc80"]
-        message = r"^texts\[1\] holds the lone surrogate U\+DC80 at character 30"
+        message = r"^texts\[1\] contains the lone surrogate U\+DC80 at character 30"
         for call in (model.encode, model.encode_query, model.count_tokens):
             with pytest.raises(ValueError, match=message):
                 call(bad)
-        with pytest.raises(ValueError, match=r"^texts\[5\] holds"):
+        with pytest.raises(ValueError, match=r"^texts\[5\] contains"):
             list(model.encode_iter(["a"] * 4 + bad, chunk=3))
-        with pytest.raises(ValueError, match=r"^the prompt holds the lone surrogate"):
+        with pytest.raises(ValueError, match=r"^the prompt contains the lone surrogate"):
             model.encode(["a"], prompt="\ud800")
         assert model.encode("still works").shape == (HIDDEN,)
 

@@ -376,7 +376,7 @@ class TestErrors:
             ranker.rank(CHINA, ["a"], top_k=0)
         with pytest.raises(ValueError, match="activation='tanh'"):
             ranker.predict(PAIRS, activation="tanh")  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match=r"pairs\[1\] holds the lone surrogate"):
+        with pytest.raises(ValueError, match=r"pairs\[1\] contains the lone surrogate"):
             ranker.predict([(CHINA, "a"), (CHINA, "\ud800")])
 
     def test_not_finite(self, folder: Path, tmp_path: Path) -> None:

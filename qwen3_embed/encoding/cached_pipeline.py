@@ -1,4 +1,4 @@
-"""class CachedPipeline: a Pipeline that asks a VectorCache first."""
+"""class CachedPipeline: a Pipeline that looks texts up in a VectorCache first."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Compute = Callable[[list[int]], tuple[npt.NDArray[np.float32], npt.NDArray[np.in
 """Given indices of k texts: their (k, dim) float32 vectors, and (k,) int64 tokens of each before
 truncation."""
 
-_LOOK_UP_TEXTS = 10_000  # a look-up holds its hits twice for a moment
+_LOOK_UP_TEXTS = 10_000  # a look-up briefly holds its hits twice
 
 
 class CachedPipeline:
-    """To be used as `Pipeline`: what `feed` finds it writes, what it doesn't it computes.
+    """Has the interface of `Pipeline`; `feed` computes only the texts that the cache lacks.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ class CachedPipeline:
         Put before every text.
     report : LengthReport
     on_done : callable
-        Told how many texts have been finished, each time some are.
+        Called with the number of texts just finished.
     open_pipeline : callable
-        Given a report, a Pipeline for the texts that the cache lacks.
+        Given a report, returns a Pipeline for the texts that the cache lacks.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class CachedPipeline:
         *,
         waits: bool = False,
     ) -> int:
-        """Writes row i for text i, all before it returns, `waits` or not: 0 jobs are left."""
+        """Writes row i for text i before it returns, `waits` or not; returns 0 pending jobs."""
         for start in range(0, len(texts), _LOOK_UP_TEXTS):
             self._feed_part(
                 texts[start : start + _LOOK_UP_TEXTS],
@@ -92,14 +92,14 @@ class CachedPipeline:
         self._on_done(len(texts))
 
     def finish(self, n_left: int = 0) -> None:
-        """Nothing: `feed` has waited."""
+        """Does nothing: `feed` has waited."""
 
     def cancel(self) -> None:
-        """Nothing: `feed` leaves no job behind."""
+        """Does nothing: `feed` leaves no job pending."""
 
 
 class _Lengths(LengthReport):
-    """Keeps the lengths, for a report on all texts of the call, found and computed."""
+    """Keeps the lengths, so that one report covers cached and computed texts."""
 
     def __init__(self, n_texts: int) -> None:
         self.lengths = np.zeros(n_texts, np.int64)

@@ -56,16 +56,16 @@ _FROM_SENTENCE_TRANSFORMERS = frozenset(SentenceTransformersOptions.__annotation
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The options of one call, all decided.
+    """The checked options of one call.
 
     Attributes
     ----------
     dim : int
-        Floats per row.
+        Floats per vector.
     normalize : bool
     precision : Precision
     quantizer : Quantizer or None
-        Set for int8 and uint8; binary and ubinary need none.
+        Required for int8 and uint8; binary and ubinary need none.
     show_progress_bar : bool or None
     on_long : {"warn", "error"}
     out : ndarray or None
@@ -121,7 +121,9 @@ class Request:
             _check_quantizer(quantizer, precision, dim)
         out = options.get("out")
         if out is not None and precision != "float32":
-            raise TypeError(f"out= takes float32 rows, and precision is {precision!r}")
+            raise TypeError(
+                f"out= needs precision='float32', found {precision!r}: leave one of them out"
+            )
         normalize = options.get("normalize")
         return cls(
             dim=dim,
@@ -136,7 +138,7 @@ class Request:
         )
 
     def in_precision(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-        """The (n, dim) float32 rows of the engine as the caller wants them."""
+        """Converts the engine's (n, dim) float32 rows to the requested precision."""
         if self.precision == "float32":
             return rows
         if self.precision == "float16":
@@ -156,7 +158,10 @@ class Request:
         if out.shape != shape:
             raise ValueError(f"out has shape {out.shape}, expected {shape}")
         if not out.flags.c_contiguous or not out.flags.writeable:
-            raise ValueError("out is expected to be C-contiguous and writable")
+            raise ValueError(
+                "out is not C-contiguous and writable: pass an array such as "
+                "np.empty((n, dim), np.float32)"
+            )
 
 
 def _own_spelling(options: EncodeOptions) -> EncodeOptions:
@@ -169,7 +174,7 @@ def _own_spelling(options: EncodeOptions) -> EncodeOptions:
         raise TypeError(
             "convert_to_numpy=False is not supported: list(result) is a list of vectors"
         )
-    own.pop("batch_size", None)  # texts are packed by tokens, never by a number of texts
+    own.pop("batch_size", None)  # texts are packed by tokens, whatever the batch size
     for theirs, ours in (("truncate_dim", "dim"), ("normalize_embeddings", "normalize")):
         value = own.pop(theirs, None)  # type: ignore[misc]
         if value is not None:
@@ -190,8 +195,8 @@ def _check_dim(dim: int | None, hidden_size: int, stacklevel: int) -> int:
         raise ValueError(f"dim={dim}, expected 1..{hidden_size}")
     if checked < _SMALLEST_TRAINED_DIM:
         warnings.warn(
-            f"dim={checked} is below {_SMALLEST_TRAINED_DIM}, the smallest the models are "
-            f"trained for",
+            f"dim={checked} is below {_SMALLEST_TRAINED_DIM}, the smallest that the models were "
+            f"trained with",
             UserWarning,
             stacklevel=stacklevel + 1,
         )
@@ -209,4 +214,7 @@ def _check_quantizer(quantizer: Quantizer | None, precision: str, dim: int) -> N
             f"model: Quantizer.fit(model.encode(sample))"
         )
     if quantizer.dim != dim:
-        raise ValueError(f"the quantizer was fitted on dim {quantizer.dim}, and dim is {dim}")
+        raise ValueError(
+            f"the quantizer was fitted with dim={quantizer.dim}, and this call has dim={dim}: use "
+            f"the same dim for both"
+        )

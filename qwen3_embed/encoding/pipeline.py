@@ -1,7 +1,7 @@
-"""One call's texts on their way through tokenizer and engine.
+"""class Pipeline: takes one call's texts through tokenizer and engines, chunk by chunk.
 
-The next chunk is tokenised while the engines compute the ones before it; at most `_MAX_JOBS`
-chunks per engine are on their way, so the memory of a call is its rows and a few chunks.
+The next chunk is tokenised while the engines compute the ones before it. At most `_MAX_JOBS` chunks
+per engine are pending, so a call needs memory for its rows and a few chunks.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ __all__ = ["Pipeline", "chunk_bounds", "moved"]
 
 _MAX_JOBS = 3
 _MAX_CHUNK_BYTES = 1 << 20
-_CHUNK_BATCHES = 4  # forward passes in a chunk, about: the engine packs better with a choice
+_CHUNK_BATCHES = 4  # forward passes per chunk, approximately: larger chunks pack better
 _BYTES_PER_TOKEN = 4  # of English text; other texts have fewer, so their chunks are shorter
 
 
 def chunk_bounds(
     texts: list[str], batch_tokens: int, prefix: str = ""
 ) -> Iterator[tuple[int, int]]:
-    """Cuts texts into runs [start, stop) of about `_CHUNK_BATCHES` forward passes each.
+    """Divides texts into chunks [start, stop) of about `_CHUNK_BATCHES` forward passes each.
 
-    No run has more than 1 MB of text, prefixes included, unless it is a single text. The first
-    is short, so that the engine starts soon; but half a forward pass that is left goes with the
-    run before it: on its own it would cost almost a whole one.
+    No chunk exceeds 1 MB of text, prefixes included, unless it is a single text. The first chunk is
+    short, so that the engine starts early. A remainder of up to half a forward pass joins the last
+    chunk: on its own it would cost almost a whole pass.
     """
     around_bytes = len(prefix) * 3 + _BYTES_PER_TOKEN  # the prefix and the end token
     full_bytes = min(_MAX_CHUNK_BYTES, _CHUNK_BATCHES * batch_tokens * _BYTES_PER_TOKEN)
     limit_bytes = pass_bytes = full_bytes // _CHUNK_BATCHES
-    # A character outside ASCII counts as three bytes, as most have.
+    # A character outside ASCII counts as three bytes, which most have.
     sizes = [len(text) * (1 if text.isascii() else 3) + around_bytes for text in texts]
     start, size_bytes, left_bytes = 0, 0, sum(sizes)
     for i, own_bytes in enumerate(sizes):
@@ -60,7 +60,7 @@ def chunk_bounds(
 
 
 class Pipeline:
-    """The jobs of one call, in order, oldest first.
+    """Submits the chunks of one call and waits for them in order.
 
     Parameters
     ----------
@@ -96,10 +96,10 @@ class Pipeline:
         *,
         waits: bool = False,
     ) -> int:
-        """Tokenises and submits all texts; text i goes to rows[i].
+        """Tokenises and submits all texts; the vector of text i goes to rows[i].
 
-        Returns the number of jobs when the last is submitted; `finish` waits for the rows.
-        `first_index` is the number of texts[0] in messages; `waits` says that `finish` is next.
+        Returns the number of jobs once the last is submitted; `finish` waits for the rows.
+        `first_index` is the index of texts[0] in messages. `waits`: the caller calls `finish` next.
         """
         n_jobs = 0
         for start, stop in chunk_bounds(texts, self._engines.batch_tokens, self._request.prefix):
@@ -128,7 +128,7 @@ class Pipeline:
         return batch
 
     def finish(self, n_left: int = 0) -> None:
-        """Waits until at most `n_left` jobs, the newest, are on their way."""
+        """Waits until at most `n_left` jobs, the newest, are pending."""
         while len(self._jobs) > n_left:
             chunk = self._jobs[0]
             try:
@@ -141,7 +141,7 @@ class Pipeline:
             self._on_done(chunk.n_texts)
 
     def cancel(self) -> None:
-        """Asks the engines to stop whatever is on its way; nothing to do after `finish`."""
+        """Cancels all pending jobs; does nothing after `finish`."""
         while self._jobs:
             self._jobs.popleft().job.cancel()
 
@@ -153,7 +153,7 @@ class _Chunk(NamedTuple):
 
 
 def moved(error: NonFiniteError, index: int, noun: str = "texts") -> NonFiniteError:
-    """The same error about text `index` of the whole call."""
+    """The same error for text `index` of the whole call."""
     moved_error = NonFiniteError(f"{noun}[{index}] gave a vector that is not finite")
     moved_error.index = index
     return moved_error

@@ -13,14 +13,14 @@ logger = logging.getLogger("qwen3_embed")
 
 @contextmanager
 def progress(show: bool | None, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Gives a function to tell how many more texts are done.
+    """Gives a function to call with the number of texts just finished.
 
     Parameters
     ----------
     show : bool or None
-        None: where the logger "qwen3_embed" is at level INFO, as in sentence-transformers.
+        None: only if the logger "qwen3_embed" is at level INFO, as in sentence-transformers.
     total : int or None
-        Texts in all, if known.
+        Number of texts, if known.
     """
     if show is None:
         show = logger.isEnabledFor(logging.INFO)

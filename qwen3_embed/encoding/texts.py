@@ -15,7 +15,7 @@ pyarrow string array."""
 
 
 def _refuse_non_iterable(texts: Any, noun: str = "texts") -> None:
-    """Raises TypeError for what iterates, or doesn't, but can't be meant as texts."""
+    """Raises TypeError for an object that is not an iterable of texts."""
     kind = type(texts).__name__
     if isinstance(texts, (bytes, bytearray, memoryview, Mapping)) or not hasattr(texts, "__iter__"):
         raise TypeError(f"{noun} is {kind}, expected str or an iterable of str")
@@ -24,13 +24,13 @@ def _refuse_non_iterable(texts: Any, noun: str = "texts") -> None:
     if isinstance(texts, np.ndarray):
         raise TypeError(f"{noun} is an array of shape {texts.shape}, expected (n,)")
     # Iterating over a pandas DataFrame gives its columns' names, which are str too.
-    raise TypeError(f"{noun} is {kind} with rows and columns: choose the column of the texts")
+    raise TypeError(f"{noun} is {kind} with rows and columns: pass the column of the texts")
 
 
 def check_texts(texts: list[Any], first_index: int = 0, noun: str = "texts") -> list[str]:
-    """The same list, of nothing but str.
+    """Returns the list if all of its items are str.
 
-    `first_index` is the first one's number in messages, `noun` what they are there.
+    In messages `first_index` is the index of the first item and `noun` the name of the list.
 
     Raises
     ------
@@ -44,15 +44,15 @@ def check_texts(texts: list[Any], first_index: int = 0, noun: str = "texts") -> 
 
 
 def list_texts(texts: Texts, noun: str = "texts") -> list[str]:
-    """A new list of an iterable's texts; `noun` is what they are in messages.
+    """Lists the texts of an iterable; `noun` is its name in messages.
 
-    pandas, Polars and pyarrow are served without being imported: the first two iterate over
-    str, and a pyarrow array says how it becomes a list.
+    pandas, Polars and pyarrow work without being imported: the first two iterate over str, and a
+    pyarrow array has `to_pylist`.
 
     Raises
     ------
     TypeError
-        A single str, or not an iterable of str; names the first wrong index.
+        A single str, or not an iterable of str; the message names the first wrong index.
     """
     if isinstance(texts, str):
         raise TypeError(f"{noun} is str, expected an iterable of str")
@@ -62,7 +62,7 @@ def list_texts(texts: Texts, noun: str = "texts") -> list[str]:
 
 
 def iterate_texts(texts: Texts) -> Iterator[Any]:
-    """Iterates without listing, for streams; the items aren't checked yet.
+    """Iterates over texts without listing them; the items are not checked.
 
     Raises
     ------
@@ -79,14 +79,14 @@ def iterate_texts(texts: Texts) -> Iterator[Any]:
 def surrogate_error(
     prefix: str, texts: list[str], first_index: int, noun: str = "texts"
 ) -> ValueError:
-    """The error for a text, or a prompt, that isn't Unicode, by its number."""
+    """The error for the first lone surrogate in the prompt or the texts, with its position."""
     names = ["the prompt", *(f"{noun}[{first_index + i}]" for i in range(len(texts)))]
     for name, text in zip(names, [prefix, *texts], strict=True):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as found:
             return ValueError(
-                f"{name} holds the lone surrogate U+{ord(text[found.start]):04X} at character "
-                f"{found.start}, which is not Unicode: decode its bytes with errors='replace'"
+                f"{name} contains the lone surrogate U+{ord(text[found.start]):04X} at character "
+                f"{found.start}, which is not valid Unicode: decode its bytes with errors='replace'"
             )
-    return ValueError("a text is not Unicode")
+    return ValueError("a text is not valid Unicode: decode its bytes with errors='replace'")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Vectors", "bounded_texts", "embed", "prefix_of", "score"]
 
-_CHARACTERS_A_TOKEN = 16  # no model's average text has so many
+_CHARACTERS_PER_TOKEN = 16  # no model's average text has so many
 
 Bounds = tuple[int, bool, Settings]
 """max_length, truncate and settings of a request."""
@@ -180,7 +180,7 @@ def _look_up(
 
 def bounded_texts(texts: list[str], prefix: str, max_length: int, truncate: bool) -> list[str]:
     """Cuts, or refuses, what is too long by its characters alone: to tokenise it is work."""
-    limit = _CHARACTERS_A_TOKEN * max_length
+    limit = _CHARACTERS_PER_TOKEN * max_length
     for i, text in enumerate(texts):
         if len(text) + len(prefix) > limit:
             if not truncate:
