@@ -1,4 +1,4 @@
-"""class Model: files, tokenizer and engine of one model, opened together and closed together."""
+"""class Model: the files, tokenizer and engines of one model, opened and closed together."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class Weights:
     Attributes
     ----------
     number : int
-        As `Engine.submit` takes it.
+        Number of these weights in `Engine.submit`.
     name : str or None
         None: the model's own.
     adapter : Adapter or None
     location : str or None
-        From where the adapter can be loaded again.
+        Folder or hub name to load the adapter from again.
     head : ndarray or None
-        A reranker's, see head.py.
+        The output head of a reranker, see head.py.
     """
 
     number: int
@@ -68,7 +68,7 @@ class Weights:
 
 
 class Model:
-    """The base of `Embedder` and `Reranker`; the former's docstring has parameters and errors."""
+    """The base class of `Embedder`, which documents the parameters and errors, and `Reranker`."""
 
     _KIND: ClassVar[Kind] = "embedder"
 
@@ -101,8 +101,8 @@ class Model:
         first_adapter = self._files.choose_adapter(adapter)
         self._max_length = _choose_max_length(max_length, self._files)
         self._special_tokens_in_text = bool(special_tokens_in_text)
-        # Reading tokenizer.json and opening the weights take a third of a second each, at
-        # worst: side by side.
+        # Reading tokenizer.json and opening the weights may take a third of a second each, so
+        # they run in parallel.
         with ThreadPoolExecutor(1, thread_name_prefix="qwen3_embed tokenizer") as reader:
             reading = reader.submit(
                 Tokenizer,
@@ -151,11 +151,11 @@ class Model:
         }
 
     def _around(self) -> Surroundings | None:
-        """Texts around each text of a call; None: what the tokenizer's file says."""
+        """Texts to put around every text; None: those that the tokenizer's file specifies."""
         return None
 
     def _open_engines(self, devices: Sequence[str], may_fall_back: bool, **options: Any) -> Engines:
-        """With device="auto", a model that the GPU has no kernels for goes to the CPU."""
+        """Opens the engines; "auto" falls back to the CPU if a GPU has no kernels for the model."""
         open_on = partial(
             open_engines,
             [str(shard) for shard in self._files.shards],
@@ -191,7 +191,7 @@ class Model:
 
     @property
     def dtype(self) -> str:
-        """Of the weights in the engine: "bfloat16" or "float8"."""
+        """The dtype of the weights in the engine: "bfloat16" or "float8"."""
         return self._dtype
 
     @property
@@ -201,7 +201,7 @@ class Model:
 
     @property
     def revision(self) -> str | None:
-        """The commit, for a model of the hub."""
+        """The commit, for a model from the hub; otherwise None."""
         return self._files.revision
 
     @property
@@ -231,7 +231,7 @@ class Model:
 
     @property
     def cache(self) -> VectorCache | None:
-        """The cache that keeps vectors, if there is one."""
+        """The cache of vectors, if the model was opened with one."""
         return self._cache
 
     def prefix_of(
@@ -285,12 +285,12 @@ class Model:
         return self._weights.name
 
     def add_adapter(self, name: str, adapter: str | os.PathLike[str]) -> None:
-        """Loads a LoRA adapter and merges it beside the model's own weights; doesn't use it yet.
+        """Loads a LoRA adapter and merges it, beside the model's own weights; does not activate it.
 
         Parameters
         ----------
         name : str
-            For `set_adapter`.
+            Name to pass to `set_adapter`.
         adapter : str or path-like
             A PEFT folder, or "owner/name" on the hub.
 
@@ -299,9 +299,9 @@ class Model:
         ValueError
             The name is taken, or the model is closed.
         ModelNotFoundError, ModelFileError
-            Not there, damaged, of another method or for another base: never silently ignored.
+            No such adapter, or one that is damaged, not LoRA, or of another base.
         DeviceMemoryError
-            The device has no room for what the adapter changes.
+            The device has no memory for the weights that the adapter changes.
 
         Examples
         --------
@@ -328,9 +328,9 @@ class Model:
             self._adapters[name] = Weights(number, name, loaded, location, head)
 
     def set_adapter(self, name: str | None) -> None:
-        """Chooses the loaded adapter for calls that begin from now on; None: no adapter.
+        """Activates a loaded adapter for calls that begin from now on; None: no adapter.
 
-        Calls under way go on with the one that they began with, so threads never mix adapters.
+        Running calls keep the adapter they began with, so threads never mix adapters.
 
         Raises
         ------
@@ -351,21 +351,22 @@ class Model:
         normalize: bool = True,
         waits: bool = False,
     ) -> tuple[npt.NDArray[np.float32], Job]:
-        """Vectors of token ids without the wait, for servers: `job.wait()`, or `job.cancel()`.
+        """Submits token ids without waiting for their vectors, for servers.
 
         Parameters
         ----------
         tokens, cu_seqlens, dim, normalize
             As in `Embedder.encode_tokens`.
         waits : bool, default False
-            The caller's next step is `job.wait()`: a short job may then be computed there, by
-            the caller's own thread.
+            The caller calls `job.wait()` next, so a short job may be computed there, on the
+            caller's own thread.
 
         Returns
         -------
         rows : ndarray
-            (n, dim) float32, written when the job is done.
+            (n, dim) float32, written once the job is done.
         job : Job
+            Has `wait()`, `done()` and `cancel()`.
         """
         buffers = []
         for name, value in (("tokens", tokens), ("cu_seqlens", cu_seqlens)):
@@ -401,28 +402,28 @@ class Model:
         return {**self._engines.counts(), "pending_tokens": self._engines.pending_tokens()}
 
     def measure_ceiling(self) -> tuple[float, float]:
-        """Measures what the devices reach at most, all together: (FLOP/s, bytes/s).
+        """Measures the peak rates of all devices together: (FLOP/s, bytes/s).
 
-        The first is a product of bf16 matrices, the second reads memory.
+        The first is the rate of a bf16 matrix product, the second that of reading memory.
         """
         return self._engines.measure()
 
     def done_fds(self) -> tuple[int, ...]:
-        """Descriptors that become readable when jobs are done, for event loops; one an engine."""
+        """File descriptors, one per engine, that become readable when jobs are done."""
         return self._engines.done_fds()
 
     def _head(self, tensors: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64] | None:
-        """The head of a reranker with an adapter's tensors; an embedder has none."""
+        """The output head of a reranker, with an adapter's tensors; None for an embedder."""
         for name in HEADS & tensors.keys():
             raise ModelFileError(f"the adapter changes {name}, which an embedding model lacks")
         return None
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hex; the same for Embedders that give the same vectors on one device.
+        """SHA-256 in hex; equal for Embedders that give equal vectors on the same device.
 
-        That of the adapter in use too. The first use reads the weight files once, unless the
-        hub's cache names their hashes.
+        It covers the active adapter. The first use reads the weight files once, unless the hub's
+        cache names their hashes.
         """
         return self._fingerprint_with(self._weights)
 

@@ -143,7 +143,7 @@ class TestResults:
                 model.encode(TEXTS, precision=precision, quantizer=quantizer)
         with pytest.raises(ValueError, match="precision='int4'"):
             model.encode(TEXTS, precision="int4")  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="out= takes float32"):
+        with pytest.raises(TypeError, match="out= needs precision='float32', found 'float16'"):
             model.encode("x", precision="float16", out=np.empty(HIDDEN, np.float32))
 
 

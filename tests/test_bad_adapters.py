@@ -155,7 +155,7 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     ),
     "twice": (
         add(f"{PREFIX}model.layers.0.self_attn.q_proj.lora_A.weight"),
-        "is there twice, with and without a prefix",
+        "occurs twice, with and without a prefix",
     ),
     "wrong base": (reshape("q_proj.lora_A", 4, 1024), "for another base"),
     "wrong base, output": (reshape("v_proj.lora_B", 1024, 4), "for another base"),

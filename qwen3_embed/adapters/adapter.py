@@ -1,9 +1,9 @@
-"""PEFT's LoRA adapters: read, checked against their base, merged.
+"""class Adapter: a LoRA adapter of PEFT, checked against its base and merged.
 
-A merged weight is W + scaling * (B @ A) in float32, rounded once to bf16; DoRA then scales each
-row to its own length. Anything else that would change a vector is refused by name: an adapter that
-matched nothing, or in part, would silently have no effect. Only safetensors files are read,
-never pickles.
+A merged weight is W + scaling * (B @ A) in float32, rounded once to bf16; DoRA then scales each row
+to a learnt length. Features that would change a vector but are not implemented are refused by name,
+and so is an adapter that matches the base only in part: its effect would be silently lost. Only
+safetensors files are read, never pickles.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _logger = logging.getLogger("qwen3_embed")
 
 
 class Adapter:
-    """An adapter and its base: every change is checked, tensors are merged on request.
+    """An adapter on its base. All tensors are checked at once, and merged one by one on request.
 
     Parameters
     ----------
@@ -65,18 +65,18 @@ class Adapter:
     merged : tuple of str
         The modules with a low-rank change, "layers.0.self_attn.q_proj" and so on.
     replaced : tuple of str
-        The modules that the adapter holds whole.
+        The modules that the adapter replaces entirely.
 
     Raises
     ------
     ModelFileError
-        A damaged file, an adapter of another method or for another base, or one of which a part
-        would have no effect.
+        A damaged file, another method than LoRA, another base, or tensors that would have no
+        effect.
 
     Warns
     -----
     UserWarning
-        The adapter was initialised in a way that may have changed its base.
+        The adapter's initialisation may have changed its base during training.
     """
 
     def __init__(self, folder: Path, source: str, base: ModelFiles) -> None:
@@ -87,13 +87,13 @@ class Adapter:
         if config.init_changes_base:
             warnings.warn(
                 f"{source}: init_lora_weights is {config.init_changes_base!r}, which changes the "
-                f"base in training; the adapter is right only if it was converted for the "
-                f"original base",
+                f"base in training; vectors are correct only if the adapter was converted for "
+                f"the original base",
                 UserWarning,
                 stacklevel=3,
             )
         self._weights = TensorFiles(base.shards).by_bare_name()
-        for name, tied in _TIED.items():  # one is stored for both, where there are logits at all
+        for name, tied in _TIED.items():  # tied: one tensor is stored for both
             if name not in self._weights and tied in self._weights:
                 self._weights[name] = self._weights[tied]
         tensors = TensorFiles([folder / _WEIGHTS])
@@ -110,17 +110,17 @@ class Adapter:
         )
 
     def changes(self, name: str) -> bool:
-        """True if the adapter changes the tensor of this name (without "model.")."""
+        """True if the adapter changes the tensor with this name (without "model.")."""
         module = name.removesuffix(".weight")
         return module in self._modules or module in self._whole
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
-        """The new tensor in float32.
+        """Merges one tensor; returns it in float32.
 
         Raises
         ------
         ModelFileError
-            The adapter holds NaN or infinity, or DoRA meets a row of length 0.
+            The adapter contains NaN or infinity, or DoRA would divide by a row of length 0.
         """
         module = name.removesuffix(".weight")
         if module in self._whole:
@@ -128,10 +128,10 @@ class Adapter:
         return _merge(self._weights[name], self._modules[module], self._config, module, self.source)
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
-        """All changed tensors in the engine's formats, by bare name.
+        """Merges all changed tensors for the engine; returns them by name without "model.".
 
-        Rounded once to bf16, as `qwen3-embed merge` writes them: matrices are its bits in
-        uint16, vectors float32.
+        They are rounded once to bf16, as `qwen3-embed merge` writes them: matrices are uint16
+        arrays of bf16 bits, vectors float32.
         """
         rounded = {
             f"{module}.weight": as_bf16(self.tensor(f"{module}.weight"))
@@ -143,20 +143,20 @@ class Adapter:
 
     @cached_property
     def sha256(self) -> str:
-        """Over the two files, in hex."""
+        """SHA-256 of the two files, in hex."""
         parts = [_sha256(self._folder / name) for name in (_CONFIG, _WEIGHTS)]
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def find_adapter(adapter: str | os.PathLike[str], options: HubOptions) -> Path:
-    """The folder of an adapter's two files, fetched from the hub if need be.
+    """Finds the folder of an adapter's two files; downloads them from the hub if needed.
 
     Parameters
     ----------
     adapter : str or path-like
         A folder, or "owner/name" on the hub.
     options : HubOptions
-        Its revision is the base's and isn't used.
+        Its revision is that of the base and is not used.
 
     Returns
     -------
@@ -165,9 +165,9 @@ def find_adapter(adapter: str | os.PathLike[str], options: HubOptions) -> Path:
     Raises
     ------
     ModelNotFoundError
-        Nothing there, or a file is missing.
+        No such adapter, or one of its files is missing.
     ModelFileError
-        Its weights are pickled.
+        The weights are pickled.
     """
     folder = Path(adapter).expanduser()
     if not folder.is_dir():
@@ -215,7 +215,7 @@ def _sha256(path: Path) -> bytes:
 
 
 def _check_base_name(config: AdapterConfig, base: ModelFiles, source: str) -> None:
-    """Two official models may have equal shapes, so their names must not differ."""
+    """Refuses an adapter of another official model, which may have the same shapes."""
     official = re.compile(r"Qwen3-(Embedding|Reranker)-[0-9.]+B")
     made_for, opened = Path(config.base_name).name, Path(base.name).name
     if official.fullmatch(made_for) and official.fullmatch(opened) and made_for != opened:
@@ -226,7 +226,7 @@ def _check_base_name(config: AdapterConfig, base: ModelFiles, source: str) -> No
 
 
 def _module_of(path: str, weights: dict[str, Tensor]) -> str | None:
-    """The base's module that a path in the adapter means: without the wrappers' prefixes."""
+    """The base's module for a path in the adapter, with or without the prefix "model."."""
     for module in (path, path.removeprefix("model.")):
         if f"{module}.weight" in weights:
             return module
@@ -236,7 +236,7 @@ def _module_of(path: str, weights: dict[str, Tensor]) -> str | None:
 def _sort_tensors(
     tensors: TensorFiles, config: AdapterConfig, weights: dict[str, Tensor], source: str
 ) -> tuple[dict[str, _Module], dict[str, Tensor]]:
-    """Every tensor to its module; the low-rank ones and the whole ones."""
+    """Assigns every tensor to its module: (low-rank changes, whole replacements)."""
     modules: dict[str, _Module] = {}
     whole: dict[str, Tensor] = {}
     for tensor in tensors:
@@ -262,7 +262,9 @@ def _sort_tensors(
             continue
         found = modules.setdefault(module, _Module(path, {}))
         if _PARTS[suffix] in found.parts or found.path != path:
-            raise ModelFileError(f"{source}: {name} is there twice, with and without a prefix")
+            raise ModelFileError(
+                f"{source}: {name} occurs twice, with and without a prefix: remove one"
+            )
         found.parts[_PARTS[suffix]] = tensor
     both = modules.keys() & whole.keys()
     if both:
@@ -293,7 +295,7 @@ def _check_complete(found: set[str], config: AdapterConfig, own: set[str], sourc
 
 
 def _check_saved(found: set[str], config: AdapterConfig, own: set[str], source: str) -> None:
-    """Every module of the base that modules_to_save names is there, and each name means one."""
+    """Checks that the adapter has every module of the base that modules_to_save names."""
     for name in config.modules_to_save:
         modules = {m for m in own if m.endswith(name.removeprefix("model."))}
         # PEFT lists both of these for every classifier.
@@ -325,7 +327,7 @@ def _finite(tensor: Tensor, source: str) -> npt.NDArray[np.float32]:
 def _check_parts(
     weight: Tensor, module: _Module, config: AdapterConfig, name: str, source: str
 ) -> None:
-    """The tensors that the method needs, of the shapes that the base and the config say."""
+    """Checks that a module has the tensors of its method, with the shapes of base and config."""
     needed = [*module.low_rank, *(["magnitude"] if config.use_dora else [])]
     for part in needed:
         if part not in module.parts:
@@ -336,8 +338,10 @@ def _check_parts(
             f"{source}: {name} has lora_{extra}, unlike use_dora={config.use_dora} in {_CONFIG}"
         )
     if len(weight.shape) != 2:
-        raise ModelFileError(f"{source}: {name} is no matrix in the base, so LoRA can't change it")
-    # Of an embedding the base is [entries, width], and the change is (B A)^T.
+        raise ModelFileError(
+            f"{source}: {name} is not a matrix in the base, so LoRA cannot change it"
+        )
+    # The weight of an embedding is (entries, width), and its change is (B A)^T.
     n_out, n_in = weight.shape[::-1] if module.is_embedding else weight.shape
     rank = config.rank_of(module.path)
     a, b = (module.parts[part] for part in module.low_rank)
@@ -355,7 +359,7 @@ def _check_parts(
 def _merge(
     weight: Tensor, module: _Module, config: AdapterConfig, name: str, source: str
 ) -> npt.NDArray[np.float32]:
-    """The module's weight with its change, in float32."""
+    """The module's merged weight in float32."""
     a, b = (_finite(module.parts[part], source) for part in module.low_rank)
     change = b @ a
     if module.is_embedding:
@@ -365,7 +369,7 @@ def _merge(
     if config.use_dora:
         lengths = np.linalg.norm(change, axis=0 if module.is_embedding else 1)
         if not lengths.all():
-            raise ModelFileError(f"{source}: {name} has a row of length 0, which DoRA can't scale")
+            raise ModelFileError(f"{source}: {name} has a row of length 0, which DoRA cannot scale")
         ratio = _finite(module.parts["magnitude"], source) / lengths
         change *= ratio if module.is_embedding else ratio[:, None]
     if not np.isfinite(change).all():

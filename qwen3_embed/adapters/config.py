@@ -1,7 +1,7 @@
-"""adapter_config.json, read into what a merge needs to know.
+"""struct AdapterConfig: the settings in adapter_config.json that decide how to merge.
 
-PEFT has many variants of LoRA, and gains more. A field that isn't known here may hold only what
-switches it off; anything else is refused by name.
+PEFT has many variants of LoRA, and adds more. An unknown field is accepted only with a value that
+switches it off; any other value is refused by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..loading.config import read_json
 
 __all__ = ["AdapterConfig", "read_adapter_config"]
 
-# Whatever they hold, the merged weights are the same.
+# These do not affect the merged weights.
 _WITHOUT_EFFECT = frozenset(
     [
         "auto_mapping",
@@ -58,7 +58,7 @@ _READ = frozenset(
     ]
 )
 _MAX_PATTERN = 128
-_BASE_KEPT = ("gaussian", "eva", "orthogonal")  # ways of initialising
+_BASE_KEPT = ("gaussian", "eva", "orthogonal")  # initialisations that leave the base as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +71,15 @@ class AdapterConfig:
     rank : int
     alpha : float
     rank_pattern, alpha_pattern : mapping of str to number
-        For the modules whose path ends as the key, a regular expression, says.
+        Overrides for modules whose path ends with a match of the key, a regular expression.
     use_rslora, use_dora : bool
     target_modules : tuple of str, or None
-        None: a pattern, or a selection, that only PEFT can resolve.
+        None: a regular expression or a selection of layers, which only PEFT can resolve.
     modules_to_save : tuple of str
     base_name : str
-        What the adapter was trained on, "" if unknown.
+        Name of the model that the adapter was trained on; "" if unknown.
     init_changes_base : str
-        A way of initialising that changes the base, "" if none.
+        Name of an initialisation that changes the base; "" if there is none.
     """
 
     path: Path
@@ -105,11 +105,11 @@ class AdapterConfig:
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def saves(self, path: str) -> bool:
-        """True if the adapter holds a full copy of the module with this path."""
+        """True if the adapter replaces the module with this path entirely."""
         return path.endswith(self.modules_to_save)  # as in PEFT: no dot is needed
 
     def expected_modules(self, modules: set[str]) -> dict[str, set[str]] | None:
-        """Of the base's modules, those of each name in target_modules; None: not known."""
+        """The base's modules for each name in target_modules; None if unknown."""
         if self.target_modules is None:
             return None
         return {
@@ -147,7 +147,7 @@ class _Fields:
         for pattern, value in found.items():
             if not _is_number(value) or value < low or (low == 1 and type(value) is not int):
                 raise self.refuse(key, f"numbers of at least {low:g}")
-            # A quantified group, or many quantifiers, could match for ever.
+            # Matching a quantified group, or many quantifiers, could take exponential time.
             if (
                 len(pattern) > _MAX_PATTERN
                 or re.search(r"\)[*+?{]", pattern)
@@ -174,15 +174,15 @@ def _is_number(value: Any) -> bool:
 def _refuse_other_methods(fields: _Fields) -> None:
     content = fields.content
     if content.get("peft_type") != "LORA":
-        raise fields.refuse("peft_type", '"LORA": no other method is built')
+        raise fields.refuse("peft_type", '"LORA", the only supported method')
     if content.get("bias", "none") != "none":
         raise fields.refuse("bias", '"none": Qwen3 text models have no biases')
     if content.get("fan_in_fan_out", False) is not False:
-        raise fields.refuse("fan_in_fan_out", "false: the base's matrices aren't transposed")
+        raise fields.refuse("fan_in_fan_out", "false: the base's matrices are not transposed")
     for key, value in content.items():
         off = value is None or value is False or value in ("", [], {})
         if key not in _READ and key not in _WITHOUT_EFFECT and not off:
-            raise fields.refuse(key, "null or false: this variant of LoRA is not built")
+            raise fields.refuse(key, "null or false: this variant of LoRA is not supported")
 
 
 def read_adapter_config(path: Path) -> AdapterConfig:
@@ -191,7 +191,7 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     Raises
     ------
     ModelFileError
-        Damaged, of another method, or a value out of range.
+        A damaged file, another method than LoRA, or a value out of range.
     """
     content = read_json(path)
     if not isinstance(content, dict):

@@ -1,7 +1,7 @@
-"""New model folders of old ones: an adapter merged into its base, or models interpolated.
+"""Writes new model folders: an adapter merged into its base, or an interpolation of models.
 
-Weights stream through in blocks, shard by shard, in float32, and are rounded once to the first
-model's own dtype; the result has its files, names and layout, so it loads wherever that does.
+Weights are processed in blocks, shard by shard, in float32, and rounded once to the dtype of the
+first model. The result has that model's files, names and layout, so it loads wherever that does.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .adapter import Adapter, find_adapter
 __all__ = ["interpolate_models", "merge_adapter"]
 
 _BLOCK = 1 << 24  # elements: 64 MiB of float32
-_PARALLEL = 0.9995  # of the cosine: from here on SLERP's formula loses its digits
+_PARALLEL = 0.9995  # cosine beyond which SLERP's formula loses precision
 _COPIED = (".json", ".txt", ".jinja")
-# Of the base alone, written anew, or merged.
+# Valid only for the base, rewritten, or merged.
 _NOT_COPIED = ("verify.json", "model.safetensors.index.json", "adapter_config.json")
 _MAX_TOKENIZER_BYTES = 64 << 20
 
@@ -51,20 +51,20 @@ def merge_adapter(
     adapter : str or path-like
         A PEFT folder, or "owner/name" on the hub.
     output : Path
-        A new folder, or an empty one.
+        A folder that is new or empty.
     hub : HubOptions, optional
 
     Returns
     -------
     Adapter
-        Says which modules it changed.
+        The merged adapter; `merged` and `replaced` name the modules that it changed.
 
     Raises
     ------
     ModelNotFoundError, ModelFileError
-        As `Embedder(base, adapter=adapter)` raises them.
+        As for `Embedder(base, adapter=adapter)`.
     FileExistsError
-        The output folder holds something.
+        The output folder is not empty.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def merge_adapter(
     changed = {f"{module}.weight" for module in (*loaded.merged, *loaded.replaced)}
     tensors = TensorFiles(files.shards)
     own = {tensors.bare_name(tensor.name) for tensor in tensors}
-    # An embedder, which its modules.json tells, has no use for a head.
+    # An embedder, recognised by its modules.json, has no use for a head.
     tied = "lm_head.weight" not in own and not files.settings.is_listed
     if HEADS & (changed - own) or (tied and "embed_tokens.weight" in changed):
         raise ModelFileError(
@@ -112,22 +112,23 @@ def interpolate_models(
     Parameters
     ----------
     models : sequence of str or path-like
-        Two or more of one shape and vocabulary.
+        Two or more models of the same shape and vocabulary.
     output : Path
-        A new folder, or an empty one.
+        A folder that is new or empty.
     t : sequence of float, optional
-        How far to go from what the models before give, 0, towards each further one, 1: one
-        number less than models. By default 1/2, 1/3, ...: equal shares.
+        One number fewer than models: for each model after the first, the position between the
+        interpolation so far (0) and that model (1). By default 1/2, 1/3, ..., which gives all
+        models equal shares.
     hub : HubOptions, optional
 
     Raises
     ------
     ValueError
-        Fewer than two models, or t of another number or outside 0..1.
+        Fewer than two models, or t with a wrong count or values outside 0..1.
     ModelFileError
-        The models differ in shape, vocabulary or in what their config computes.
+        The models differ in shape, vocabulary or a setting that changes results.
     FileExistsError
-        The output folder holds something.
+        The output folder is not empty.
 
     Examples
     --------
@@ -154,7 +155,7 @@ def interpolate_models(
 
 
 def _find(model: str | os.PathLike[str], hub: HubOptions) -> ModelFiles:
-    """The files of an embedder, or else of a reranker."""
+    """Finds the files of an embedder or, failing that, of a reranker."""
     try:
         return find_model(model, hub)
     except ModelFileError as as_embedder:
@@ -184,14 +185,14 @@ def _check_alike(
     tokenizers = [read_json(f.tokenizer, _MAX_TOKENIZER_BYTES) for f in (first, files)]
     vocabularies = [(t["model"].get("vocab"), t.get("added_tokens")) for t in tokenizers]
     if vocabularies[0] != vocabularies[1]:
-        raise ModelFileError(f"{names} have different vocabularies, so their rows don't match")
+        raise ModelFileError(f"{names} have different vocabularies, expected the same one")
 
 
 def _interpolate(tensors: Sequence[Tensor], steps: Sequence[float]) -> Blocks:
-    """The tensors' interpolation as stored by the first one, in blocks.
+    """Yields the interpolation of the tensors in blocks, in the dtype of the first.
 
-    Every step is r <- a r + b v with scalars that follow from the tensors' inner products, so
-    one pass finds those and a second one combines, whatever the tensors' size.
+    Every step is r <- a r + b v. The scalars a and b follow from the tensors' inner products: one
+    pass computes those and a second one combines, so memory does not grow with the tensors.
     """
     n = len(tensors)
     products = np.zeros((n, n))
@@ -216,8 +217,8 @@ def _interpolate(tensors: Sequence[Tensor], steps: Sequence[float]) -> Blocks:
 def _parts_of(
     products: npt.NDArray[np.float64], steps: Sequence[float]
 ) -> list[tuple[np.float32 | None, np.float32]]:
-    """(a, b) of each step; a None: the straight line r + b (v - r), exact for equal tensors."""
-    shares = np.zeros(len(products))  # of each tensor in the result so far
+    """(a, b) of each step; a is None for linear r + b (v - r), which is exact for equal tensors."""
+    shares = np.zeros(len(products))  # coefficient of each tensor in the result so far
     shares[0] = 1.0
     parts: list[tuple[np.float32 | None, np.float32]] = []
     for i, t in enumerate(steps, start=1):
@@ -237,7 +238,7 @@ def _parts_of(
 
 
 def _write_folder(files: ModelFiles, output: Path, blocks_of: Callable[[Tensor], Blocks]) -> None:
-    """A folder like that of `files` with other numbers; config.json comes last."""
+    """Writes a copy of the folder of `files` with new weights; config.json is written last."""
     output.mkdir(parents=True, exist_ok=True)
     if any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty, expected a new folder")
