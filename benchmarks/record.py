@@ -110,7 +110,7 @@ def record(
         "commit": commit_words(),
         "machine": machine or machine_words(),
         "versions": version_words(),
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
     }
     path = RESULTS / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)

@@ -150,7 +150,7 @@ def _throughput(model: Embedder, n_tokens: int, seconds: float, peak_flops: floa
         n_texts = min(2 * n_texts, n_most)
     best_s = min(_repeat(lambda: call(n_texts), seconds))
     tokens_per_s = n_texts * n_tokens / best_s
-    tflops = tokens_per_s * _flops_per_token(model.config, n_tokens) / 1e12
+    tflops = tokens_per_s * flops_per_token(model.config, n_tokens) / 1e12
     return Throughput(n_tokens, n_texts, tokens_per_s, tflops, tflops * 1e12 / peak_flops)
 
 
@@ -184,7 +184,7 @@ def _layer_weights(config: ModelConfig) -> int:
     return config.n_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
 
 
-def _flops_per_token(config: ModelConfig, n_tokens: int) -> float:
+def flops_per_token(config: ModelConfig, n_tokens: int) -> float:
     """Two per weight, and two products of each query with half the keys, on average."""
     attention = config.n_layers * 4 * config.n_heads * config.head_dim * (n_tokens + 1) / 2
     return 2 * _layer_weights(config) + attention
