@@ -3,6 +3,7 @@
 #include "device.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "cuda_error.h"
 
@@ -123,7 +124,15 @@ allocate(struct device *gpu, const char *cache_folder, struct qe_error *err)
     if (status < 0) {
         return status;
     }
-    CUDA_TRY(err, stream_open(&gpu->stream));
+    cudaError_t opened = stream_open(&gpu->stream);
+    if (opened == cudaErrorNoKernelImageForDevice ||
+        opened == cudaErrorInvalidDeviceFunction) {
+        return qe_fail(err, QE_EDEVICE,
+                       "device %s: this build has no code for %s; build it with "
+                       "QWEN3_EMBED_CUDA_ARCHS=%s",
+                       gpu->name, gpu->kernels, gpu->kernels + strlen("sm_"));
+    }
+    CUDA_TRY(err, opened);
     for (cudaEvent_t &event : gpu->layer_done) {
         CUDA_TRY(err, cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     }
