@@ -54,12 +54,14 @@ def plot_size(rows: Sequence[Row], data: str, path: Path) -> Path:
     lines: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         lines.setdefault((row.name, row.instruction, row.precision), []).append(row)
+    sizes = [row.bytes_per_vector for row in rows]
+    apart = (max(sizes) / min(sizes)) ** 0.008  # of the width of the plot
     for number, own in enumerate(lines.values()):
         own = sorted(own, key=lambda row: row.bytes_per_vector)
         found = [_errors(row) for row in own]
         axes.errorbar(
-            # Points of equal size are moved apart by 4 %, or their intervals hide each other.
-            [row.bytes_per_vector * 1.04 ** (number - len(lines) / 2) for row in own],
+            # Points of equal size are moved apart, or their intervals hide each other.
+            [row.bytes_per_vector * apart ** (number - (len(lines) - 1) / 2) for row in own],
             [mean for mean, _ in found],
             yerr=np.concatenate([errors for _, errors in found], axis=1),
             marker="o",
@@ -70,7 +72,7 @@ def plot_size(rows: Sequence[Row], data: str, path: Path) -> Path:
             label=_label(own[0], with_dim=False),
         )
     axes.set_xscale("log", base=2)
-    ticks = sorted({row.bytes_per_vector for row in rows})
+    ticks = sorted(set(sizes))
     # Close sizes share a tick, or their labels overlap.
     spread = [tick for i, tick in enumerate(ticks) if i == 0 or tick >= 1.3 * ticks[i - 1]]
     axes.set_xticks(spread, [f"{tick:,}" for tick in spread])

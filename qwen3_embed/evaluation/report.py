@@ -209,8 +209,8 @@ class Report:
         }
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Writes report.md, report.csv, report.json, quality.png and, for several dimensions or
-        precisions, size.png.
+        """Writes report.md, report.csv, report.json, quality.png and, where a model has several
+        sizes of vectors, size.png.
 
         Parameters
         ----------
@@ -236,7 +236,8 @@ class Report:
             paths.append(target / f"report{suffix}")
             paths[-1].write_text(text, encoding="utf-8")
         paths.append(plot_quality(self.rows, self.data.name, target / "quality.png"))
-        if len({row.bytes_per_vector for row in self.rows}) > 1:
+        sizes = {(row.model, row.bytes_per_vector) for row in self.rows}
+        if len(sizes) > len({row.model for row in self.rows}):
             paths.append(plot_size(self.rows, self.data.name, target / "size.png"))
         return paths
 
