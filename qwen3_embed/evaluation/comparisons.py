@@ -1,4 +1,4 @@
-"""What one changed setting does: paired differences between rows, in sentences."""
+"""The effect of each changed setting: paired differences between rows, in sentences."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class Dataset:
 
 @dataclass
 class _Counts:
-    """How often each irregularity of the data was met."""
+    """Counts of the irregularities of the data."""
 
     missing: int = 0
     empty: int = 0

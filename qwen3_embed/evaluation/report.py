@@ -84,7 +84,7 @@ class Report:
         )
 
     def _hint(self) -> list[str]:
-        """How to add the official models to a built-in set's table."""
+        """The command that adds an official model to a built-in set's table."""
         if self.data.name not in BUILT_IN or any("Qwen3-" in row.model for row in self.rows):
             return []
         return [
