@@ -16,6 +16,7 @@ from qwen3_embed import INSTRUCTIONS, Embedder
 from qwen3_embed.cli import _COMMANDS, _parser, main
 from qwen3_embed.cli.messages import json_line, with_options
 from qwen3_embed.corpus.records import count_records, find_sources, read_records
+from qwen3_embed.errors import ModelNotFoundError
 
 Capture = pytest.CaptureFixture[str]
 TEXT = "重力 🦊 é \u2028 wörld"
@@ -211,3 +212,59 @@ def test_progress_totals_are_exact(tmp_path: Path, name: str, content: str, end:
     (tmp_path / name).write_bytes((content + end).encode())
     sources = find_sources([str(tmp_path / name)])
     assert count_records(sources) == len(list(read_records(sources[0], None, [])))
+
+
+class TestBadRecords:
+    def encode(self, tmp_path: Path, content: bytes, *options: str) -> int:
+        (tmp_path / "in.txt").write_bytes(content)
+        return main(["encode", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), *options])
+
+    def test_a_file_in_another_encoding(self, tmp_path: Path, capsys: Capture) -> None:
+        """Not a result: the reason, and both ways to mend it."""
+        assert self.encode(tmp_path, "重力\n力".encode("gbk")) == 1
+        error = capsys.readouterr().err
+        for part in ("2 of 2 records are bad", "record 0", "not UTF-8", "--encoding", "iconv -f"):
+            assert part in error
+        assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+        assert self.encode(tmp_path, "重力\n力".encode("gbk"), "--encoding", "gb18030") == 0
+
+    def test_max_bad(self, tmp_path: Path, capsys: Capture) -> None:
+        """The vectors that are done stay for another try with a higher limit."""
+        content = b"a\n\xff\n\xff\nb\n"
+        assert self.encode(tmp_path, content, "--max-bad", "1") == 1
+        assert "2 of 4 records are bad, expected at most 1" in capsys.readouterr().err
+        assert not (tmp_path / "out.npy").exists()
+        assert self.encode(tmp_path, content, "--max-bad", "2", "--resume") == 0
+        assert np.isnan(np.load(tmp_path / "out.npy")[:, 0]).tolist() == [False, True, True, False]
+
+    def test_empty_texts_are_counted(self, tmp_path: Path, capsys: Capture) -> None:
+        assert self.encode(tmp_path, b"a\n\n\nb\n") == 0
+        assert "warning: 2 of 4 records are empty texts\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "guess"),
+    [("qwen3-embeding-0.6b", "Qwen3-Embedding-0.6B"), ("minni", "mini"), ("nothing at all", "")],
+)
+def test_did_you_mean(model: str, guess: str) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        Embedder(model)
+    assert ("did you mean" in str(caught.value)) == bool(guess)
+    assert guess in str(caught.value)
+    assert str(caught.value).endswith("mini")
+
+
+@pytest.mark.parametrize("model", ["qwen3-embedding-0.6b", "QWEN/Qwen3-embedding-0.6B"])
+def test_names_in_any_case(model: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"^Qwen/Qwen3-Embedding-0\.6B "):
+        Embedder(model, local_files_only=True)
+    with Embedder("MINI") as opened:
+        assert opened.name == "mini"
+
+
+@pytest.mark.parametrize("package", ["pandas", "polars", "pyarrow"])
+def test_tables(package: str) -> None:
+    module = pytest.importorskip(package)
+    make = module.table if package == "pyarrow" else module.DataFrame
+    with Embedder("mini") as model, pytest.raises(TypeError, match="pass the column"):
+        model.encode(make({"text": ["a"], "n": [1]}))

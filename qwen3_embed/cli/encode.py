@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of INPUT, e.g. gb18030 or cp1252 (default: utf-8)",
     )
     source.add_argument("--column", metavar="NAME", help="column of the texts (default: text)")
+    source.add_argument(
+        "--max-bad",
+        type=_count,
+        metavar="N",
+        help="fail if more than N records are bad (default: only if all are)",
+    )
     output = parser.add_argument_group("output")
     output.add_argument(
         "-o",
@@ -75,6 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser, "mini")
     parser.set_defaults(wrong=parser.error)
+
+
+def _count(text: str) -> int:
+    """The type of an option that may be zero."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value}, expected at least 0")
+    return value
 
 
 def _encoding(name: str) -> str:
@@ -169,12 +183,18 @@ def _encode(
                 instruction=namespace.instruction, prompt_name=namespace.prompt_name
             ),
             on_done=done,
+            max_bad=namespace.max_bad,
         )
         max_length = model.max_length
     truncation = summary.truncation
     if truncation.n_cut:
         sentence = truncation.sentence(max_length, "texts", f"record {truncation.longest_index}")
         print(f"warning: {with_options(sentence)}", file=sys.stderr)
+    if summary.n_empty:
+        print(
+            f"warning: {summary.n_empty} of {summary.n_records} records are empty texts",
+            file=sys.stderr,
+        )
     if summary.n_bad:
         where = "above" if namespace.output == "-" else f"{namespace.output}.bad.jsonl"
         print(

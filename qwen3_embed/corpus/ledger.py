@@ -33,8 +33,8 @@ class State:
 
     Attributes
     ----------
-    n_records, n_vectors, n_bad : int
-        Records read; distinct texts encoded; records without a vector.
+    n_records, n_vectors, n_bad, n_empty : int
+        Records read; distinct texts encoded; records without a vector; empty texts.
     truncation : Truncation
         Of the distinct texts; `longest_index` is the index of a record.
     digest : str
@@ -46,6 +46,7 @@ class State:
     n_records: int = 0
     n_vectors: int = 0
     n_bad: int = 0
+    n_empty: int = 0
     truncation: Truncation = field(default_factory=Truncation)
     digest: str = ""
     not_finite: list[int] = field(default_factory=list)

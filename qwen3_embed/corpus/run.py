@@ -28,12 +28,12 @@ from ..errors import NonFiniteError
 from .distinct import DIGEST_BYTES, Distinct
 from .ledger import BAD, Ledger
 from .output import Block, ColumnTypes, write_jsonl, write_npy, write_parquet
-from .records import Record, Source, import_parquet, read_records
+from .records import ENCODING_ADVICE, Record, Source, import_parquet, read_records
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
 
-__all__ = ["Corpus", "Summary", "remove_folder", "run_corpus"]
+__all__ = ["BadRecordsError", "Corpus", "Summary", "remove_folder", "run_corpus"]
 
 _CHUNK_RECORDS = 2048
 _CHUNK_CHARACTERS = 1 << 17  # what a killed process may lose, three times over
@@ -70,8 +70,13 @@ class Summary(NamedTuple):
 
     n_records: int
     n_bad: int
+    n_empty: int
     n_distinct: int
     truncation: Truncation  # `longest_index` is a record's index
+
+
+class BadRecordsError(ValueError):
+    """Too many records are bad for a result."""
 
 
 class _Chunk(NamedTuple):
@@ -91,6 +96,7 @@ def run_corpus(
     dim: int | None,
     prefix: str,
     on_done: Callable[[int], None],
+    max_bad: int | None = None,
 ) -> Summary:
     """Encodes a corpus and writes the result.
 
@@ -111,10 +117,17 @@ def run_corpus(
         Put before every text.
     on_done : callable
         Called with the number of records just finished.
+    max_bad : int or None
+        How many records may be bad; None: all but one.
 
     Returns
     -------
     Summary
+
+    Raises
+    ------
+    BadRecordsError
+        More are bad; the message has the first reason. The folder stays if it holds vectors.
     """
     if format == "parquet":
         import_parquet()  # now, not when all is computed
@@ -142,15 +155,30 @@ def run_corpus(
 
     try:
         _compute(model, corpus, ledger, dim, prefix, types, on_done)
+        _check_bad(ledger, max_bad)
         publish(write, folder / "bad")
     except BaseException:
-        if state.n_records == 0:  # nothing is lost
+        if state.n_vectors == 0:  # nothing is lost
             remove_folder(folder)
         raise
     finally:
         ledger.close()
     remove_folder(folder)
-    return Summary(state.n_records, state.n_bad, state.n_vectors, state.truncation)
+    return Summary(state.n_records, state.n_bad, state.n_empty, state.n_vectors, state.truncation)
+
+
+def _check_bad(ledger: Ledger, max_bad: int | None) -> None:
+    state = ledger.state
+    allowed = state.n_records - 1 if max_bad is None else max_bad
+    if state.n_bad == 0 or state.n_bad <= allowed:
+        return
+    with open(ledger.folder / "bad", encoding="utf-8") as file:
+        first = json.loads(file.readline())
+    advice = f": {ENCODING_ADVICE}" if first["reason"].startswith("not UTF-8") else ""
+    raise BadRecordsError(
+        f"{state.n_bad} of {state.n_records} records are bad, expected at most {allowed}; the "
+        f"first, record {first['row']}, is {first['reason']}{advice}"
+    )
 
 
 def remove_folder(folder: Path) -> None:
@@ -307,6 +335,7 @@ def _append(ledger: Ledger, chunk: _Chunk, result: _Result, max_length: int) -> 
         content = record.raw if record.text is None else record.text
         bad.append(_line({"row": first_record + index, "reason": reason, "content": content}))
     state.n_bad += len(bad)
+    state.n_empty += sum(record.text == "" for record in chunk.records)
     state.digest = chunk.digest
     ledger.append(numbers, result.vectors, b"".join(kept), b"".join(bad))
 

@@ -17,14 +17,18 @@ pyarrow string array."""
 def _refuse_non_iterable(texts: Any, noun: str = "texts") -> None:
     """Raises TypeError for an object that is not an iterable of texts."""
     kind = type(texts).__name__
+    # Tables of pandas, Polars, pyarrow and datasets. Iterating over one of pandas gives the
+    # names of its columns, which are str too.
+    is_table = any(hasattr(texts, name) for name in ("columns", "column_names"))
+    if is_table or getattr(texts, "ndim", 1) != 1:
+        if isinstance(texts, np.ndarray):
+            raise TypeError(f"{noun} is an array of shape {texts.shape}, expected (n,)")
+        if not isinstance(texts, memoryview):
+            raise TypeError(
+                f"{noun} is {kind} with rows and columns: pass the column of the texts"
+            )
     if isinstance(texts, (bytes, bytearray, memoryview, Mapping)) or not hasattr(texts, "__iter__"):
         raise TypeError(f"{noun} is {kind}, expected str or an iterable of str")
-    if getattr(texts, "ndim", 1) == 1:
-        return
-    if isinstance(texts, np.ndarray):
-        raise TypeError(f"{noun} is an array of shape {texts.shape}, expected (n,)")
-    # Iterating over a pandas DataFrame gives its columns' names, which are str too.
-    raise TypeError(f"{noun} is {kind} with rows and columns: pass the column of the texts")
 
 
 def check_texts(texts: list[Any], first_index: int = 0, noun: str = "texts") -> list[str]:

@@ -51,12 +51,16 @@ class Qwen3Embeddings(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """One list of floats per text."""
+        if isinstance(texts, str):
+            raise TypeError("texts is str, expected a list of str; for one text: embed_query")
         return cast(
             "list[list[float]]", self.embedder.encode_document(texts, dim=self.dim).tolist()
         )
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of a query, with the instruction."""
+        if not isinstance(text, str):
+            raise TypeError(f"text is {type(text).__name__}, expected str")
         row = self.embedder.encode_query(text, dim=self.dim, instruction=self.instruction)
         return cast("list[float]", row.tolist())
 

@@ -8,10 +8,11 @@ are ever requested or opened.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -300,11 +301,12 @@ def _locate(model: str | os.PathLike[str], options: HubOptions, kind: Kind) -> _
     """The folder of a name, with its small files."""
     official = _OFFICIAL[kind]
     other, what_it_is = _OF_THE_OTHER_KIND[kind]
-    if other in Path(model).name:
+    if other.lower() in Path(model).name.lower():
         raise ModelFileError(f"{model} is {what_it_is} such as {official[0]}")
     if not isinstance(model, str):
         return _in_folder(str(model), Path(model), options)
-    if model == _EMBEDDED:
+    path = Path(model).expanduser()
+    if model == _EMBEDDED or (model.lower() == _EMBEDDED and not path.is_dir()):
         folder = _EMBEDDED if kind == "embedder" else f"{_EMBEDDED}-{kind}"
         embedded = Path(__file__).parents[1] / "models" / folder
         if not embedded.is_dir():
@@ -313,18 +315,27 @@ def _locate(model: str | os.PathLike[str], options: HubOptions, kind: Kind) -> _
                 f"expected a folder, or a name such as {official[0]}"
             )
         return _in_folder(_EMBEDDED, embedded, options)
-    path = Path(model).expanduser()
     if model and path.is_dir():
         return _in_folder(model, path, options)
     refuse_file(model)
-    if model in official:
-        return _on_hub(f"{_OWNER}/{model}", options)
+    if name := _official_name(model, official):
+        return _on_hub(f"{_OWNER}/{name}", options)
     if is_hub_name(model):
         return _on_hub(model, options)
+    names = [*official, *([_EMBEDDED] if kind == "embedder" else [])]
+    lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(model.lower(), lower, 1)
+    guess = f"did you mean {lower[near[0]]!r}? Or " if near else ""
     raise ModelNotFoundError(
-        f"no folder {model!r}, and it is no model's name either; "
-        f"expected a folder, 'owner/name' on the hub, or one of: {', '.join(official)}"
+        f"no folder {model!r}, and no model of that name: {guess}"
+        f"expected a folder, 'owner/name' on the hub, or one of: {', '.join(names)}"
     )
+
+
+def _official_name(model: str, official: Sequence[str]) -> str | None:
+    """The official model that is meant, in any case and with or without its owner."""
+    name = model.lower().removeprefix(f"{_OWNER.lower()}/")
+    return next((each for each in official if each.lower() == name), None)
 
 
 def is_hub_name(name: str) -> bool:
