@@ -145,7 +145,7 @@ class TestEmbeddings:
             "/v1/embeddings", {"input": "x" * 99_999} | {"model": "other"}
         )
         assert status == 422
-        assert "characters" in answer["error"]["message"]
+        assert "more than 32768 tokens" in answer["error"]["message"]
 
     def test_models(self, server: Served, folder: Path) -> None:
         _, answer, _ = server.ask("/v1/models")

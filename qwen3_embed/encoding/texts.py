@@ -24,9 +24,7 @@ def _refuse_non_iterable(texts: Any, noun: str = "texts") -> None:
         if isinstance(texts, np.ndarray):
             raise TypeError(f"{noun} is an array of shape {texts.shape}, expected (n,)")
         if not isinstance(texts, memoryview):
-            raise TypeError(
-                f"{noun} is {kind} with rows and columns: pass the column of the texts"
-            )
+            raise TypeError(f"{noun} is {kind} with rows and columns: pass the column of the texts")
     if isinstance(texts, (bytes, bytearray, memoryview, Mapping)) or not hasattr(texts, "__iter__"):
         raise TypeError(f"{noun} is {kind}, expected str or an iterable of str")
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputTooLongError, TruncationWarning
+from ..loading.tokenizer import tokens_in_words
 
 __all__ = ["LengthReport", "Truncation"]
 
@@ -56,7 +57,7 @@ class Truncation:
         many = f"1 {noun[:-1]} was" if self.n_cut == 1 else f"{self.n_cut} {noun} were"
         return (
             f"{many} cut at max_length={max_length} tokens; the longest, {longest_name}, has "
-            f"{self.longest}"
+            f"{tokens_in_words(self.longest, max_length)}"
         )
 
 
@@ -90,8 +91,9 @@ class LengthReport:
         """
         self._truncation.add(lengths, self._max_length, first_index)
         if self._truncation.n_cut and self._on_long == "error":
+            longest = tokens_in_words(self._truncation.longest, self._max_length)
             raise InputTooLongError(
-                f"{self._longest_name()} has {self._truncation.longest} tokens, expected at most "
+                f"{self._longest_name()} has {longest} tokens, expected at most "
                 f"{self._max_length}: split it, raise max_length, or pass on_long='warn' to cut it"
             )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelFileError, ModelNotFoundError
+from .token_stream import TokenStream
 
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["Surroundings", "TokenBatch", "Tokenizer"]
+__all__ = ["Surroundings", "TokenBatch", "Tokenizer", "counted_tokens", "tokens_in_words"]
 
 _END_TOKEN = "<|endoftext|>"
 _MAX_FILE_BYTES = 64 << 20
@@ -30,6 +31,25 @@ _MAX_FILE_BYTES = 64 << 20
 # where the engine has every core.
 _FEW_TEXTS = 64
 _FEW_CHARACTERS = 4096
+_LONG_TEXT = 1 << 17  # characters; longer ones are tokenised piece by piece
+_COUNTED_TOKENS = 1 << 15
+
+
+def counted_tokens(max_length: int) -> int:
+    """The number up to which the tokens of a text are counted that is cut at `max_length`."""
+    return max(max_length, _COUNTED_TOKENS)
+
+
+def tokens_in_words(length: int, max_length: int) -> str:
+    """A length of a TokenBatch for messages: "51", or "more than 32768".
+
+    Examples
+    --------
+    >>> tokens_in_words(32769, 4096)
+    'more than 32768'
+    """
+    limit = counted_tokens(max_length)
+    return str(length) if length <= limit else f"more than {limit}"
 
 
 _CONTROL_TOKEN = re.compile(r"<\|[a-z_]+\|>|</?think>")
@@ -64,7 +84,8 @@ class TokenBatch:
     cu_seqlens : ndarray
         (n + 1,) int32: text i is tokens[cu_seqlens[i]:cu_seqlens[i + 1]].
     lengths : ndarray
-        (n,) int64: tokens of each text before the cut.
+        (n,) int64: tokens of each text before the cut. A text with more than
+        `counted_tokens(max_length)` has that number plus 1: the rest of it isn't read.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -133,6 +154,7 @@ class Tokenizer:
         if around is not None:
             self._rest = loaded.encode(around.rest, add_special_tokens=False).ids
             _check_around(loaded, self._fast, around, path)
+        self._stream = TokenStream.of(self._fast)
         self._n_around = len(self._before) + len(self._after)
         least = self._n_around + len(self._rest)
         if max_length < least:
@@ -161,11 +183,11 @@ class Tokenizer:
         """
         before, rest, after = self._before, self._rest, self._after
         room = self._max_length - self._n_around
+        longest = counted_tokens(self._max_length) + 1
         tokens = array("i")
         lengths = np.empty(len(texts), np.int64)
-        for i, encoding in enumerate(self._encode_batch(texts)):
-            ids = encoding.ids
-            lengths[i] = len(ids) + self._n_around
+        for i, ids in enumerate(self._ids(texts, longest)):
+            lengths[i] = min(len(ids) + self._n_around, longest)
             if before:
                 tokens.extend(before)
             tokens.fromlist(ids if len(ids) <= room else ids[: room - len(rest)] + rest)
@@ -181,7 +203,15 @@ class Tokenizer:
 
     def count(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """(n,) int64: tokens of each text, with its end token, before any cut."""
-        counts = np.fromiter(map(len, self._encode_batch(texts)), np.int64, len(texts))
+        counts = np.empty(len(texts), np.int64)
+        is_long = [self._stream is not None and len(text) > _LONG_TEXT for text in texts]
+        short = [text for text, long in zip(texts, is_long, strict=True) if not long]
+        encodings = iter(self._encode_batch(short))
+        for i, text in enumerate(texts):
+            if is_long[i] and self._stream is not None:
+                counts[i] = sum(map(len, self._stream.ids(text)))
+            else:
+                counts[i] = len(next(encodings))
         return counts + self._n_around
 
     def pieces(self, text: str) -> list[tuple[int, tuple[int, int] | None]]:
@@ -194,6 +224,21 @@ class Tokenizer:
     def end(self) -> tuple[int, ...]:
         """The ids that every text ends with."""
         return self._after
+
+    def _ids(self, texts: Sequence[str], n_needed: int) -> Iterator[list[int]]:
+        """The ids of each text; of a long one the first, at least `n_needed` if it has as many."""
+        short = [text for text in texts if self._stream is None or len(text) <= _LONG_TEXT]
+        encodings = iter(self._encode_batch(short))
+        for text in texts:
+            if self._stream is None or len(text) <= _LONG_TEXT:
+                yield next(encodings).ids
+                continue
+            ids: list[int] = []
+            for piece in self._stream.ids(text):
+                ids += piece
+                if len(ids) >= n_needed:
+                    break
+            yield ids
 
     def _encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         fast = self._fast

@@ -17,7 +17,7 @@ from .bodies import (
 )
 from .exchange import Answer, Exchange
 from .problems import Problem
-from .work import Vectors, bounded_texts, embed, prefix_of, score
+from .work import Vectors, embed, prefix_of, score, tokenise
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
@@ -85,13 +85,15 @@ async def tokenize(exchange: Exchange) -> Answer:
         raise Problem(400, "inputs is expected to be texts", param="inputs")
 
     exchange.n_texts = len(inputs)
-    texts = bounded_texts([str(text) for text in inputs], prefix, model.max_length, False)
+    texts = [prefix + str(text) for text in inputs]
+    bounds = (model.max_length, False, exchange.settings)
 
     def pieces() -> bytes:
+        tokenise(model, texts, bounds)
         answer = []
         for text in texts:
             exchange.check()
-            answer.append(_tokens(model, prefix + text, body.add_special_tokens))
+            answer.append(_tokens(model, text, body.add_special_tokens))
         return msgspec.json.encode(answer)
 
     return exchange.json(await exchange.run(pieces))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..embedder import Embedder
 from ..encoding.cached_pipeline import CachedRows
 from ..encoding.truncation import Truncation
-from ..loading.tokenizer import TokenBatch
+from ..loading.tokenizer import TokenBatch, tokens_in_words
 from ..reranker import Reranker
 from .bodies import Texts
 from .exchange import Exchange, Usage
@@ -26,9 +26,8 @@ from .settings import Settings
 if TYPE_CHECKING:
     from ..model import Model
 
-__all__ = ["Vectors", "bounded_texts", "embed", "prefix_of", "score"]
+__all__ = ["Vectors", "embed", "prefix_of", "score", "tokenise"]
 
-_CHARACTERS_PER_TOKEN = 16  # no model's average text has so many
 
 Bounds = tuple[int, bool, Settings]
 """max_length, truncate and settings of a request."""
@@ -101,15 +100,15 @@ async def embed(
     if isinstance(inputs[0], list):
         batch = await exchange.run(_batch_of_ids, model, inputs, bounds)
         return _vectors(await compute(batch), batch.lengths, max_length)
-    texts = bounded_texts([str(text) for text in inputs], prefix, max_length, truncate)
+    texts = [str(text) for text in inputs]
     if model.cache is None:
-        batch = await exchange.run(_tokenise, model, [prefix + text for text in texts], bounds)
+        batch = await exchange.run(tokenise, model, [prefix + text for text in texts], bounds)
         return _vectors(await compute(batch), batch.lengths, max_length)
     rows = np.empty((len(texts), dim or model.dim), np.float32)
     found = await exchange.run_apart(_look_up, model, prefix, texts, rows, normalize)
     if found.places:
         missing = [prefix + texts[i] for i in found.places]
-        batch = await exchange.run(_tokenise, model, missing, bounds)
+        batch = await exchange.run(tokenise, model, missing, bounds)
         await exchange.run_apart(found.keep, await compute(batch), batch.lengths)
     _check_lengths(found.n_tokens, *bounds)
     return _vectors(rows, found.n_tokens, max_length, len(texts) - len(found.places))
@@ -132,10 +131,9 @@ async def score(
         As `embed`.
     """
     exchange.n_texts = len(documents)
-    documents = bounded_texts(documents, query, model.max_length, truncate)
     bodies = [model.body_of(query, each, instruction=instruction) for each in documents]
     bounds = (model.max_length, truncate, exchange.settings)
-    batch = await exchange.run(_tokenise, model, bodies, bounds)
+    batch = await exchange.run(tokenise, model, bodies, bounds)
     if batch.lengths.max() > model.max_length:
         _check_room(model, model.body_of(query, "", instruction=instruction))
     rows, job = model.submit_tokens(batch.tokens, batch.cu_seqlens, normalize=False)
@@ -156,7 +154,8 @@ def _vectors(
     return Vectors(rows, Usage(n_tokens, truncation.n_cut, n_cached))
 
 
-def _tokenise(model: Model, texts: list[str], bounds: Bounds) -> TokenBatch:
+def tokenise(model: Model, texts: list[str], bounds: Bounds) -> TokenBatch:
+    """Token ids of texts; raises Problem if they are too long or not Unicode."""
     try:
         batch = model.tokenizer.encode(texts)
     except UnicodeError:
@@ -178,24 +177,13 @@ def _look_up(
         raise Problem(400, "input is not Unicode: it holds a lone surrogate") from None
 
 
-def bounded_texts(texts: list[str], prefix: str, max_length: int, truncate: bool) -> list[str]:
-    """Cuts, or refuses, what is too long by its characters alone: to tokenise it is work."""
-    limit = _CHARACTERS_PER_TOKEN * max_length
-    for i, text in enumerate(texts):
-        if len(text) + len(prefix) > limit:
-            if not truncate:
-                raise _too_long(i, f"{len(text) + len(prefix)} characters", max_length)
-            texts = [each[:limit] for each in texts]
-            break
-    return texts
-
-
 def _check_lengths(
     lengths: npt.NDArray[np.int64], max_length: int, truncate: bool, settings: Settings
 ) -> None:
     longest = int(lengths.argmax())
     if lengths[longest] > max_length and not truncate:
-        raise _too_long(longest, f"{lengths[longest]} tokens", max_length)
+        found = tokens_in_words(int(lengths[longest]), max_length)
+        raise _too_long(longest, f"{found} tokens", max_length)
     n_tokens = int(np.minimum(lengths, max_length).sum())
     if n_tokens > settings.max_request_tokens:
         raise Problem(
