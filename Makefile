@@ -2,7 +2,7 @@
 PYTHON ?= python
 BUILD ?= --inplace
 PYTEST = $(PYTHON) -m pytest -n 2 --dist loadfile
-QUICK = source_rules api engine ops mini cli files server
+QUICK = api engine ops mini cli files server
 ASAN = engine ops api safetensors
 C_FILES = git ls-files '*.c' '*.h' '*.cu' '*.cuh'
 files = $(foreach name,$(1),tests/test_$(name).py)
