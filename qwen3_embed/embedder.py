@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Embedder"]
 
+_Kind = Literal["query", "document"] | None
+
 
 class Embedder(Model):
     """A Qwen3 embedding model, ready to encode.
@@ -127,7 +129,7 @@ class Embedder(Model):
             L2-normalise the rows, by default True.
         precision : {"float32", "float16", "int8", "uint8", "binary", "ubinary"}
         quantizer : Quantizer, optional
-            Needed for int8 and uint8, refused for floats.
+            For int8 and uint8, by default `self.quantizer(dim)`; refused for floats.
         show_progress_bar : bool, optional
             On standard error; by default where the logger "qwen3_embed" is at level INFO.
         on_long : {"warn", "error"}
@@ -259,8 +261,7 @@ class Embedder(Model):
         if options.get("out") is not None:
             raise TypeError("encode_iter takes no out=: every chunk is a new array")
         weights = self._weights
-        prefix = self.prefix_of(**_prompt_of(options))
-        request = Request.of(options, self.dim, stacklevel=2, prefix=prefix, adapter=weights.number)
+        request = self._request(None, options, weights, stacklevel=2)
         report = LengthReport(self._max_length, request.on_long)
         return self._stream(iterate_texts(texts), chunk, request, report, weights)
 
@@ -389,35 +390,37 @@ class Embedder(Model):
                 raise surrogate_error(prefix, part, start) from None
         return int(counts[0]) if isinstance(texts, str) else counts
 
-    @staticmethod
-    def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Cosine of every row of `a` with every row of `b`: (n, m) float32.
+    def quantizer(self, dim: int | None = None) -> Quantizer:
+        """The quantizer of int8 and uint8 where none is given: one scale for a model and dim.
+
+        It was measured for "mini"; for other models it is a formula of the dimension, and a
+        fitted one, `Quantizer.fit(model.encode(sample))`, makes finer steps.
 
         Examples
         --------
-        >>> Embedder.similarity([[1.0, 0.0]], [[0.0, 2.0], [3.0, 0.0]]).tolist()
-        [[0.0, 1.0]]
+        >>> Embedder("mini").quantizer(64)
+        Quantizer(scale=0.00511811, dim=64)
         """
-        return _similarity.similarity(a, b)
+        options = EncodeOptions(dim=dim, precision="int8")
+        request = self._request(None, options, self._weights, stacklevel=2)
+        return cast("Quantizer", request.quantizer)
 
-    @staticmethod
-    def similarity_pairwise(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Cosine of row i of `a` with row i of `b`: (n,) float32.
+    similarity = staticmethod(_similarity.similarity)
+    similarity_pairwise = staticmethod(_similarity.similarity_pairwise)
 
-        Examples
-        --------
-        >>> Embedder.similarity_pairwise([[1.0, 0.0]], [[2.0, 0.0]]).tolist()
-        [1.0]
-        """
-        return _similarity.similarity_pairwise(a, b)
+    def _request(
+        self, kind: _Kind, options: EncodeOptions, weights: Weights, stacklevel: int
+    ) -> Request:
+        names = PromptOptions.__annotations__
+        prompt = cast("PromptOptions", {k: v for k, v in options.items() if k in names})
+        prefix = self.prefix_of(kind, **prompt)
+        others: Any = {"prefix": prefix, "adapter": weights.number, "model_name": self.name}
+        return Request.of(options, self.dim, stacklevel + 1, **others)
 
-    def _encode(
-        self, texts: str | Texts, kind: Literal["query", "document"] | None, options: EncodeOptions
-    ) -> npt.NDArray[Any]:
+    def _encode(self, texts: str | Texts, kind: _Kind, options: EncodeOptions) -> npt.NDArray[Any]:
         """Encodes for one of the public methods, whose caller gets the warnings."""
         weights = self._weights
-        prefix = self.prefix_of(kind, **_prompt_of(options))
-        request = Request.of(options, self.dim, stacklevel=3, prefix=prefix, adapter=weights.number)
+        request = self._request(kind, options, weights, stacklevel=3)
         single = isinstance(texts, str)
         items = [texts] if isinstance(texts, str) else list_texts(texts)
         if request.out is None:
@@ -491,10 +494,3 @@ class Embedder(Model):
             on_done,
             lambda lengths: computing(lengths, lambda n_texts: None),
         )
-
-
-def _prompt_of(options: EncodeOptions) -> PromptOptions:
-    """The options of a call that choose the prefix."""
-    return cast(
-        "PromptOptions", {k: v for k, v in options.items() if k in PromptOptions.__annotations__}
-    )

@@ -132,9 +132,14 @@ class TestResults:
         for precision in ("int8", "uint8"):
             found = model.encode(TEXTS, precision=precision, quantizer=quantizer)
             assert np.array_equal(found, quantizer.quantize(rows, precision))
-            with pytest.raises(TypeError, match="needs quantizer="):
-                model.encode(TEXTS, precision=precision)
-            with pytest.raises(ValueError, match="fitted with dim=128, and this call has dim=64"):
+            default = model.quantizer()
+            found = model.encode(TEXTS, precision=precision)
+            assert np.array_equal(found, default.quantize(rows, precision))
+            with pytest.raises(TypeError, match="normalize=False needs quantizer="):
+                model.encode(TEXTS, precision=precision, normalize=False)
+            with pytest.raises(TypeError, match="quantizer is str, expected a Quantizer"):
+                model.encode(TEXTS, precision=precision, quantizer="q")  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match="has dim=128, and this call has dim=64"):
                 model.encode(TEXTS, dim=64, precision=precision, quantizer=quantizer)
         assert model.encode("x", precision="int8", quantizer=quantizer).shape == (HIDDEN,)
         assert model.encode("x", precision="binary", quantizer=quantizer).shape == (HIDDEN // 8,)

@@ -178,45 +178,6 @@ class TestSklearn:
         assert "Qwen3Vectorizer" in repr(pipeline)
 
 
-class TestHybrid:
-    @pytest.fixture
-    def hybrid(self) -> Any:
-        pytest.importorskip("bm25s")
-        from qwen3_embed.integrations import hybrid
-
-        return hybrid
-
-    def test_fusion(self, hybrid: Any) -> None:
-        """Worked by hand: 1/61 + 1/62 beats 1/61, and 1/61 beats 1/62."""
-        found = hybrid.fuse([[3, 1], [1, 2]])
-        assert found == [(1, 1 / 62 + 1 / 61), (3, 1 / 61), (2, 1 / 62)]
-        assert hybrid.fuse([[], []]) == []
-
-    def test_words_and_meaning(self, hybrid: Any, model: Embedder, ranker: Reranker) -> None:
-        index = hybrid.HybridIndex(model, CORPUS)
-        by_words = index._by_words("iso audit 9001", 5)
-        assert by_words == [2]
-        scores = model.encode_document(CORPUS) @ model.encode_query("iso audit 9001")
-        by_meaning = np.argsort(-scores, kind="stable").tolist()
-        found = index.search("iso audit 9001", top_k=3)
-        expected = hybrid.fuse([by_words, by_meaning])[:3]
-        with pytest.raises(ValueError, match="top_k=-1, expected a positive int"):
-            index.search("x", top_k=-1)
-        assert [(hit.document, hit.score) for hit in found] == expected
-        assert index.search("力加", top_k=1, candidates=1)[0].document in (3, by_meaning[0])
-        assert index._by_words("力加", 5) == [3]
-        assert index._by_words("?!", 5) == []
-        reranked = index.search("capital?", top_k=2, reranker=ranker)
-        best = max(ranker.predict([("capital?", text) for text in CORPUS]))
-        assert reranked[0].score == pytest.approx(float(best))
-
-    def test_own_segmenter(self, hybrid: Any, model: Embedder) -> None:
-        index = hybrid.HybridIndex(model, CORPUS, tokenize=lambda text: list(text))
-        assert index._by_words("速", 5) == [3]
-        with pytest.raises(ValueError, match="texts is empty"):
-            hybrid.HybridIndex(model, [])
-
-
 class TestChroma:
     def test_collection(self, model: Embedder, folder: Path, tmp_path: Path) -> None:
         chromadb = pytest.importorskip("chromadb")

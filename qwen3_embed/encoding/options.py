@@ -13,9 +13,14 @@ from typing import Any, Literal, TypedDict, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ..retrieval.quantizer import Precision, Quantizer, quantize_binary
+from ..retrieval.quantizer import Precision, Quantizer, default_quantizer, quantize_binary
 
-__all__ = ["EncodeOptions", "PromptOptions", "Request", "SentenceTransformersOptions"]
+__all__ = [
+    "EncodeOptions",
+    "PromptOptions",
+    "Request",
+    "SentenceTransformersOptions",
+]
 
 _SMALLEST_TRAINED_DIM = 32
 
@@ -95,8 +100,11 @@ class Request:
         *,
         prefix: str = "",
         adapter: int = 0,
+        model_name: str = "",
     ) -> Request:
         """Checks the options of a call; `stacklevel` is the caller's, for the warning.
+
+        `model_name` chooses the quantizer of int8 and uint8 where none is given.
 
         Raises
         ------
@@ -117,14 +125,21 @@ class Request:
             raise ValueError(
                 f"precision={precision!r}, expected one of {', '.join(get_args(Precision))}"
             )
-        if quantizer is not None or precision in ("int8", "uint8"):
+        normalize = options.get("normalize")
+        if quantizer is not None:
             _check_quantizer(quantizer, precision, dim)
+        elif precision in ("int8", "uint8"):
+            if normalize is not None and not normalize:
+                raise TypeError(
+                    f"precision={precision!r} with normalize=False needs quantizer=, fitted on "
+                    f"such vectors: the default quantizer is for unit vectors"
+                )
+            quantizer = default_quantizer(model_name, dim)
         out = options.get("out")
         if out is not None and precision != "float32":
             raise TypeError(
                 f"out= needs precision='float32', found {precision!r}: leave one of them out"
             )
-        normalize = options.get("normalize")
         return cls(
             dim=dim,
             normalize=True if normalize is None else bool(normalize),
@@ -203,18 +218,18 @@ def _check_dim(dim: int | None, hidden_size: int, stacklevel: int) -> int:
     return checked
 
 
-def _check_quantizer(quantizer: Quantizer | None, precision: str, dim: int) -> None:
+def _check_quantizer(quantizer: Quantizer, precision: str, dim: int) -> None:
     if precision in ("float32", "float16"):
         raise TypeError(
             f"quantizer= is given and precision is {precision!r}, expected 'int8' or 'uint8'"
         )
     if not isinstance(quantizer, Quantizer):
         raise TypeError(
-            f"precision={precision!r} needs quantizer=, a Quantizer fitted on vectors of this "
-            f"model: Quantizer.fit(model.encode(sample))"
+            f"quantizer is {type(quantizer).__name__}, expected a Quantizer: "
+            f"Quantizer.fit(model.encode(sample))"
         )
     if quantizer.dim != dim:
         raise ValueError(
-            f"the quantizer was fitted with dim={quantizer.dim}, and this call has dim={dim}: use "
+            f"the quantizer has dim={quantizer.dim}, and this call has dim={dim}: use "
             f"the same dim for both"
         )
