@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from .reranker import Reranker
     from .retrieval.quantizer import Quantizer
+    from .retrieval.staged_search import staged_search
     from .templates import INSTRUCTIONS
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "TruncationWarning",
     "VectorCache",
     "__version__",
+    "staged_search",
 ]
 
 _HOMES = {
@@ -54,6 +56,7 @@ _HOMES = {
     "Quantizer": "retrieval.quantizer",
     "Reranker": "reranker",
     "VectorCache": "cache",
+    "staged_search": "retrieval.staged_search",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, me
 
 
 def test_folder(tmp_path: Path) -> None:
-    for name in ("b.md", "a/z.txt", "a/y.jsonl", "a/x.rst", ".git/c.md", "a/.d.txt", "e.py"):
+    for name in ("b.md", "a/z.txt", "a/y.jsonl", "a/x.rst", ".git/c.md", "a/.d.txt", "e.bin"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path / name, '"x"')
     os.symlink("nowhere", tmp_path / "broken.txt")
@@ -181,3 +182,94 @@ def test_every_passage_stands_where_it_says(
     for number, line in enumerate(lines, 1):
         if any(c.isalnum() for c in line) and number not in covered:
             assert line.strip("# ") in headings
+
+
+CODE = """\
+import os
+
+
+class Reader:
+    \"\"\"Reads.\"\"\"
+
+    def open(self):
+        a = 1
+
+        return a
+
+    def close(self):
+        pass
+
+
+def free(x):
+    for y in x:
+
+        print(y)
+"""
+
+
+def test_code_is_cut_where_definitions_begin(tmp_path: Path) -> None:
+    """Blank lines inside a function do not end a passage, nor does a colon or a line of dashes."""
+    passages = read_passages(write(tmp_path / "a.py", CODE))
+    assert places(passages) == [(1, 1, ""), (4, 13, ""), (16, 19, "")]
+    assert passages[1].text == "\n".join(CODE.splitlines()[3:13])
+    long = "def f():\n" + "\n".join(f"    call({i})\n" for i in range(200))
+    passages = read_passages(write(tmp_path / "b.go", long))
+    assert max(len(p.text.encode()) for p in passages) <= 1000
+    assert [line for p in passages for line in p.text.split("\n") if line.strip()] == [
+        line for line in long.split("\n") if line.strip()
+    ]
+    assert places(read_passages(write(tmp_path / "c.c", "title\n-----\nint x;\n"))) == [(1, 3, "")]
+    assert len(read_passages(write(tmp_path / "d.sh", "a\nb\nc\n"))) == 1
+
+
+def found_below(folder: Path) -> list[str]:
+    return [os.path.relpath(p.path, folder) for p in read_passages(folder)]
+
+
+def test_folder_with_code(tmp_path: Path) -> None:
+    for name in ("a.py", "b.TS", "c.cu", "d.rs", "p.egg-info/SOURCES.txt", "q.dist-info/t.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, "word")
+    write(tmp_path / "film.ts", b"G\0\x11")
+    assert found_below(tmp_path) == ["a.py", "b.TS", "c.cu", "d.rs"]
+
+
+IGNORED = {
+    ".gitignore": "*.log.txt\n/build/\n!keep.log.txt\ndocs/*.md\n",
+    "a.txt": "x",
+    "a.log.txt": "x",
+    "keep.log.txt": "x",
+    "build/b.py": "x",
+    "docs/c.md": "x",
+    "docs/d.txt": "x",
+    "sub/build/e.py": "x",
+    "sub/.gitignore": "f.py\n!g.log.txt\n",
+    "sub/f.py": "x",
+    "sub/g.log.txt": "x",
+}
+
+
+def make_ignoring(folder: Path) -> None:
+    for name, content in IGNORED.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write(folder / name, content)
+
+
+def test_gitignore(tmp_path: Path) -> None:
+    pytest.importorskip("pathspec")
+    make_ignoring(tmp_path)
+    kept = ["a.txt", "docs/d.txt", "keep.log.txt", "sub/build/e.py", "sub/g.log.txt"]
+    assert found_below(tmp_path) == kept
+    # Below a repository's root its rules hold too; without a repository they do not.
+    write(tmp_path / "docs/h.py", "x")
+    assert found_below(tmp_path / "docs") == ["c.md", "d.txt", "h.py"]
+    (tmp_path / ".git").mkdir()
+    assert found_below(tmp_path / "docs") == ["d.txt", "h.py"]
+
+
+def test_gitignore_without_pathspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pathspec", None)
+    make_ignoring(tmp_path)
+    with pytest.warns(UserWarning, match=r"gitignore is not read.*native\[search\]") as caught:
+        assert len(found_below(tmp_path)) == 9
+    assert len(caught) == 1

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
     parser.epilog = _EPILOG
     parser.add_argument(
-        "corpus", metavar="CORPUS", help="text, Markdown or JSON Lines file, or a folder of them"
+        "corpus", metavar="CORPUS", help="text, code, Markdown or JSON Lines file, or a folder"
     )
     parser.add_argument("query", metavar="QUERY", help="the question, in plain words")
     parser.add_argument(

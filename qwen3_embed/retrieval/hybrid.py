@@ -98,6 +98,14 @@ class Hit(NamedTuple):
     text: str
 
 
+class _Saved(NamedTuple):
+    """The documents of a file: texts by number, (n, dim) vectors, the next document's number."""
+
+    texts: dict[int, str]
+    vectors: npt.NDArray[np.float32]
+    next_number: int
+
+
 class HybridIndex:
     """Texts, searched by meaning and by words at once; exact, in memory.
 
@@ -134,13 +142,13 @@ class HybridIndex:
         *,
         dim: int | None = None,
         tokenize: Callable[[str], list[str]] = character_bigrams,
+        _saved: _Saved | None = None,
     ) -> None:
         self._model = model
         self._dim = model.dim if dim is None else dim
         self._tokenize = tokenize
-        self._next_number = 0
-        self._texts: dict[int, str] = {}
-        self._vectors: npt.NDArray[np.float32] = np.empty((0, self._dim), np.float32)
+        saved = _saved or _Saved({}, np.empty((0, self._dim), np.float32), 0)
+        self._texts, self._vectors, self._next_number = saved
         self._words: _Words | None = None  # None: stale
         self.add(texts)
 
@@ -166,6 +174,8 @@ class HybridIndex:
             Their numbers, which no other document ever gets.
         """
         items = list_texts(texts)
+        if not items:
+            return []
         rows = self._model.encode_document(items, dim=self._dim)
         numbers = list(range(self._next_number, self._next_number + len(items)))
         self._vectors = np.concatenate([self._vectors, rows])
@@ -303,11 +313,8 @@ class HybridIndex:
                 f"{path} was made with another model than {model.name}: open that model, or make "
                 f"a new index"
             )
-        index = cls(model, dim=int(arrays["vectors"].shape[1]), tokenize=tokenize)
-        index._texts = texts
-        index._vectors = arrays["vectors"]
-        index._next_number = int(arrays["next_number"])
-        return index
+        saved = _Saved(texts, arrays["vectors"], int(arrays["next_number"]))
+        return cls(model, dim=saved.vectors.shape[1], tokenize=tokenize, _saved=saved)
 
     def _scores(self, query: str, row: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The score of each document, in the order of `_texts`."""
