@@ -1,6 +1,6 @@
 /* gemm.c: how near the matrix products come to what the machine can do.
  *
- *     gemm [threads [isa]]
+ *     gemm [threads [isa [int8]]]
  *
  * Prints, per product of the 0.6B model and number of rows, the best GFLOP/s of several
  * rounds and the percentage of a loop over registers alone in the same run. Then, for
@@ -13,10 +13,12 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#include "../csrc/cpu/gemm_bf16.h"
+#include "../csrc/cpu/gemm.h"
 #include "../csrc/cpu/peak.h"
 
 #define MAX_M 2048
+#define MAX_N 3072
+#define MAX_K 3072
 #define N_LAYERS 28
 #define N_ROUNDS 5
 
@@ -38,7 +40,10 @@ struct bench {
     const struct qe_isa *isa;
     struct qe_threads *threads;
     unsigned char *scratch, *weights;
-    size_t weight_bytes; /* of all layers */
+    size_t weight_bytes; /* of all layers                                     */
+    size_t value_bytes;  /* of one weight */
+    float *scales;       /* (MAX_N) of int8; NULL: bf16 */
+    int32_t *offsets;    /* (MAX_N, MAX_K / QE_GROUP) */
     qe_bf16 *x;          /* (MAX_M, 3072)                                     */
     float *y;            /* (MAX_M, 6144) */
 };
@@ -80,8 +85,8 @@ run_shape(struct bench *b, const struct shape *s, int m, unsigned char **at)
     };
 
     for (int i = 0; i < s->n_w; i++) {
-        gemm.w[i] = (struct qe_matrix){*at, s->n[i]};
-        *at += 2 * (size_t)s->n[i] * s->k;
+        gemm.w[i] = (struct qe_matrix){*at, s->n[i], b->scales, b->offsets};
+        *at += b->value_bytes * s->n[i] * s->k;
     }
     qe_gemm_run(&gemm, b->isa, b->threads, b->scratch, NULL);
 }
@@ -151,7 +156,7 @@ static void
 measure_layers(struct bench *b, const struct qe_peak *peak)
 {
     static const int rows[] = {1, 4, 8, 12, 16, 20, 24, 32, 48, 64, 128, 256};
-    double flop_per_row = (double)b->weight_bytes; /* a weight is 2 bytes and 2 FLOP */
+    double flop_per_row = 2.0 * b->weight_bytes / b->value_bytes;
 
     printf("%d layers' products, ms; to read their weights; to compute at the peak\n",
            N_LAYERS);
@@ -172,21 +177,28 @@ main(int argc, char **argv)
     struct qe_error err;
     struct bench b = {0};
     int n_threads = argc > 1 ? atoi(argv[1]) : 2;
+    bool is_int8 = argc > 3 && strcmp(argv[3], "int8") == 0;
 
+    b.value_bytes = is_int8 ? 1 : 2;
+    if (is_int8) {
+        b.scales = calloc(MAX_N, sizeof *b.scales);
+        b.offsets = calloc(MAX_N * MAX_K / QE_GROUP, sizeof *b.offsets);
+    }
     b.isa = qe_isa_choose(argc > 2 ? argv[2] : NULL, &err);
     if (!b.isa || qe_threads_open(n_threads, &b.threads, &err) != 0) {
         printf("%s\n", err.message);
         return 2;
     }
     for (int s = 0; s < N_SHAPES; s++) {
-        b.weight_bytes += 2 * (size_t)N_LAYERS * total_n(&shapes[s]) * shapes[s].k;
+        b.weight_bytes += b.value_bytes * N_LAYERS * total_n(&shapes[s]) * shapes[s].k;
     }
     b.weights = mmap(NULL, b.weight_bytes + 64, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     b.scratch = aligned_alloc(64, qe_gemm_scratch_bytes(MAX_M, 3072, n_threads));
     b.x = aligned_alloc(64, (size_t)MAX_M * 3072 * sizeof *b.x);
     b.y = aligned_alloc(64, (size_t)MAX_M * 6144 * sizeof *b.y);
-    if (b.weights == MAP_FAILED || !b.scratch || !b.x || !b.y) {
+    if (b.weights == MAP_FAILED || (is_int8 && (!b.scales || !b.offsets)) ||
+        !b.scratch || !b.x || !b.y) {
         printf("out of memory\n");
         return 2;
     }

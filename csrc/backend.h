@@ -19,13 +19,14 @@
 
 #include "error.h"
 
-#define QE_BACKEND_ABI 4
+#define QE_BACKEND_ABI 5
 #define QE_NOTE_BYTES 256
 
 /* The type of both operands of matrix products: weights and activations. */
 enum qe_compute_dtype {
     QE_BFLOAT16,
-    QE_FLOAT8, /* e4m3, scaled by row and by channel */
+    QE_FLOAT8, /* e4m3, scaled by row and by channel                                 */
+    QE_INT8,   /* weights scaled by row, activations by token in groups of 128       */
 };
 
 enum qe_kind {
@@ -72,16 +73,19 @@ struct qe_backend {
                                  calling thread, which cannot handle signals then    */
     char note[QE_NOTE_BYTES]; /* "", or why forward() is slower than it should be: a
                                  sentence that forward() writes at most once         */
+    bool keeps_model;         /* reads the model's weights after opening, too         */
+    size_t weight_bytes;      /* of weights in host memory of its own                 */
 
     /* One call at a time, from any thread. Allocates no host memory. Has written every
      * row when it returns 0; a row that is not finite is written as NaN. Returns
      * QE_ECANCELLED if it saw *batch->cancel set; rows are then undefined. */
     int (*forward)(struct qe_backend *, const struct qe_batch *, struct qe_error *);
 
-    /* Uploads the tensors this adapter replaces: those that are not NULL in its table.
+    /* Copies the tensors this adapter replaces: those that are neither NULL in its
+     * table nor the model's.
      * Must be called before the first batch that uses the table; a pass may be
      * running. NULL if the backend reads weights in place; otherwise a table only
-     * identifies weights already on the device. */
+     * identifies weights that the backend has already. */
     int (*add_adapter)(struct qe_backend *, const struct qe_weights *,
                        struct qe_error *);
 

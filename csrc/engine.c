@@ -51,15 +51,25 @@ open_backend(struct qe_engine *e, const struct qe_engine_options *options,
                        options->n_threads, QE_MAX_THREADS);
     }
     if (strcmp(options->device, "cpu") == 0) {
-        if (options->dtype != QE_BFLOAT16) {
+        struct qe_cpu_options cpu = {.isa = getenv("QWEN3_EMBED_ISA"),
+                                     .dtype = options->dtype,
+                                     .n_threads = options->n_threads,
+                                     .batch_tokens = options->batch_tokens};
+        if (options->dtype == QE_FLOAT8) {
             return qe_fail(err, QE_EDEVICE,
-                           "dtype float8: not on device cpu; use 'bfloat16' or an "
-                           "NVIDIA GPU");
+                           "dtype float8: not on device cpu; use 'bfloat16' or 'int8', "
+                           "or an NVIDIA GPU");
         }
-        qe_model_prefetch(&e->model);
-        return qe_backend_cpu_open(&e->model, getenv("QWEN3_EMBED_ISA"),
-                                   options->n_threads, options->batch_tokens,
-                                   &e->backend, err);
+        if (options->dtype == QE_BFLOAT16) {
+            qe_model_prefetch(&e->model);
+        }
+        return qe_backend_cpu_open(&e->model, &cpu, &e->backend, err);
+    }
+    if (options->dtype == QE_INT8) {
+        return qe_fail(err, QE_EDEVICE,
+                       "dtype int8: not on device %s; use 'bfloat16' or 'float8', or "
+                       "device cpu",
+                       options->device);
     }
     struct qe_cuda_options cuda = {.device = cuda_index(options->device),
                                    .batch_tokens = options->batch_tokens,
@@ -118,12 +128,12 @@ qe_engine_open(const struct qe_config *config, const char *const *paths, int n_p
         .n_threads = e->backend->n_threads,
         .batch_tokens = e->backend->batch_tokens,
         .mapped_bytes = e->model.mapped_bytes,
-        .owned_bytes = e->model.owned_bytes,
+        .owned_bytes = e->model.owned_bytes + e->backend->weight_bytes,
         .borrows = e->backend->add_adapter == NULL,
     };
     snprintf(e->info.device, sizeof e->info.device, "%s", e->backend->name);
     snprintf(e->info.kernels, sizeof e->info.kernels, "%s", e->backend->kernels);
-    if (!e->info.borrows) {
+    if (!e->backend->keeps_model) {
         qe_model_unload(&e->model);
     }
     *engine = e;
@@ -175,6 +185,7 @@ qe_engine_add_adapter(struct qe_engine *e, const struct qe_tensor *tensors,
     if (node == NULL) {
         return qe_fail(err, QE_ENOMEM, "adapter: no memory");
     }
+    size_t before = e->backend->weight_bytes;
     status = qe_adapter_open(&e->model, tensors, n_tensors, &node->adapter, err);
     if (status == 0 && !e->info.borrows) {
         status = e->backend->add_adapter(e->backend, &node->adapter.weights, err);
@@ -188,7 +199,9 @@ qe_engine_add_adapter(struct qe_engine *e, const struct qe_tensor *tensors,
         number++;
     }
     *last = node;
-    e->info.owned_bytes += node->adapter.owned_bytes;
+    e->info.owned_bytes += e->info.borrows || !e->backend->keeps_model
+                               ? node->adapter.owned_bytes
+                               : e->backend->weight_bytes - before;
     return number;
 }
 

@@ -43,9 +43,9 @@ class Engine:
         `config` holds the ints hidden_size, intermediate_size, n_layers, n_heads,
         n_kv_heads, head_dim, vocab_size, max_length; the floats rms_norm_eps, rope_scale;
         and rope_inv_freq, a float32 buffer of head_dim / 2. 0 lets the engine choose
-        num_threads and batch_tokens. device is "cpu", "cuda" or "cuda:1"; dtype "float8" is
-        for CUDA alone. cuda_library is None where the build has none, cublas_folder None for
-        the system's. In cache_folder the CUDA engine keeps what it measured.
+        num_threads and batch_tokens. device is "cpu", "cuda" or "cuda:1"; dtype "int8" is for
+        the CPU, "float8" for CUDA. cuda_library is None where the build has none, cublas_folder
+        None for the system's. In cache_folder the CUDA engine keeps what it measured.
         """
     def rows(self, n: int, dim: int, /) -> npt.NDArray[np.float32]:
         """A new (n, dim) array over engine memory, not yet written; it outlives the engine."""
@@ -92,7 +92,8 @@ class Engine:
     info: dict[str, Any]
 
 def instruction_sets() -> list[str]:
-    """CPU kernels this machine can run, best first: of amx_bf16, avx512_bf16, avx2, portable."""
+    """CPU kernels this machine can run, best first: of amx_bf16, avx512_bf16, avx512_vnni,
+    avx512, avx_vnni, avx2, portable."""
 
 def tensor_places(path: str, /) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
     """(dtype, shape, first byte in the file, bytes) of every tensor of a safetensors file.

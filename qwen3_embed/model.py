@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "Weights"]
 
-_DTYPES = ("bfloat16", "float8")
+_DTYPES = ("bfloat16", "float8", "int8")
 
 _MAX_INT = 2**31 - 1  # of the engine's numbers
 
@@ -191,7 +191,7 @@ class Model:
 
     @property
     def dtype(self) -> str:
-        """The dtype of the weights in the engine: "bfloat16" or "float8"."""
+        """The dtype of the weights in the engine: "bfloat16", "float8" or "int8"."""
         return self._dtype
 
     @property

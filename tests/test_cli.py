@@ -185,7 +185,7 @@ class TestCommandLine:
             ["encode", "in.txt", "-o", "out.npy", "--instruction", "a", "--prompt-name", "b"],
             ["encode", "in.txt", "-o", "out.npy", "--dim", "0"],
             ["encode", "in.txt", "-o", "out.npy", "--threads", "0"],
-            ["encode", "in.txt", "-o", "out.npy", "--dtype", "int8"],
+            ["encode", "in.txt", "-o", "out.npy", "--dtype", "int4"],
             ["search", "in.txt", "query", "--top-k", "0"],
             ["rerank", " ", "in.txt"],
             ["merge", "--base", "mini", "-o", "out"],

@@ -54,7 +54,7 @@ class TestConstruction:
             {"device": ["cuda", "cuda:all"]},
             {"device": ["cuda", "cuda:0"]},
             {"dtype": "float16"},
-            {"dtype": "int8"},
+            {"dtype": "int4"},
             {"max_length": 0},
             {"max_length": 10**6},
             {"max_length": 5.0},

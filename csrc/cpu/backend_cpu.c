@@ -9,7 +9,8 @@
 
 #include "../arithmetic.h"
 #include "../linear.h"
-#include "gemm_bf16.h"
+#include "gemm.h"
+#include "int8_weights.h"
 #include "layout.h"
 #include "ops.h"
 #include "peak.h"
@@ -39,8 +40,9 @@ struct cpu_backend {
     struct qe_backend base;       /* first */
     const struct qe_model *model; /* borrowed */
     const struct qe_isa *isa;
-    struct qe_threads *threads; /* owned */
-    struct qe_workspace ws;     /* owned */
+    struct qe_threads *threads;  /* owned */
+    struct qe_workspace ws;      /* owned */
+    struct qe_int8_weights int8; /* owned; empty in bf16 */
     struct linear_shape linears[N_LINEARS];
 };
 
@@ -50,7 +52,9 @@ struct pass {
     struct qe_workspace *ws;
     const struct qe_config *config;
     const struct qe_batch *batch;
-    const struct qe_layer *layer;
+    const struct qe_cpu_layer *layer;
+    const struct qe_int8_table *int8; /* NULL in bf16                            */
+    struct qe_cpu_layer bf16_layer;
     const float *norm_weight; /* (C) of the norm being applied                   */
     int n_rows;      /* of h: all tokens, or last tokens only once the last layer's
                         keys are stored                                           */
@@ -72,18 +76,18 @@ embed_rows(void *context, int task, int worker)
 {
     struct pass *p = context;
     const struct qe_config *c = p->config;
-    const struct qe_seq *seq = NULL;
+    const unsigned char *embed_tokens =
+        p->int8 != NULL ? p->int8->embed_tokens : p->batch->weights->embed_tokens;
     (void)worker;
 
     for (int row = task * p->task_rows; row < rows_end(p, task); row++) {
         int s = p->ws->row_seq[row];
         int n_prefix = p->ws->spans[s].n_keys - p->batch->seqs[s].n_tokens;
-        seq = &p->batch->seqs[s];
+        const struct qe_seq *seq = &p->batch->seqs[s];
         size_t token = (size_t)seq->tokens[p->ws->row_position[row] - n_prefix];
         p->cpu->isa->widen(p->ws->h + row * p->ws->ldh,
-                           (const unsigned char *)p->batch->weights->embed_tokens +
-                               2 * token * c->hidden_size,
-                           c->hidden_size, p->ws->hidden_padded);
+                           embed_tokens + 2 * token * c->hidden_size, c->hidden_size,
+                           p->ws->hidden_padded);
     }
 }
 
@@ -261,14 +265,11 @@ rms_norm(struct pass *p, const float *weight)
 static void
 linear(struct pass *p, enum qe_linear which)
 {
-    const struct qe_layer *layer = p->layer;
-    const void *const weights[N_LINEARS][3] = {
-        [LINEAR_QKV] = {layer->q_proj, layer->k_proj, layer->v_proj},
-        [LINEAR_KV] = {layer->k_proj, layer->v_proj},
-        [LINEAR_Q] = {layer->q_proj},
-        [LINEAR_O] = {layer->o_proj},
-        [LINEAR_GATE_UP] = {layer->gate_proj, layer->up_proj},
-        [LINEAR_DOWN] = {layer->down_proj},
+    const struct qe_cpu_layer *layer = p->layer;
+    const struct qe_matrix *const weights[N_LINEARS] = {
+        [LINEAR_QKV] = layer->qkv,         [LINEAR_KV] = layer->qkv + 1,
+        [LINEAR_Q] = layer->qkv,           [LINEAR_O] = layer->o,
+        [LINEAR_GATE_UP] = layer->gate_up, [LINEAR_DOWN] = layer->down,
     };
     const struct linear_shape *s = &p->cpu->linears[which];
     struct qe_gemm gemm = {.x = s->x,
@@ -280,7 +281,7 @@ linear(struct pass *p, enum qe_linear which)
                            .ldy = s->ldy};
 
     for (; gemm.n_w < 3 && s->n[gemm.n_w] > 0; gemm.n_w++) {
-        gemm.w[gemm.n_w] = (struct qe_matrix){weights[which][gemm.n_w], s->n[gemm.n_w]};
+        gemm.w[gemm.n_w] = weights[which][gemm.n_w];
     }
     qe_gemm_run(&gemm, p->cpu->isa, p->cpu->threads, p->ws->gemm_scratch,
                 p->batch->cancel);
@@ -320,10 +321,11 @@ store_all_keys(struct pass *p)
 static void
 run_layer(struct pass *p, int l)
 {
-    const struct qe_layer *layer = p->layer = &p->batch->weights->layers[l];
+    p->bf16_layer = qe_cpu_layer(p->config, &p->batch->weights->layers[l]);
+    p->layer = p->int8 != NULL ? &p->int8->layers[l] : &p->bf16_layer;
 
     /* keys, values, queries */
-    rms_norm(p, layer->input_layernorm);
+    rms_norm(p, p->layer->input_layernorm);
     if (l == p->config->n_layers - 1) {
         linear(p, LINEAR_KV);
         store_all_keys(p);
@@ -340,7 +342,7 @@ run_layer(struct pass *p, int l)
     linear(p, LINEAR_O);
 
     /* MLP */
-    rms_norm(p, layer->post_attention_layernorm);
+    rms_norm(p, p->layer->post_attention_layernorm);
     linear(p, LINEAR_GATE_UP);
     linear(p, LINEAR_DOWN);
 }
@@ -361,6 +363,7 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
     }
     set_rows(p, qe_layout_fill(ws, batch, (size_t)c->n_kv_heads * c->head_dim));
     p->has_copies = has_copies(p);
+    p->int8 = qe_int8_weights_find(&cpu->int8, batch->weights);
     qe_workspace_rope(ws, c, batch->max_seqlen);
 
     run_rows(p, embed_rows);
@@ -386,6 +389,17 @@ after_fork(struct qe_backend *backend, struct qe_error *err)
     return qe_threads_open(backend->n_threads, &cpu->threads, err);
 }
 
+static int
+add_int8_adapter(struct qe_backend *backend, const struct qe_weights *weights,
+                 struct qe_error *err)
+{
+    struct qe_int8_weights *int8 = &((struct cpu_backend *)backend)->int8;
+    int status = qe_int8_weights_add(int8, weights, backend->n_threads, err);
+
+    backend->weight_bytes = int8->n_bytes;
+    return status;
+}
+
 static void
 close_backend(struct qe_backend *backend)
 {
@@ -396,6 +410,7 @@ close_backend(struct qe_backend *backend)
     }
     qe_threads_close(cpu->threads);
     qe_workspace_close(&cpu->ws);
+    qe_int8_weights_close(&cpu->int8);
     free(cpu);
 }
 
@@ -431,8 +446,8 @@ few_tokens(const struct qe_config *c)
 }
 
 int
-qe_backend_cpu_open(const struct qe_model *model, const char *isa_name, int n_threads,
-                    int batch_tokens, struct qe_backend **backend, struct qe_error *err)
+qe_backend_cpu_open(const struct qe_model *model, const struct qe_cpu_options *options,
+                    struct qe_backend **backend, struct qe_error *err)
 {
     struct cpu_backend *cpu = calloc(1, sizeof *cpu);
     int status;
@@ -446,27 +461,32 @@ qe_backend_cpu_open(const struct qe_model *model, const char *isa_name, int n_th
         .abi = QE_BACKEND_ABI,
         .size = sizeof cpu->base,
         .name = "cpu",
-        .n_threads = n_threads > 0 ? n_threads : qe_usable_cores(),
-        .batch_tokens = batch_tokens > 0 ? batch_tokens : DEFAULT_BATCH_TOKENS,
+        .n_threads = options->n_threads > 0 ? options->n_threads : qe_usable_cores(),
+        .batch_tokens =
+            options->batch_tokens > 0 ? options->batch_tokens : DEFAULT_BATCH_TOKENS,
         .few_tokens = few_tokens(&model->config),
         .forward = forward,
         .after_fork = after_fork,
         .measure = qe_peak_measure,
         .close = close_backend,
+        .keeps_model = true,
+        .add_adapter = options->dtype == QE_INT8 ? add_int8_adapter : NULL,
     };
-    cpu->isa = qe_isa_choose(isa_name, err);
-    if (cpu->isa == NULL) {
-        status = err->status;
-        goto fail;
-    }
-    cpu->base.kernels = cpu->isa->name;
-    int max_tokens = cpu->base.batch_tokens > model->config.max_length
-                         ? cpu->base.batch_tokens
-                         : model->config.max_length;
-    status = qe_threads_open(cpu->base.n_threads, &cpu->threads, err);
+    cpu->isa = qe_isa_choose(options->isa, err);
+    int batch_tokens = cpu->base.batch_tokens, max_length = model->config.max_length;
+    int max_tokens = batch_tokens > max_length ? batch_tokens : max_length;
+    status = cpu->isa == NULL
+                 ? err->status
+                 : qe_threads_open(cpu->base.n_threads, &cpu->threads, err);
     if (status == 0) {
-        status = qe_workspace_open(&model->config, max_tokens, cpu->base.batch_tokens,
+        cpu->base.kernels = cpu->isa->name;
+        status = qe_workspace_open(&model->config, max_tokens, batch_tokens,
                                    cpu->base.n_threads, &cpu->ws, err);
+    }
+    if (status == 0 && options->dtype == QE_INT8) {
+        status = qe_int8_weights_open(model, cpu->isa->int8_zero, cpu->threads,
+                                      &cpu->int8, err);
+        cpu->base.weight_bytes = cpu->int8.n_bytes;
     }
     if (status < 0) {
         goto fail;

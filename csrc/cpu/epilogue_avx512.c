@@ -4,6 +4,7 @@
 #include "isa_kernels.h"
 
 #include "../arithmetic.h"
+#include "narrow_avx512.h"
 #include "transpose.h"
 
 #define SIDE 16 /* of a square */
@@ -84,7 +85,7 @@ pair_halves(__m512 a, __m512 b)
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
                          23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
 
-    return _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+    return _mm512_permutexvar_epi16(interleave, narrow_two(a, b));
 }
 
 /* y (m, n), m <= 16 and n <= 32, = the transpose of silu(gate) * up, both (n, 16). Two

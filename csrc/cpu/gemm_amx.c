@@ -9,37 +9,10 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define TILE_ROWS 16
-#define TILE_ROW_BYTES 64
-#define STRIP_ROWS 32
+#include "tiles.h"
+
+#define STRIP_ROWS (2 * TILE_ROWS)
 #define STRIP_K 512 /* columns of a strip in the cache */
-
-/* The operand of LDTILECFG, as the processor defines it. */
-struct tile_config {
-    uint8_t palette;
-    uint8_t start_row;
-    uint8_t reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-};
-
-/* For strips of n_rows. Tiles are named by constants: 0 to 3 are sums (half of the
- * strip, block), 4 and 5 rows, 6 and 7 the panel. */
-static void
-configure(int n_rows)
-{
-    struct tile_config config = {.palette = 1};
-    const int low = n_rows < TILE_ROWS ? n_rows : TILE_ROWS;
-    const int high = n_rows > TILE_ROWS ? n_rows - TILE_ROWS : TILE_ROWS;
-    const int rows[8] = {low, low, high, high, low, high, TILE_ROWS, TILE_ROWS};
-
-    for (int t = 0; t < 8; t++) {
-        config.row_bytes[t] = TILE_ROW_BYTES;
-        config.rows[t] = (uint8_t)rows[t];
-    }
-    __asm__ volatile("" ::"m"(config)); /* gcc 12 sees only 8 bytes of it used */
-    _tile_loadconfig(&config);
-}
 
 struct strip {
     float *y; /* (n_rows, 16 * n_blocks), rows ldy apart */
@@ -170,7 +143,7 @@ ISA(qe_multiply)(float *y, size_t ldy, const void *x, size_t ldx, int m,
         s.n_rows = m - row < STRIP_ROWS ? m - row : STRIP_ROWS;
         s.y = y + (size_t)row * ldy;
         if (s.n_rows != configured) {
-            configure(s.n_rows);
+            configure_tiles(s.n_rows);
             configured = s.n_rows;
         }
         for (int k0 = 0; k0 < k; k0 += STRIP_K) {

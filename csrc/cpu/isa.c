@@ -14,22 +14,24 @@
 #include <unistd.h>
 #endif
 
-#define MAX_SETS 4
-
 extern const struct qe_isa qe_isa_portable;
 
 #if defined(__x86_64__)
 
-extern const struct qe_isa qe_isa_amx_bf16, qe_isa_avx512_bf16, qe_isa_avx2;
+extern const struct qe_isa qe_isa_amx_bf16, qe_isa_avx512_bf16, qe_isa_avx512_vnni,
+    qe_isa_avx512, qe_isa_avx_vnni, qe_isa_avx2;
 
 /* Bits of xcr0: the registers that the system saves for a thread. */
 #define XCR0_YMM 0x06u /* xmm and the upper halves of ymm */
 #define XCR0_ZMM 0xe6u /* those, masks and zmm            */
 #define XCR0_TILES 0x60000u
 
-/* Of leaf 7, edx: not every compiler's cpuid.h knows these. */
+/* Of leaf 7, edx, and of its subleaf 1, eax: not every compiler's cpuid.h knows these.
+ */
 #define BIT_AMX_BF16 (1u << 22)
 #define BIT_AMX_TILE (1u << 24)
+#define BIT_AMX_INT8 (1u << 25)
+#define BIT_AVX_VNNI (1u << 4)
 
 #define ARCH_REQ_XCOMP_PERM 0x1023
 #define XFEATURE_XTILEDATA 18
@@ -74,13 +76,30 @@ has_avx2(void)
 }
 
 static bool
-has_avx512_bf16(void)
+has_avx_vnni(void)
+{
+    return has_avx2() && has_bits(read_cpuid(7, 1).eax, BIT_AVX_VNNI);
+}
+
+static bool
+has_avx512(void)
 {
     unsigned foundation = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
 
     return has_avx2() && has_bits(read_xcr0(), XCR0_ZMM) &&
-           has_bits(read_cpuid(7, 0).ebx, foundation) &&
-           has_bits(read_cpuid(7, 1).eax, bit_AVX512BF16);
+           has_bits(read_cpuid(7, 0).ebx, foundation);
+}
+
+static bool
+has_avx512_vnni(void)
+{
+    return has_avx512() && has_bits(read_cpuid(7, 0).ecx, bit_AVX512VNNI);
+}
+
+static bool
+has_avx512_bf16(void)
+{
+    return has_avx512_vnni() && has_bits(read_cpuid(7, 1).eax, bit_AVX512BF16);
 }
 
 /* Linux gives tile registers only to a process that asks; its later threads inherit
@@ -99,7 +118,7 @@ static bool
 has_amx_bf16(void)
 {
     return has_avx512_bf16() && has_bits(read_xcr0(), XCR0_TILES) &&
-           has_bits(read_cpuid(7, 0).edx, BIT_AMX_TILE | BIT_AMX_BF16) &&
+           has_bits(read_cpuid(7, 0).edx, BIT_AMX_TILE | BIT_AMX_BF16 | BIT_AMX_INT8) &&
            may_use_tiles();
 }
 
@@ -107,7 +126,7 @@ has_amx_bf16(void)
 
 /* Fills sets, best first; returns how many. */
 static int
-list_sets(const struct qe_isa *sets[MAX_SETS])
+list_sets(const struct qe_isa *sets[QE_MAX_SETS])
 {
     int n = 0;
 
@@ -118,6 +137,15 @@ list_sets(const struct qe_isa *sets[MAX_SETS])
     if (has_avx512_bf16()) {
         sets[n++] = &qe_isa_avx512_bf16;
     }
+    if (has_avx512_vnni()) {
+        sets[n++] = &qe_isa_avx512_vnni;
+    }
+    if (has_avx512()) {
+        sets[n++] = &qe_isa_avx512;
+    }
+    if (has_avx_vnni()) {
+        sets[n++] = &qe_isa_avx_vnni;
+    }
     if (has_avx2()) {
         sets[n++] = &qe_isa_avx2;
     }
@@ -127,9 +155,9 @@ list_sets(const struct qe_isa *sets[MAX_SETS])
 }
 
 int
-qe_isa_list(const char *names[4])
+qe_isa_list(const char *names[QE_MAX_SETS])
 {
-    const struct qe_isa *sets[MAX_SETS];
+    const struct qe_isa *sets[QE_MAX_SETS];
     int n = list_sets(sets);
 
     for (int i = 0; i < n; i++) {
@@ -141,8 +169,8 @@ qe_isa_list(const char *names[4])
 const struct qe_isa *
 qe_isa_choose(const char *name, struct qe_error *err)
 {
-    const struct qe_isa *sets[MAX_SETS];
-    char known[64] = "";
+    const struct qe_isa *sets[QE_MAX_SETS];
+    char known[128] = "";
     int n = list_sets(sets);
 
     if (!name) {

@@ -25,11 +25,33 @@ typedef uint16_t qe_bf16; /* the upper half of a float */
 
 #define QE_PANEL_ROWS 16 /* rows in one block of a panel                            */
 #define QE_K_STEP 32     /* k is padded with zeros to a multiple of this            */
+#define QE_GROUP 128     /* activations of a token that share a scale in int8       */
 
 struct qe_attend;
 
+/* Rows of int8 weights, each with a scale. */
+struct qe_int8_rows {
+    const int8_t *values; /* (n, k), rows row_bytes apart, any alignment           */
+    size_t row_bytes;
+    const float *scales;    /* (n)                                                  */
+    const int32_t *offsets; /* (n, groups), rows offset_stride apart: the sum of each
+                               group's values, times -int8_zero; NULL if that is 0  */
+    size_t offset_stride;
+};
+
+/* Rows of activations, quantised and regrouped. */
+struct qe_int8_panel {
+    const void *values; /* see pack_int8; blocks of 16 rows block_bytes apart       */
+    size_t block_bytes;
+    const float *scales; /* (blocks, groups, 16), blocks scale_stride apart         */
+    size_t scale_stride;
+};
+
 struct qe_isa {
-    const char *name; /* "amx_bf16", "avx512_bf16", "avx2", "portable" */
+    const char *name; /* as in QWEN3_EMBED_ISA                                    */
+    int max_task_m;   /* rows of X whose panel stays in the L2 cache: 256 or 512 */
+    int int8_bytes;   /* of a value in an int8 panel                              */
+    int int8_zero;    /* added to each value there: 128 where they are unsigned   */
 
     /* panel (ceil(n_rows/16), k_padded/2, 16, 2) <- w (n_rows, n_k), rows row_bytes
      * apart at any alignment. Rows past n_rows and columns past n_k become zero;
@@ -44,6 +66,24 @@ struct qe_isa {
     void (*multiply)(float *y, size_t ldy, const void *x, size_t ldx, int m,
                      const qe_bf16 *panel, size_t block_stride, int n, int k,
                      bool accumulate);
+
+    /* x (n_rows, n_k) bf16, at most 16 rows, row_bytes apart, to int8 by groups of
+     * QE_GROUP columns. With s the group's largest magnitude over 127, and its values
+     * divided by s and rounded to nearest, ties to even:
+     *   scales (k_padded / QE_GROUP, 16)  s; 0 where it is below 2^-100 / 127
+     *   values (k_padded / 4, 16, 4) bytes, or (k_padded / 2, 16, 2) int16
+     * k_padded is a multiple of QE_GROUP. NaN and infinity make NaN of the group. */
+    void (*pack_int8)(void *values, float *scales, const void *x, size_t row_bytes,
+                      int n_rows, int n_k, int k_padded);
+
+    /* y (n, m), rows ldy floats apart, = (or +=, if accumulate) w (n, k) times panel
+     * (ceil(m/16) blocks), k n_groups times QE_GROUP; by w's scales if finish. Sums of
+     * a group are integers; y is a chain of one fused multiply-add per group, so the
+     * bits are the same on every instruction set. Columns of y from m to the next
+     * multiple of 16 may be overwritten. */
+    void (*multiply_int8)(float *y, size_t ldy, const struct qe_int8_rows *w, int n,
+                          const struct qe_int8_panel *panel, int m, int n_groups,
+                          bool accumulate, bool finish);
 
     /* y (m, n), rows ldy floats apart, = (or +=, if accumulate) the transpose of
      * tile (n, round_up(m, 16)), rows ldt floats apart. */
@@ -83,8 +123,10 @@ struct qe_isa {
  * QE_EVALUE in err for a name that it cannot. */
 const struct qe_isa *qe_isa_choose(const char *name, struct qe_error *err);
 
+#define QE_MAX_SETS 7
+
 /* Fills names, best first, with the sets this machine can run; returns how many. */
-int qe_isa_list(const char *names[4]);
+int qe_isa_list(const char *names[QE_MAX_SETS]);
 
 /* The name of a function in the instruction set being compiled: QE_ISA is set on the
  * compiler's command line. */

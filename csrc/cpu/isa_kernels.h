@@ -12,6 +12,13 @@ void ISA(qe_multiply)(float *y, size_t ldy, const void *x, size_t ldx, int m,
                       const qe_bf16 *panel, size_t block_stride, int n, int k,
                       bool accumulate);
 
+void ISA(qe_pack_int8)(void *values, float *scales, const void *x, size_t row_bytes,
+                       int n_rows, int n_k, int k_padded);
+
+void ISA(qe_multiply_int8)(float *y, size_t ldy, const struct qe_int8_rows *w, int n,
+                           const struct qe_int8_panel *panel, int m, int n_groups,
+                           bool accumulate, bool finish);
+
 void ISA(qe_store)(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,
                    bool accumulate);
 

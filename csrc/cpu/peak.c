@@ -75,8 +75,28 @@ run_avx2(void)
     }
 }
 
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static void
+__attribute__((target("avx512f"))) static void
 run_avx512(void)
+{
+    __m512 sum[N_SUMS], a = _mm512_set1_ps(1.0f);
+
+    for (int j = 0; j < N_SUMS; j++) {
+        sum[j] = a;
+    }
+    for (int i = 0; i < N_STEPS; i++) {
+#pragma GCC unroll 12
+        for (int j = 0; j < N_SUMS; j++) {
+            sum[j] = _mm512_fmadd_ps(a, a, sum[j]);
+        }
+        __asm__ volatile("" : "+v"(a));
+    }
+    for (int j = 0; j < N_SUMS; j++) {
+        __asm__ volatile("" ::"v"(sum[j]));
+    }
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static void
+run_avx512_bf16(void)
 {
     __m512 sum[N_BF16_SUMS];
     __m512i a = _mm512_set1_epi32(0x3f803f80);
@@ -138,7 +158,10 @@ run_amx(void)
 static const struct loop loops[] = {
 #if defined(__x86_64__)
     {"amx_bf16", N_STEPS * 16384.0, run_amx},
-    {"avx512_bf16", N_STEPS * 64.0 * N_BF16_SUMS, run_avx512},
+    {"avx512_bf16", N_STEPS * 64.0 * N_BF16_SUMS, run_avx512_bf16},
+    {"avx512_vnni", N_STEPS * 32.0 * N_SUMS, run_avx512},
+    {"avx512", N_STEPS * 32.0 * N_SUMS, run_avx512},
+    {"avx_vnni", N_STEPS * 16.0 * N_SUMS, run_avx2},
     {"avx2", N_STEPS * 16.0 * N_SUMS, run_avx2},
 #endif
     {"portable", N_STEPS * 8.0 * N_SUMS, run_portable},

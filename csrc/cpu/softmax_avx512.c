@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "isa_kernels.h"
+#include "narrow_avx512.h"
 #include "ops.h"
 
 /* 2^x, relative error below 4e-6, where bf16 keeps 4e-3; x below -126 gives 2^-126; NaN
@@ -44,7 +45,7 @@ step(qe_bf16 *p, const float *s, const int n, int n_valid, float scale,
     for (int i = 0; i < n / 16; i++) {
         __m512 power = _mm512_maskz_mov_ps((__mmask16)(valid >> 16 * i),
                                            exp2_rough(_mm512_sub_ps(score[i], shift)));
-        __m256i rounded = (__m256i)_mm512_cvtneps_pbh(power);
+        __m256i rounded = narrow(power);
         _mm256_storeu_si256((__m256i *)(p + 16 * i), rounded);
         sum = _mm512_add_ps(sum, _mm512_castsi512_ps(_mm512_slli_epi32(
                                      _mm512_cvtepu16_epi32(rounded), 16)));

@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 
 #include "../arithmetic.h"
-#include "gemm_bf16.h"
+#include "gemm.h"
 #include "ops.h"
 
 #define ALIGN_BYTES 4096

@@ -159,13 +159,18 @@ fail:
 static int
 get_dtype(const char *name, enum qe_compute_dtype *dtype)
 {
-    *dtype = strcmp(name, "float8") == 0 ? QE_FLOAT8 : QE_BFLOAT16;
-    if (*dtype == QE_BFLOAT16 && strcmp(name, "bfloat16") != 0) {
-        PyErr_Format(PyExc_ValueError, "dtype: '%s', expected 'bfloat16' or 'float8'",
-                     name);
-        return -1;
+    static const char *const names[] = {
+        [QE_BFLOAT16] = "bfloat16", [QE_FLOAT8] = "float8", [QE_INT8] = "int8"};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *dtype = (enum qe_compute_dtype)i;
+            return 0;
+        }
     }
-    return 0;
+    PyErr_Format(PyExc_ValueError,
+                 "dtype: '%s', expected 'bfloat16', 'float8' or 'int8'", name);
+    return -1;
 }
 
 static int

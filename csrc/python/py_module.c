@@ -98,7 +98,7 @@ py_raise(const struct py_state *state, const struct qe_error *err, Py_ssize_t fi
 static PyObject *
 instruction_sets(PyObject *module, PyObject *unused)
 {
-    const char *names[4];
+    const char *names[QE_MAX_SETS];
     int n = qe_isa_list(names);
     PyObject *list = PyList_New(0);
     (void)module;

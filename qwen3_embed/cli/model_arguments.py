@@ -54,8 +54,8 @@ def add_model_arguments(
     group.add_argument(
         "--dtype",
         default="auto",
-        choices=("auto", "bfloat16", "float8"),
-        help="of the weights; float8 needs a GPU (default: bfloat16)",
+        choices=("auto", "bfloat16", "float8", "int8"),
+        help="of the weights; float8 needs a GPU, int8 the CPU (default: bfloat16)",
     )
     group.add_argument(
         "--adapter", metavar="NAME", help="LoRA adapter: a PEFT folder or owner/name on the hub"

@@ -18,6 +18,9 @@ from .user_cache import cache_folder
 
 __all__ = ["fingerprint_of", "sha256_of_weights"]
 
+# What else decides the bits of a dtype; CPU and GPU each have theirs.
+_SCHEMES = {"int8": "int8 activation_group=128 equalised_by=weights"}
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,7 +58,7 @@ def fingerprint_of(
         *(f"{name}={value!r}" for name, value in sorted(config.items())),
         f"rope_inv_freq={inv_freq.astype('<f4').tobytes().hex()}",
         "pooling=last_token",
-        f"dtype={dtype}",
+        f"dtype={_SCHEMES.get(dtype, dtype)}",
         f"numerics={NUMERICS_VERSION}",
         *others,
     ]

@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "../../csrc/cpu/gemm_bf16.h"
+#include "../../csrc/cpu/gemm.h"
 
 #define CANARY 12345.0f
 #define GAP 3 /* elements between rows of y, which must survive */
@@ -177,7 +177,7 @@ run(const struct data *d, const struct qe_isa *isa, int n_threads, int first, in
     unsigned char *scratch = aligned_alloc(64, n_bytes);
 
     for (int i = 0; i < d->n_w; i++) {
-        gemm.w[i] = (struct qe_matrix){d->w[i].data, d->n};
+        gemm.w[i] = (struct qe_matrix){.rows = d->w[i].data, .n = d->n};
     }
     if (!scratch || qe_threads_open(n_threads, &threads, &err) != 0) {
         printf("out of memory or threads\n");
@@ -429,7 +429,7 @@ check_isa(const struct qe_isa *isa)
 int
 main(int argc, char **argv)
 {
-    const char *names[4];
+    const char *names[QE_MAX_SETS];
     struct qe_error err;
     int n = qe_isa_list(names);
 

@@ -34,7 +34,7 @@ LOADER: tuple[Source, ...] = (
 
 # The whole engine, without Python.
 ENGINE: tuple[Source, ...] = (
-    *engine_sources(),
+    *((source, ("-Wno-psabi",)) for source in engine_sources()),
     *((source, (*flags, "-Wno-psabi")) for _, source, flags in kernel_sources()),
 )
 

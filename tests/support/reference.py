@@ -104,6 +104,10 @@ class Reference:
     def weight(self, layer: int, name: str) -> Floats:
         return self.weights[f"layers.{layer}.{name}.weight"]
 
+    def linear(self, x: Floats, layer: int, name: str) -> Floats:
+        """x (T, in) -> (T, out), without bias."""
+        return x @ self.weight(layer, name).T
+
     def rms_norm(self, x: Floats, weight: Floats) -> Floats:
         mean_square = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
         normed: Floats = x / np.sqrt(mean_square + self.eps) * weight
@@ -163,7 +167,7 @@ class Reference:
         """x (T, C) -> (T, NH * HS), before o_proj."""
         n_tokens, head_dim = len(x), self.config["head_dim"]
         q, k, v = (
-            (x @ self.weight(layer, f"self_attn.{name}_proj").T).reshape(n_tokens, -1, head_dim)
+            self.linear(x, layer, f"self_attn.{name}_proj").reshape(n_tokens, -1, head_dim)
             for name in "qkv"
         )
         q = self.q_norm(q, self.weight(layer, "self_attn.q_norm"))
@@ -182,9 +186,9 @@ class Reference:
         return swished
 
     def mlp(self, layer: int, x: Floats) -> Floats:
-        gate = x @ self.weight(layer, "mlp.gate_proj").T
-        up = x @ self.weight(layer, "mlp.up_proj").T
-        return self.rounded(self.swiglu(gate, up)) @ self.weight(layer, "mlp.down_proj").T
+        gate = self.linear(x, layer, "mlp.gate_proj")
+        up = self.linear(x, layer, "mlp.up_proj")
+        return self.linear(self.rounded(self.swiglu(gate, up)), layer, "mlp.down_proj")
 
     def add(self, residual: Floats, update: Floats) -> Floats:
         """The residual stream, never rounded."""
@@ -193,7 +197,7 @@ class Reference:
     def run_layer(self, layer: int, h: Floats) -> Floats:
         """h (T, C) fp32 -> (T, C) fp32."""
         x = self.rounded(self.rms_norm(h, self.weight(layer, "input_layernorm")))
-        h = self.add(h, self.attention(layer, x) @ self.weight(layer, "self_attn.o_proj").T)
+        h = self.add(h, self.linear(self.attention(layer, x), layer, "self_attn.o_proj"))
         x = self.rounded(self.rms_norm(h, self.weight(layer, "post_attention_layernorm")))
         return h + self.mlp(layer, x)
 

@@ -1,11 +1,12 @@
-/* gemm_bf16.h: Y = X W^T over bf16 weights as they lie in the file.
+/* gemm.h: Y = X W^T over weights in bf16 or int8, as they lie in the file.
  *
- * X, the smaller operand, is packed into panels once; the rows of W are read in place,
- * each value broadcast against 16 rows of X. The work is cut into tasks of (some rows
- * of W) x (some rows of X): a task sums into its worker's tile, which holds a part of
- * the transpose of Y, and the epilogue turns it into Y. */
-#ifndef QE_GEMM_BF16_H
-#define QE_GEMM_BF16_H
+ * X, the smaller operand, is packed into panels once, and with int8 weights quantised;
+ * the rows of W are read in place, each value broadcast against 16 rows of X. The work
+ * is cut into tasks of (some rows of W) x (some rows of X): a task sums into its
+ * worker's tile, which holds a part of the transpose of Y, and the epilogue turns it
+ * into Y. */
+#ifndef QE_GEMM_H
+#define QE_GEMM_H
 
 #include <stdatomic.h>
 
@@ -19,15 +20,19 @@ enum qe_epilogue {
 };
 
 struct qe_matrix {
-    const void *rows; /* (n, k) bf16, row-major, any alignment */
+    const void *rows; /* (n, k) bf16 or int8, row-major, any alignment */
     int n;
+    /* Of int8: as in struct qe_int8_rows, offset_stride being the number of groups. */
+    const float *scales; /* (n); NULL: rows are bf16 */
+    const int32_t *offsets;
 };
 
 struct qe_gemm {
     const qe_bf16 *x; /* (m, k), rows ldx elements apart                      */
     size_t ldx;
     int m, k;
-    struct qe_matrix w[3]; /* stacked along n; for QE_SWIGLU: gate, up, of equal n   */
+    struct qe_matrix w[3]; /* stacked along n; for QE_SWIGLU: gate, up, of equal n;
+                              all in bf16 or all in int8 */
     int n_w;
     enum qe_epilogue epilogue;
     void *y; /* fp32, or bf16 for QE_SWIGLU; rows ldy elements apart   */

@@ -1,0 +1,120 @@
+/* int8_avx_vnni.c: int8 rows times panel with VPDPBUSD, which adds four products of a
+ * signed and an unsigned byte to each of 8 integer sums.
+ *
+ * A strip of six rows times one block of the panel keeps the integer sums of one group
+ * in registers. Four columns of a row are one broadcast. After each group the sums are
+ * scaled and added to floats, which wait in the L1 cache. */
+#include "isa_kernels.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define STRIP_ROWS 6
+
+/* The tests run this file on processors that have the instruction in its AVX-512
+ * encoding alone. */
+#ifdef __AVXVNNI__
+#define DOT _mm256_dpbusd_avx_epi32
+#else
+#define DOT _mm256_dpbusd_epi32
+#endif
+
+/* sum (6, 16) += one group of the rows times one block of the panel. Asks for the same
+ * group of the rows ahead_bytes further on. */
+static inline __attribute__((always_inline)) void
+add_group(__m256i sum[STRIP_ROWS][2], const int8_t *const w[STRIP_ROWS],
+          const uint8_t *panel, size_t ahead_bytes)
+{
+    for (int r = 0; r < STRIP_ROWS; r++) {
+        _mm_prefetch((const char *)w[r] + ahead_bytes, _MM_HINT_T1);
+        _mm_prefetch((const char *)w[r] + ahead_bytes + 64, _MM_HINT_T1);
+    }
+    for (int c0 = 0; c0 < QE_GROUP; c0 += 32) {
+#pragma GCC unroll 8
+        for (int c = c0; c < c0 + 32; c += 4) {
+            const __m256i *quads =
+                (const __m256i *)(const void *)(panel + (size_t)c * QE_PANEL_ROWS);
+            __m256i low = _mm256_loadu_si256(quads);
+            __m256i high = _mm256_loadu_si256(quads + 1);
+            for (int r = 0; r < STRIP_ROWS; r++) {
+                int32_t quad;
+                memcpy(&quad, w[r] + c, sizeof quad);
+                __m256i a = _mm256_set1_epi32(quad);
+                sum[r][0] = DOT(sum[r][0], low, a);
+                sum[r][1] = DOT(sum[r][1], high, a);
+            }
+        }
+    }
+}
+
+/* y (8) = or += sum times scale, and by the row's scale after the last group. */
+static inline __attribute__((always_inline)) void
+store_sum(float *y, __m256i sum, const float *scale, bool first, bool last,
+          float row_scale)
+{
+    __m256 total = first ? _mm256_setzero_ps() : _mm256_loadu_ps(y);
+
+    total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(scale), total);
+    if (last) {
+        total = _mm256_mul_ps(total, _mm256_set1_ps(row_scale));
+    }
+    _mm256_storeu_ps(y, total);
+}
+
+/* y (n_rows, 16), rows ldy apart, = or += the rows times one block of the panel. A
+ * strip of fewer rows repeats its last one, and does not store it again. */
+static void
+multiply_strip(float *y, size_t ldy, const struct qe_int8_rows *rows, int n_rows,
+               const uint8_t *panel, const float *scales, int n_groups, bool accumulate,
+               bool finish)
+{
+    const int8_t *w[STRIP_ROWS];
+    const int32_t *offset[STRIP_ROWS];
+
+    for (int r = 0; r < STRIP_ROWS; r++) {
+        int row = r < n_rows ? r : n_rows - 1;
+        w[r] = rows->values + (size_t)row * rows->row_bytes;
+        offset[r] = rows->offsets + (size_t)row * rows->offset_stride;
+    }
+    for (int g = 0; g < n_groups; g++) {
+        bool first = g == 0 && !accumulate;
+        bool last = g == n_groups - 1 && finish;
+        __m256i sum[STRIP_ROWS][2];
+        for (int r = 0; r < STRIP_ROWS; r++) {
+            sum[r][0] = sum[r][1] = _mm256_set1_epi32(offset[r][g]);
+        }
+        add_group(sum, w, panel, STRIP_ROWS * rows->row_bytes);
+        for (int r = 0; r < STRIP_ROWS; r++) {
+            w[r] += QE_GROUP;
+            if (r < n_rows) {
+                float *part = y + r * ldy;
+                store_sum(part, sum[r][0], scales, first, last, rows->scales[r]);
+                store_sum(part + 8, sum[r][1], scales + 8, first, last,
+                          rows->scales[r]);
+            }
+        }
+        panel += QE_GROUP * QE_PANEL_ROWS;
+        scales += QE_PANEL_ROWS;
+    }
+}
+
+void
+ISA(qe_multiply_int8)(float *y, size_t ldy, const struct qe_int8_rows *w, int n,
+                      const struct qe_int8_panel *panel, int m, int n_groups,
+                      bool accumulate, bool finish)
+{
+    struct qe_int8_rows rows = *w;
+
+    for (int row = 0; row < n; row += STRIP_ROWS) {
+        int n_rows = n - row < STRIP_ROWS ? n - row : STRIP_ROWS;
+        for (int block = 0; block * QE_PANEL_ROWS < m; block++) {
+            multiply_strip(y + row * ldy + block * QE_PANEL_ROWS, ldy, &rows, n_rows,
+                           (const uint8_t *)panel->values + block * panel->block_bytes,
+                           panel->scales + block * panel->scale_stride, n_groups,
+                           accumulate, finish);
+        }
+        rows.values += STRIP_ROWS * rows.row_bytes;
+        rows.scales += STRIP_ROWS;
+        rows.offsets += STRIP_ROWS * rows.offset_stride;
+    }
+}

@@ -1,0 +1,19 @@
+"""Matrix products in C against sums in double precision: tests/c/test_gemm.c says what."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from qwen3_embed import _core
+from tests.support.c_build import ENGINE, build
+from tests.support.engines import cpu_only
+
+
+@cpu_only
+@pytest.mark.parametrize("isa", _core.instruction_sets())
+def test_products(isa: str) -> None:
+    program = build("test_gemm", ["tests/c/test_gemm.c", *ENGINE], flags=("-O2",))
+    done = subprocess.run([str(program), isa], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
