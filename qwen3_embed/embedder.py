@@ -46,9 +46,8 @@ class Embedder(Model):
         "auto" (the first usable GPU, else the CPU), "cpu", "cuda", "cuda:1", "cuda:all", or a
         list of GPUs, which then share the texts of every call.
     dtype : str
-        Of the weights in the engine: "auto" or "bfloat16", which are the same; "int8", on CPUs:
-        half the memory, faster and less exact; or "float8", on GPUs of compute capability 9
-        (Hopper): faster and less exact.
+        Of the weights in the engine: "auto" or "bfloat16", which are the same; faster and less
+        exact are "int8", on CPUs, in half the memory, and "float8", on GPUs like Hopper (9.0).
     max_length : int, optional
         Tokens of the longest text, the end token included; by default what the model's own
         files say.
