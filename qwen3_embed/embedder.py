@@ -47,7 +47,7 @@ class Embedder(Model):
         list of GPUs, which then share the texts of every call.
     dtype : str
         Of the weights in the engine: "auto" or "bfloat16", which are the same; faster and less
-        exact are "int8", on CPUs, in half the memory, and "float8", on GPUs like Hopper (9.0).
+        exact are "int8", on CPUs, in half the memory, and "float8", on GPUs of capability 9.
     max_length : int, optional
         Tokens of the longest text, the end token included; by default what the model's own
         files say.
