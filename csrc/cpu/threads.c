@@ -1,10 +1,10 @@
 /* threads.c: a small pool of threads, owned by the CPU backend.
  *
- * A job's tasks are cut into one share for each worker, of neighbours, whose memory is
- * neighbouring too. A share's counter holds the tasks that nobody has begun; a worker
- * claims one by lowering it, in its own share first, and only then reads the job. So a
- * worker never has to know whether the job it looked at is the job it works for, and a
- * job never waits for a worker that slept through it. */
+ * The tasks of a run, one call of qe_threads_run(), are cut into one share per worker,
+ * of consecutive tasks, which use neighbouring memory. A share's counter holds the
+ * tasks that are not claimed yet. A worker claims one by decrementing it, in its own
+ * share first, and only then reads the task's function. So a worker need not know which
+ * run it works for, and a run never waits for a worker that was asleep. */
 #define _GNU_SOURCE /* sched_getaffinity, pthread_setname_np */
 #include "threads.h"
 
@@ -18,8 +18,8 @@
 
 #include "../thread.h"
 
-/* A forward pass is some 200 jobs in a row: a thread looks for the next one for longer
- * than most jobs take before it sleeps, since waking it costs a good part of a job. */
+/* A forward pass is about 200 runs: a thread waits for the next one for longer than
+ * most runs take before it sleeps, because waking it costs a good part of a run. */
 #define SPIN_NS 200000
 
 #define CACHE_LINE 64
@@ -36,14 +36,14 @@ struct qe_threads {
     int n_threads;
     int n_started; /* threads to join: n_threads - 1 unless half-opened */
 
-    /* The job; written by the caller while no task is claimed or left. */
+    /* The run; written by the caller while no task is claimed or left. */
     qe_task *task;
     void *context;
     const atomic_int *cancel;
 
-    alignas(CACHE_LINE) atomic_int n_begun;    /* jobs; also raised by closing */
+    alignas(CACHE_LINE) atomic_int n_begun;    /* runs; also raised by closing */
     alignas(CACHE_LINE) atomic_int n_pending;  /* tasks not yet finished       */
-    alignas(CACHE_LINE) atomic_int n_finished; /* jobs                         */
+    alignas(CACHE_LINE) atomic_int n_finished; /* runs                         */
 
     alignas(CACHE_LINE) pthread_mutex_t mutex; /* taken only to sleep and to wake */
     pthread_cond_t begun;
@@ -73,7 +73,7 @@ now_ns(void)
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-/* True once *value is not old, false when that took longer than SPIN_NS. */
+/* Returns true once *value is not old, false after SPIN_NS. */
 static bool
 spin_while(const atomic_int *value, int old)
 {
@@ -92,7 +92,7 @@ spin_while(const atomic_int *value, int old)
     return true;
 }
 
-/* A task of the share that is now the caller's to run, or -1. */
+/* Claims a task of the share for the caller. Returns -1 if none is left. */
 static int
 claim_task(struct worker *share)
 {
@@ -115,8 +115,8 @@ run_task(struct qe_threads *pool, int index, int worker)
     if (atomic_fetch_sub(&pool->n_pending, 1) != 1) {
         return;
     }
-    /* The caller sets caller_sleeps before it last reads n_finished, so either it sees
-     * the job finished or it is seen here. */
+    /* The caller sets caller_sleeps before its last read of n_finished, so either it
+     * sees the run finished, or caller_sleeps is seen here. */
     atomic_fetch_add(&pool->n_finished, 1);
     if (atomic_load(&pool->caller_sleeps)) {
         pthread_mutex_lock(&pool->mutex);
@@ -243,7 +243,7 @@ qe_threads_run(struct qe_threads *threads, int n_tasks, qe_task *task, void *con
                const atomic_int *cancel)
 {
     const int n_threads = threads->n_threads;
-    const int unfinished = atomic_load(&threads->n_finished); /* until this job is */
+    const int unfinished = atomic_load(&threads->n_finished); /* until this run is */
 
     if (n_tasks <= 0) {
         return;
