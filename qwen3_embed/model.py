@@ -25,6 +25,7 @@ from .loading.files import HubOptions, ModelFiles, find_model
 from .loading.fingerprint import fingerprint_of
 from .loading.head import HEADS
 from .loading.tokenizer import Surroundings, Tokenizer
+from .sentence_transformers_names import SentenceTransformersNames, chosen_cache_dir
 from .templates import resolve_prompt
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Weights:
     head: npt.NDArray[np.float64] | None
 
 
-class Model:
+class Model(SentenceTransformersNames):
     """The base class of `Embedder`, which documents the parameters and errors, and `Reranker`."""
 
     _KIND: ClassVar[Kind] = "embedder"
@@ -88,7 +89,9 @@ class Model:
         local_files_only: bool = False,
         special_tokens_in_text: bool = True,
         cache: str | os.PathLike[str] | VectorCache | None = None,
+        **others: Any,
     ) -> None:
+        cache_dir = chosen_cache_dir(others, cache_dir)
         devices = resolve_device(device)
         if dtype not in ("auto", *_DTYPES):
             raise ValueError(f"dtype={dtype!r}, expected 'auto' or {', '.join(map(repr, _DTYPES))}")
@@ -177,11 +180,6 @@ class Model:
     def dim(self) -> int:
         """Floats in a full vector."""
         return self._files.config.hidden_size
-
-    @property
-    def max_length(self) -> int:
-        """Tokens of the longest text, the end token included."""
-        return self._max_length
 
     @property
     def device(self) -> str:

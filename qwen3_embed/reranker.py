@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from .encoding.options import Request
+from .encoding.options import CrossEncoderOptions, Request, Tensors, kind_of_tensors, to_tensor
 from .encoding.pipeline import Pipeline
 from .encoding.progress import progress
 from .encoding.texts import Texts, list_texts
@@ -25,7 +25,7 @@ from .loading.config import Kind
 from .loading.head import logits_of, read_head
 from .loading.tokenizer import Surroundings
 from .model import Model, Weights
-from .templates import QWEN_PROMPT, PairPrompt
+from .templates import INSTRUCTIONS, QWEN_PROMPT, PairPrompt
 
 __all__ = ["Activation", "Pairs", "Reranker"]
 
@@ -77,6 +77,7 @@ class Reranker(Model):
     [{'corpus_id': 1, 'score': 0.99...}, {'corpus_id': 0, 'score': 0.00...}]
     """
 
+    num_labels: ClassVar[int] = 1  # scores per pair, for sentence-transformers' evaluators
     _KIND: ClassVar[Kind] = "reranker"
 
     def __init__(
@@ -95,7 +96,8 @@ class Reranker(Model):
         show_progress_bar: bool | None = None,
         on_long: Literal["warn", "error"] = "warn",
         batch_size: int | None = None,
-    ) -> npt.NDArray[np.float32] | np.float32:
+        **others: Unpack[CrossEncoderOptions],
+    ) -> Any:
         """Scores of pairs.
 
         Parameters
@@ -115,6 +117,9 @@ class Reranker(Model):
             is an error.
         batch_size : int, optional
             Accepted as in sentence-transformers; pairs are packed by tokens.
+        **others
+            Of sentence-transformers: convert_to_tensor (a tensor is returned), prompt_name (one
+            of `INSTRUCTIONS`); the others with their default values only.
 
         Returns
         -------
@@ -146,7 +151,11 @@ class Reranker(Model):
             single, items = True, [cast("tuple[str, str]", pairs)]
         else:
             single, items = False, _list_pairs(pairs)
+        instruction, tensors = _resolve(instruction, others)
         scores = self._score(items, instruction, activation, show_progress_bar, on_long)
+        if tensors:
+            found = to_tensor(scores)
+            return found[0] if single else found if tensors == "one" else list(found)
         return np.float32(scores[0]) if single else scores
 
     def rank(
@@ -161,6 +170,7 @@ class Reranker(Model):
         show_progress_bar: bool | None = None,
         on_long: Literal["warn", "error"] = "warn",
         batch_size: int | None = None,
+        **others: Unpack[CrossEncoderOptions],
     ) -> list[dict[str, Any]]:
         """The documents of a query, best first.
 
@@ -172,7 +182,7 @@ class Reranker(Model):
             How many to return; by default all.
         return_documents : bool
             Whether each has its text.
-        instruction, activation, show_progress_bar, on_long, batch_size
+        instruction, activation, show_progress_bar, on_long, batch_size, **others
             As in `predict`.
 
         Returns
@@ -197,6 +207,7 @@ class Reranker(Model):
             raise ValueError(f"top_k={top_k!r}, expected a positive int or None")
         texts = list_texts(documents, "documents")
         pairs = [(query, text) for text in texts]
+        instruction, _ = _resolve(instruction, others)
         scores = self._score(pairs, instruction, activation, show_progress_bar, on_long)
         order = np.argsort(-scores, kind="stable")[:top_k]
         ranked: list[dict[str, Any]] = []
@@ -313,6 +324,24 @@ def _sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     bounded = np.clip(logits.astype(np.float64), -80, 80)
     result: npt.NDArray[np.float32] = (1.0 / (1.0 + np.exp(-bounded))).astype(np.float32)
     return result
+
+
+def _resolve(instruction: str | None, others: CrossEncoderOptions) -> tuple[str | None, Tensors]:
+    """The instruction of a call, and the kind of tensors that it returns."""
+    for name in others:
+        if name not in CrossEncoderOptions.__annotations__:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+    prompt_name = others.get("prompt_name")
+    if prompt_name is not None:
+        if instruction is not None:
+            raise TypeError("instruction and prompt_name are given at once, expected one of them")
+        if prompt_name not in INSTRUCTIONS:
+            raise ValueError(
+                f"prompt_name={prompt_name!r} is unknown, expected one of the names in "
+                f"qwen3_embed.INSTRUCTIONS"
+            )
+        instruction = INSTRUCTIONS[prompt_name]
+    return instruction, kind_of_tensors(cast("dict[str, Any]", others))
 
 
 def _is_pair(pairs: Any) -> bool:

@@ -216,9 +216,10 @@ class TestSentenceTransformersNames:
             ({"dim": 64, "truncate_dim": 64}, "dim and truncate_dim are given at once"),
             ({"normalize": True, "normalize_embeddings": True}, "normalize and normalize_embedd"),
             ({"normalize": False, "normalize_embeddings": False}, "given at once"),
-            ({"convert_to_tensor": True}, "torch.from_numpy"),
-            ({"convert_to_numpy": False}, "convert_to_numpy=False"),
-            ({"output_value": "token_embeddings"}, "unexpected keyword argument 'output_value'"),
+            ({"output_value": "token_embeddings"}, "single tokens"),
+            ({"device": "cuda"}, "when the model is opened"),
+            ({"pool": {}}, "a list of GPUs"),
+            ({"chunk_size": 3}, "leave it out"),
             ({"normalise": True}, "unexpected keyword argument 'normalise'"),
         ],
     )

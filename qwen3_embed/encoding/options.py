@@ -5,10 +5,12 @@ The option names of sentence-transformers are accepted beside our own.
 
 from __future__ import annotations
 
+import importlib.util
 import operator
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +18,19 @@ import numpy.typing as npt
 from ..retrieval.quantizer import Precision, Quantizer, default_quantizer, quantize_binary
 
 __all__ = [
+    "CrossEncoderOptions",
     "EncodeOptions",
     "PromptOptions",
     "Request",
     "SentenceTransformersOptions",
+    "kind_of_tensors",
+    "to_tensor",
 ]
 
 _SMALLEST_TRAINED_DIM = 32
+
+
+Tensors = Literal["one", "list"] | None
 
 
 class PromptOptions(TypedDict, total=False):
@@ -34,13 +42,30 @@ class PromptOptions(TypedDict, total=False):
 
 
 class SentenceTransformersOptions(TypedDict, total=False):
-    """Arguments of `SentenceTransformer.encode` that mean the same here."""
+    """Arguments of `SentenceTransformer.encode`; some may only have their default value."""
 
     batch_size: int
     truncate_dim: int | None
     normalize_embeddings: bool
     convert_to_numpy: bool
     convert_to_tensor: bool
+    output_value: Literal["sentence_embedding"]
+    device: None
+    pool: None
+    chunk_size: None
+
+
+class CrossEncoderOptions(TypedDict, total=False):
+    """Arguments of `CrossEncoder.predict` and `rank`; some may only have their default value."""
+
+    prompt_name: str | None
+    convert_to_numpy: bool
+    convert_to_tensor: bool
+    activation_fn: None
+    apply_softmax: Literal[False]
+    device: None
+    pool: None
+    chunk_size: None
 
 
 class EncodeOptions(PromptOptions, SentenceTransformersOptions, total=False):
@@ -48,7 +73,7 @@ class EncodeOptions(PromptOptions, SentenceTransformersOptions, total=False):
 
     dim: int | None
     normalize: bool | None
-    precision: Precision
+    precision: Precision | None
     quantizer: Quantizer | None
     show_progress_bar: bool | None
     on_long: Literal["warn", "error"]
@@ -77,6 +102,8 @@ class Request:
         The caller's array.
     prefix : str
         Put before every text.
+    tensors : {"one", "list", None}
+        Give one PyTorch tensor, or a list of them; None: NumPy.
     adapter : int
         The weights to use, as `Engine.submit` takes them.
     """
@@ -90,6 +117,7 @@ class Request:
     out: npt.NDArray[np.float32] | None
     prefix: str
     adapter: int
+    tensors: Tensors
 
     @classmethod
     def of(
@@ -116,10 +144,12 @@ class Request:
         for name in options:
             if name not in _KNOWN:
                 raise TypeError(f"unexpected keyword argument {name!r}")
+        tensors: Tensors = None
         if not _FROM_SENTENCE_TRANSFORMERS.isdisjoint(options):
+            tensors = kind_of_tensors(cast("dict[str, Any]", options))
             options = _own_spelling(options)
         dim = _check_dim(options.get("dim"), hidden_size, stacklevel + 1)
-        precision = options.get("precision", "float32")
+        precision = options.get("precision") or "float32"
         quantizer = options.get("quantizer")
         if precision not in get_args(Precision):
             raise ValueError(
@@ -140,6 +170,8 @@ class Request:
             raise TypeError(
                 f"out= needs precision='float32', found {precision!r}: leave one of them out"
             )
+        if out is not None and tensors:
+            raise TypeError("out= is a NumPy array: leave it or convert_to_tensor out")
         return cls(
             dim=dim,
             normalize=True if normalize is None else bool(normalize),
@@ -150,10 +182,21 @@ class Request:
             out=out,
             prefix=prefix,
             adapter=adapter,
+            tensors=tensors,
         )
 
     def in_precision(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-        """Converts the engine's (n, dim) float32 rows to the requested precision."""
+        """Converts the engine's (n, dim) float32 rows to the requested precision.
+
+        With `tensors`, those, whatever the type says.
+        """
+        vectors: Any = self._quantized(rows)
+        if self.tensors:
+            vectors = to_tensor(vectors)
+        result: Any = list(vectors) if self.tensors == "list" else vectors
+        return cast("npt.NDArray[Any]", result)
+
+    def _quantized(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         if self.precision == "float32":
             return rows
         if self.precision == "float16":
@@ -179,16 +222,50 @@ class Request:
             )
 
 
+# Arguments of sentence-transformers that may only have their default, and what to do instead.
+_DEFAULTS: dict[str, tuple[Any, str]] = {
+    "output_value": ("sentence_embedding", "vectors of single tokens are not computed"),
+    "device": (None, "pass device= when the model is opened"),
+    "pool": (None, "open the model with device='cuda:all' or a list of GPUs"),
+    "chunk_size": (None, "leave it out, chunks are cut by tokens"),
+    "activation_fn": (None, "pass activation='sigmoid' or None"),
+    "apply_softmax": (False, "a pair has one score"),
+}
+
+
+def kind_of_tensors(options: Mapping[str, Any]) -> Tensors:
+    """The kind of tensors asked for; refuses arguments that would have no effect here.
+
+    Raises
+    ------
+    TypeError
+        It names the argument, and what to do instead.
+    ImportError
+        A tensor is asked for and PyTorch can't be imported.
+    """
+    for name, (default, advice) in _DEFAULTS.items():
+        value = options.get(name, default)
+        if value != default:
+            raise TypeError(f"{name}={value!r} is not supported: {advice}")
+    tensors: Tensors = None if options.get("convert_to_numpy", True) else "list"
+    if options.get("convert_to_tensor"):
+        tensors = "one"
+    if tensors and importlib.util.find_spec("torch") is None:
+        raise ImportError("tensors need PyTorch: pip install torch, or ask for NumPy arrays")
+    return tensors
+
+
+def to_tensor(array: npt.NDArray[Any]) -> Any:
+    """A PyTorch tensor on the CPU that shares the array's memory."""
+    import torch
+
+    return torch.from_numpy(array)
+
+
 def _own_spelling(options: EncodeOptions) -> EncodeOptions:
     own = EncodeOptions(**options)
-    if own.pop("convert_to_tensor", False):
-        raise TypeError(
-            "convert_to_tensor=True is not supported: wrap the result in torch.from_numpy"
-        )
-    if not own.pop("convert_to_numpy", True):
-        raise TypeError(
-            "convert_to_numpy=False is not supported: list(result) is a list of vectors"
-        )
+    for name in ("convert_to_tensor", "convert_to_numpy", *_DEFAULTS):
+        own.pop(name, None)  # type: ignore[misc]
     own.pop("batch_size", None)  # texts are packed by tokens, whatever the batch size
     for theirs, ours in (("truncate_dim", "dim"), ("normalize_embeddings", "normalize")):
         value = own.pop(theirs, None)  # type: ignore[misc]

@@ -7,6 +7,7 @@ that the full length of every text is known.
 
 from __future__ import annotations
 
+import copy
 import re
 from array import array
 from collections.abc import Iterator, Sequence
@@ -195,6 +196,17 @@ class Tokenizer:
         cu_seqlens = np.zeros(len(texts) + 1, np.int32)
         np.cumsum(np.minimum(lengths, self._max_length), out=cu_seqlens[1:])
         return TokenBatch(np.frombuffer(tokens, np.int32), cu_seqlens, lengths)
+
+    def with_max_length(self, max_length: int) -> Tokenizer:
+        """The same tokenizer with another limit."""
+        if max_length < self._n_around:
+            raise ValueError(
+                f"max_length={max_length}, expected at least {self._n_around}: "
+                f"the tokens that every text of this model gets"
+            )
+        other = copy.copy(self)
+        setattr(other, "_max_length", max_length)  # noqa: B010 - a new object of this class
+        return other
 
     def id_of(self, token: str) -> int | None:
         """The id of a token of the base vocabulary; None: there is no such token."""

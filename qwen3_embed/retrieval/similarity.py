@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -29,6 +32,15 @@ def _check_dims(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> None:
         raise ValueError(f"a has dim {a.shape[1]} and b has dim {b.shape[1]}, expected the same")
 
 
+def _in_kind(result: npt.NDArray[np.float32], *given: Any) -> npt.NDArray[np.float32]:
+    """The result as a PyTorch tensor if one was given, as sentence-transformers' callers expect."""
+    torch = sys.modules.get("torch")
+    if torch is not None and any(isinstance(each, torch.Tensor) for each in given):
+        tensor: npt.NDArray[np.float32] = torch.from_numpy(result)
+        return tensor
+    return result
+
+
 def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """Cosine of every row of `a` with every row of `b`.
 
@@ -40,7 +52,7 @@ def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
     Returns
     -------
     ndarray
-        (n, m) float32.
+        (n, m) float32; a PyTorch tensor if one was given.
 
     Raises
     ------
@@ -55,7 +67,7 @@ def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
     left, right = _unit_rows(a, "a"), _unit_rows(b, "b")
     _check_dims(left, right)
     product: npt.NDArray[np.float32] = left @ right.T
-    return product
+    return _in_kind(product, a, b)
 
 
 def similarity_pairwise(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -86,4 +98,4 @@ def similarity_pairwise(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.fl
     if left.shape != right.shape:
         raise ValueError(f"a has {len(left)} rows and b has {len(right)}, expected as many")
     cosines: npt.NDArray[np.float32] = np.einsum("ij,ij->i", left, right)
-    return cosines
+    return _in_kind(cosines, a, b)
