@@ -156,7 +156,7 @@ def main() -> None:
         if not arguments.only or set(arguments.only) & {word for name in pair for word in name}
     ]
     pairs = [pair for pair in wanted if all(contenders.run_of(name) for name in pair)]
-    record("int8", arguments, compare(contenders, pairs))
+    record("int8_cpu", arguments, compare(contenders, pairs))
 
 
 if __name__ == "__main__":
