@@ -114,8 +114,8 @@ MUTATIONS = [
     Mutation(
         "one_norm_for_both_blocks",
         "cpu/backend_cpu.c",
-        "rms_norm(p, layer->post_attention_layernorm);",
-        "rms_norm(p, layer->input_layernorm);",
+        "rms_norm(p, p->layer->post_attention_layernorm);",
+        "rms_norm(p, p->layer->input_layernorm);",
     ),
     Mutation(
         "gate_and_up_swapped",

@@ -138,7 +138,7 @@ def test_all_or_none_are_opened(models: ModelMaker, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(engines, "Engine", open_or_fail)
     with pytest.raises(DeviceError, match="cuda:1: not found"):
-        open_engines([], {}, devices=["cuda:0", "cuda:1", "cuda:2"])
+        open_engines([], {}, devices=["cuda:0", "cuda:1", "cuda:2"], num_threads=None)
     assert [engine.info["closed"] for engine in opened] == [True, True]
 
 

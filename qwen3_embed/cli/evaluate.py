@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
+_EPILOG = """example:
+  qwen3-embed evaluate hard-zh --model mini --dims 256 128 -o report"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
+    parser.epilog = _EPILOG
     parser.add_argument(
         "data",
         metavar="DATA",
