@@ -116,6 +116,9 @@ class VectorCache:
     >>> model = Embedder("mini", cache=VectorCache("vectors.sqlite", 1 << 30))  # doctest: +SKIP
     """
 
+    # No other names: a mistyped setting is an AttributeError.
+    __slots__ = ("_database", "_forked", "_lock", "_pid", "max_bytes", "path")
+
     def __init__(self, path: str | os.PathLike[str], max_bytes: int = 4 << 30) -> None:
         if type(max_bytes) is not int or max_bytes < _MIN_BYTES:
             raise ValueError(f"max_bytes={max_bytes!r}, expected at least {_MIN_BYTES}")

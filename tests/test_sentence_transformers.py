@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qwen3_embed import INSTRUCTIONS, Embedder, Reranker, TruncationWarning
+from qwen3_embed import (
+    INSTRUCTIONS,
+    Embedder,
+    Quantizer,
+    Reranker,
+    TruncationWarning,
+    VectorCache,
+)
 from tests.support.rerankers import make_reranker
 
 QUERIES = {"1": "capital of China", "2": "what pulls things down"}
@@ -56,6 +63,12 @@ class TestWithoutTheirPackage:
                 setattr(model, name, 1)
         with pytest.raises(AttributeError):
             mini.dim = 3  # type: ignore[misc]
+
+    def test_unknown_attributes_of_other_objects(self, tmp_path: Path) -> None:
+        quantizer = Quantizer.fit(np.eye(8, dtype=np.float32))
+        for thing in (quantizer, VectorCache(tmp_path / "cache.sqlite")):
+            with pytest.raises(AttributeError, match="foo"):
+                setattr(thing, "foo", 1)  # noqa: B010 - what a user would write, and mypy refuse
 
     def test_a_guess(self, mini: Embedder) -> None:
         with pytest.raises(AttributeError, match="did you mean 'max_seq_length'"):

@@ -102,6 +102,9 @@ class Quantizer:
     [[50, -100]]
     """
 
+    # No other names: a mistyped setting is an AttributeError.
+    __slots__ = ("_dim", "_ranges", "_scale")
+
     def __init__(
         self,
         ranges: npt.ArrayLike | None = None,
