@@ -353,7 +353,9 @@ def test_logits(name: str, root: Path) -> None:
     ours = np.sqrt(np.mean((found - exact) ** 2))
     theirs = np.sqrt(np.mean((rounded - exact) ** 2))
     assert ours <= theirs, f"ours {ours:.5f}, bf16 of Transformers {theirs:.5f}"
-    assert order == np.argsort(-exact[:N_RANKED]).tolist()
+    # Documents whose exact logits are nearer than bf16's error have no order of their own.
+    assert sorted(order) == list(range(N_RANKED))
+    assert (np.diff(exact[order]) <= theirs).all(), exact[order]
 
 
 def test_there_are_enough() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from http.client import HTTPConnection
 from typing import Any
 
@@ -54,7 +55,8 @@ class Served:
         connection = self.connect()
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method or ("GET" if body is None else "POST"), path, content, sent)
+        with suppress(BrokenPipeError):  # it may answer before it has read a body that is too large
+            connection.request(method or ("GET" if body is None else "POST"), path, content, sent)
         response = connection.getresponse()
         raw = response.read()
         found = {name.lower(): value for name, value in response.getheaders()}
