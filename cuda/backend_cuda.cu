@@ -345,7 +345,7 @@ run_batch(struct device *gpu, const struct device_weights *weights,
     }
     struct pass pass = {
         gpu, weights, &gpu->layout.device, cudaSuccess, gpu->layout.n_rows, NULL};
-    if (layout_small(&gpu->layout)) {
+    if (gpu->layout.small) {
         run_small(&pass, batch);
     } else {
         run_large(&pass, batch);

@@ -252,29 +252,34 @@ pad_lengths(struct layout *p)
         power_of_two(n_blocks > p->n_vectors ? n_blocks : p->n_vectors);
 
     p->n_rows = padded_rows(p->n_rows);
-    p->n_last = p->n_vectors == 0 ? 0 : power_of_two(p->n_vectors);
+    /* Buffers have room for n_rows rows, which are never fewer than the vectors. */
+    p->n_last = p->n_vectors == 0 ? 0 : smaller(power_of_two(p->n_vectors), p->n_rows);
     p->n_tall = p->n_tall == 0 ? 0 : n_padded;
     p->n_short = p->n_short == 0 ? 0 : n_padded;
     p->n_last_tall = p->n_last_tall == 0 ? 0 : p->n_last;
     p->n_last_short = p->n_last_short == 0 ? 0 : p->n_last;
 }
 
-/* Counts what the batch has, before padding. */
-static void
+/* Counts what the batch has, before padding. Returns the floats of its results. */
+static size_t
 count_lengths(struct layout *p, const struct qe_batch *batch)
 {
+    size_t n_floats = 0;
+
     p->n_rows = p->n_vectors = p->n_last_tall = 0;
     for (int s = 0; s < batch->n_seqs; s++) {
         p->first_rows[s] = p->n_rows;
         p->n_rows += batch->seqs[s].n_tokens;
         if (batch->seqs[s].out != NULL) {
             p->last_seqs[p->n_vectors++] = s;
+            n_floats += batch->seqs[s].n_out;
             p->n_last_tall += attention_is_tall(
                 p->attention, 1, span_of(p, batch, s).whole.n_keys, false);
         }
     }
     p->n_last = p->n_vectors;
     p->n_last_short = p->n_last - p->n_last_tall;
+    return n_floats;
 }
 
 void
@@ -282,13 +287,14 @@ layout_fill(struct layout *p, const struct qe_batch *batch, size_t ring_floats)
 {
     const int n_lengths = p->max_tiles + 1;
 
-    count_lengths(p, batch);
+    const size_t n_floats = count_lengths(p, batch);
     count_blocks(p, batch);
     p->n_short = rank_lengths(p->n_by_length, n_lengths);
     p->n_tall = rank_lengths(p->n_by_length + n_lengths, n_lengths);
     const int n_short = p->n_short, n_tall = p->n_tall;
     const int padded = padded_rows(p->n_rows);
-    if (padded <= SMALL_ROWS && padded <= p->max_rows) {
+    p->small = padded <= smaller(SMALL_ROWS, p->max_rows) && n_floats <= ring_floats;
+    if (p->small) {
         pad_lengths(p);
     }
     p->pruned = p->n_rows > SMALLEST_ROWS;

@@ -27,6 +27,7 @@ struct layout {
     /* Lengths of the arrays. In a small batch they are padded (see SMALL_ROWS). */
     int n_rows, n_last, n_tall, n_short, n_last_tall, n_last_short;
     bool pruned; /* only last rows are left at the end */
+    bool small;  /* padded, and the ring has room for all results at once */
     size_t n_bytes;
 
     unsigned char *host_memory, *device_memory; /* (max_bytes) owned                  */
@@ -53,12 +54,6 @@ int layout_open(const struct attention *attention, int max_rows, int max_seqs,
 #define SMALL_ROWS 2048
 #define RAW_ROWS 512
 #define SMALLEST_ROWS 64
-
-static inline bool
-layout_small(const struct layout *layout)
-{
-    return layout->n_rows <= SMALL_ROWS;
-}
 
 /* Whether attention applies q-norm, k-norm and RoPE itself, which its short blocks can:
  * a small batch spends much of its time on launches, and this saves one. */
