@@ -127,6 +127,27 @@ def test_a_graph_serves_batches_of_other_lengths(models: ModelMaker, shape: str)
     engine.close()
 
 
+@pytest.mark.parametrize(
+    ("n_texts", "changes", "options"),
+    [
+        (600, {"shape": "tiny64"}, {"batch_tokens": 640}),
+        (2000, {"shape": "tiny64", "hidden_size": 4096}, {}),
+    ],
+    ids=["more rows than the batch has", "more results than the ring has"],
+)
+def test_many_texts_of_one_token(
+    models: ModelMaker, n_texts: int, changes: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """Padding stops at the batch's rows; results that the ring can't hold come in pieces."""
+    engine = open_cuda(models(**changes), **options)
+    texts = random_texts([1] * n_texts)
+    dim = changes.get("hidden_size", 64)
+    rows = alone(engine, texts[:40], dim)
+    for _ in range(3):
+        np.testing.assert_array_equal(embed(engine, texts, dim)[:40], rows)
+    engine.close()
+
+
 def test_long_texts(models: ModelMaker) -> None:
     """Whole range of lengths in one call; the longest beside one token."""
     folder = models("small", num_hidden_layers=2, max_position_embeddings=32768)
