@@ -20,7 +20,7 @@ from tests.conftest import TEXTS, ModelMaker
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("msgspec")
-from qwen3_embed import Embedder, Reranker, TruncationWarning
+from qwen3_embed import Embedder, Quantizer, Reranker, TruncationWarning
 from qwen3_embed.cli import main
 from tests.support.rerankers import make_reranker
 from tests.support.served import Served
@@ -70,6 +70,58 @@ class TestEmbeddings:
             n_tokens = int(np.sum(model.count_tokens(TEXTS)))
             assert answer["usage"] == {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
             assert re.fullmatch("[0-9a-f]{16}", headers["x-request-id"])
+
+    @pytest.mark.parametrize("encoding_format", ["float", "base64"])
+    @pytest.mark.parametrize(
+        ("output_dtype", "dtype"),
+        [
+            ("float", "<f4"),
+            ("float16", "<f2"),
+            ("int8", "i1"),
+            ("uint8", "u1"),
+            ("binary", "i1"),
+            ("ubinary", "u1"),
+        ],
+    )
+    def test_output_dtypes(
+        self,
+        server: Served,
+        folder: Path,
+        model: Embedder,
+        output_dtype: Any,
+        dtype: str,
+        encoding_format: str,
+    ) -> None:
+        body = {"input": TEXTS, "model": folder.name, "dimensions": 32}
+        body |= {"output_dtype": output_dtype, "encoding_format": encoding_format}
+        status, answer, _ = server.ask("/v1/embeddings", body)
+        assert status == 200
+        found = [entry["embedding"] for entry in answer["data"]]
+        if encoding_format == "base64":
+            found = [np.frombuffer(base64.b64decode(value), dtype) for value in found]
+        precision = "float32" if output_dtype == "float" else output_dtype
+        expected = model.encode(TEXTS, dim=32, precision=precision)
+        np.testing.assert_array_equal(np.array(found, dtype), expected)
+
+    def test_fitted_scale(self, folder: Path, model: Embedder, tmp_path: Path) -> None:
+        """It makes the codes, /info prints it, and other dimensions are refused."""
+        quantizer = Quantizer.fit(model.encode(TEXTS, dim=32))
+        quantizer.save(tmp_path / "scale.npz")
+        served = Served("--model", str(folder), "--quantizer", str(tmp_path / "scale.npz"))
+        try:
+            body = {"input": TEXTS, "model": folder.name, "output_dtype": "int8"}
+            status, answer, _ = served.ask("/v1/embeddings", body | {"dimensions": 32})
+            assert status == 200
+            expected = quantizer.quantize(model.encode(TEXTS, dim=32), "int8")
+            found = [entry["embedding"] for entry in answer["data"]]
+            np.testing.assert_array_equal(np.array(found, np.int8), expected)
+            info = served.ask("/info")[1]
+            assert info["int8"] == {"scale": quantizer.scale, "dim": 32}
+            status, answer, _ = served.ask("/v1/embeddings", body)
+            assert status == 400
+            assert "fitted for 32 dimensions" in answer["error"]["message"]
+        finally:
+            served.stop()
 
     @pytest.mark.parametrize(
         ("extra", "keywords"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .model_arguments import add_model_arguments, model_settings, open_model, positive
 
 if TYPE_CHECKING:
+    from ..retrieval.quantizer import Quantizer
     from ..server.registry import Registry
 
 __all__ = ["add_arguments", "run"]
@@ -65,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--truncate",
         action="store_true",
         help="cut texts that are too long, unless the request says otherwise",
+    )
+    served.add_argument(
+        "--quantizer",
+        type=Path,
+        metavar="FILE",
+        help="scale of int8 vectors, as `Quantizer.save` writes it (default: the model's own)",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
@@ -175,7 +182,7 @@ def _open_models(namespace: argparse.Namespace, opened: contextlib.ExitStack) ->
     from ..reranker import Reranker
     from ..server.registry import Registry
 
-    registry = Registry()
+    registry = Registry(quantizer=_load_quantizer(namespace))
     for name in namespace.model:
         embedder = opened.enter_context(open_model(namespace, name))
         registry.embedders[_served_name(name, registry)] = embedder
@@ -191,6 +198,21 @@ def _open_models(namespace: argparse.Namespace, opened: contextlib.ExitStack) ->
             )
         registry.aliases[short] = name
     return registry
+
+
+def _load_quantizer(namespace: argparse.Namespace) -> Quantizer | None:
+    """The quantizer of --quantizer, which has one scale."""
+    from ..retrieval.quantizer import Quantizer
+
+    if namespace.quantizer is None:
+        return None
+    quantizer = Quantizer.load(namespace.quantizer)
+    if quantizer.kind != "scale":
+        raise ValueError(
+            f"--quantizer {namespace.quantizer}: found a range per dimension, expected one scale: "
+            f"Quantizer.fit(vectors) makes it"
+        )
+    return quantizer
 
 
 def _served_name(model: str, registry: Registry) -> str:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from .problems import Problem
+from .wire import OutputDtype
 
 __all__ = [
     "Document",
@@ -41,6 +42,7 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     model: Name
     dimensions: Dimensions | None = None
     encoding_format: Literal["float", "base64"] = "float"
+    output_dtype: OutputDtype = "float"
     user: Name | None = None
     instruction: Instruction | None = None
     input_type: Literal["query", "document"] | None = None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from binascii import b2a_base64
 from typing import Any
 
 import msgspec
 
+from ..retrieval.quantizer import Quantizer
 from .bodies import EmbeddingRequest, decode, decode_inputs
 from .exchange import Answer, Exchange
 from .problems import Problem
+from .wire import codes_of, json_values, quantizer_for
 from .work import Vectors, embed, prefix_of
 
 __all__ = ["embeddings", "models", "problem_body"]
@@ -30,13 +31,13 @@ async def embeddings(exchange: Exchange) -> Answer:
             inputs = await exchange.run(foreign_ids.texts_of, inputs)
         elif prefix and (is_query or body.instruction or body.input_type or body.prompt_name):
             raise Problem(400, "token ids take no instruction: put its tokens before them")
+    quantizer = None
+    if body.output_dtype in ("int8", "uint8"):
+        quantizer = quantizer_for(model, body.dimensions, exchange.registry.quantizer)
     truncate = settings.truncate if body.truncate is None else body.truncate
     found = await embed(exchange, model, inputs, prefix, body.dimensions, True, truncate)
     exchange.count(name, found.usage)
-    served = msgspec.json.encode(body.model)
-    return exchange.json(
-        await exchange.run(_answer, found, served, body.encoding_format == "base64")
-    )
+    return exchange.json(await exchange.run(_answer, found, body, quantizer))
 
 
 def _check_prompt(body: EmbeddingRequest) -> None:
@@ -50,17 +51,17 @@ def _check_prompt(body: EmbeddingRequest) -> None:
         raise Problem(400, f"{' and '.join(given)} are given at once, expected one of them")
 
 
-def _answer(found: Vectors, model: bytes, base64: bool) -> bytes:
-    parts = []
-    for index, row in enumerate(found.rows.astype("<f4", copy=False)):
-        if base64:
-            vector = b'"' + b2a_base64(row, newline=False) + b'"'
-        else:
-            vector = msgspec.json.encode(row.tolist())
-        parts.append(b'{"object":"embedding","index":%d,"embedding":%b}' % (index, vector))
+def _answer(found: Vectors, body: EmbeddingRequest, quantizer: Quantizer | None) -> bytes:
+    codes = codes_of(found.rows, body.output_dtype, quantizer)
+    values = json_values(codes, base64=body.encoding_format == "base64")
+    data = b",".join(
+        b'{"object":"embedding","index":%d,"embedding":%b}' % (index, value)
+        for index, value in enumerate(values)
+    )
+    n_tokens = found.usage.n_tokens
     return (
         b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}'
-        % (b",".join(parts), model, found.usage.n_tokens, found.usage.n_tokens)
+        % (data, msgspec.json.encode(body.model), n_tokens, n_tokens)
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..embedder import Embedder
 from ..reranker import Reranker
+from ..retrieval.quantizer import Quantizer
 from .problems import Problem
 
 __all__ = ["Registry"]
@@ -25,11 +26,14 @@ class Registry:
     rerankers : dict
     aliases : dict
         Other names for names.
+    quantizer : Quantizer or None
+        Makes the int8 and uint8 codes of all embedders; None: each model's own does.
     """
 
     embedders: dict[str, Embedder] = field(default_factory=dict)
     rerankers: dict[str, Reranker] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    quantizer: Quantizer | None = None
 
     def names(self) -> list[str]:
         """Every name that a request may use."""

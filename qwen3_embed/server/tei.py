@@ -116,6 +116,7 @@ async def info(exchange: Exchange) -> Answer:
     """GET /info: the first model, in TEI's words and some of ours."""
     name, model = _first(exchange)
     settings = exchange.settings
+    quantizer = exchange.registry.quantizer or model.quantizer()
     content = {
         "model_id": name,
         "model_sha": model.revision,
@@ -131,6 +132,7 @@ async def info(exchange: Exchange) -> Answer:
         "device": model.device,
         "fingerprint": model.fingerprint,
         "prompts": dict(model.prompts),
+        "int8": {"scale": quantizer.scale, "dim": quantizer.dim},
     }
     return exchange.json(msgspec.json.encode(content))
 
