@@ -1,8 +1,8 @@
-"""class Application: an ASGI application of a dozen routes.
+"""class Application: a table of a dozen routes.
 
-What every request goes through, in this order: its path, its key, a place in the queue, its body,
-its work, its answer; then metrics and one line of log. A path that isn't in the table doesn't
-exist, whatever a Host header says, and without a key only /health is open.
+Every request goes through the same steps: its path, its key, a place in the queue, its body, its
+work, its answer; then metrics and one line of log. A path that isn't in the table doesn't exist,
+whatever a Host header says, and without a key only /health is open.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,14 +20,17 @@ import msgspec
 from ..errors import DeviceError, DeviceMemoryError, InputTooLongError, NonFiniteError
 from . import cohere, openai, tei
 from .deliveries import Deliveries
-from .exchange import Answer, Exchange, Gone, Receive, Scope, SharedState
+from .exchange import Answer, Exchange, Gone, SharedState
 from .foreign_ids import ForeignIds
 from .keys import Keys
+from .logs import RequestLog
 from .metrics import Metrics
 from .openapi import openapi_page
 from .problems import Problem
 from .registry import Registry
 from .settings import Settings
+from .tokenising import Tokenising
+from .turns import Turns
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -35,8 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Application"]
 
 logger = logging.getLogger("qwen3_embed.server")
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _THREADS = 4
 _CLIENT_LEFT = 499  # in logs and metrics, as nginx has it; nobody is there to be answered
@@ -50,16 +51,16 @@ class _Route(NamedTuple):
 
 
 class Application:
-    """The server's ASGI application.
+    """The routes of a server, and the state that its requests share.
 
     Parameters
     ----------
     registry : Registry
     keys : Keys or None
-        None: no key is asked for.
+        None: no key is required.
     settings : Settings
     foreign_ids : ForeignIds or None
-        What token ids in requests of OpenAI's kind are; None: the model's own.
+        Decoder for token ids in requests to /v1/embeddings; None: they are the model's own.
     """
 
     def __init__(
@@ -73,14 +74,18 @@ class Application:
         self.settings = settings
         self._models: dict[str, Model] = {**registry.embedders, **registry.rerankers}
         self._keys = keys
-        self._shared = SharedState(
+        turns = Turns()
+        self.shared = SharedState(
             registry,
             settings,
             foreign_ids,
             Metrics(self._models),
-            Deliveries(self._models.values()),
+            turns,
+            Deliveries(turns),
+            Tokenising(turns),
             ThreadPoolExecutor(_THREADS, thread_name_prefix="qwen3_embed server"),
         )
+        self._log = RequestLog(logger)
         self._broken: str | None = None
         self._routes = _routes(registry) | {
             "/health": _Route("GET", self.health, openai.problem_body, True),
@@ -89,73 +94,93 @@ class Application:
         }
         self._page = json.dumps(openapi_page(set(self._routes))).encode()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection's request, as ASGI has it."""
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
-        begin = time.perf_counter()
-        route = self._routes.get(scope["path"])
-        exchange = Exchange(self._shared, scope, receive)
-        try:
-            answer: Answer | None = await self._answer(scope, route, exchange)
-            retry_after_s = None
-        except Gone:
-            answer = None
-            self._shared.metrics.dropped.inc()
-        except Exception as error:
-            problem = _problem_of(error)
-            if isinstance(error, DeviceError) and not isinstance(error, DeviceMemoryError):
-                self._broken = str(error)
-            if problem.status >= 500:
-                logger.error("failed", exc_info=error, extra={"request_id": exchange.request_id})
-            shape = route.problem_body if route else openai.problem_body
-            answer = Answer(problem.status, msgspec.json.encode(shape(problem)))
-            retry_after_s = problem.retry_after_s
-        finally:
-            exchange.release()
-        if answer is not None:
-            await _send(send, answer, exchange.request_id, retry_after_s, route)
-        name = scope["path"] if route else "none"
-        status = answer.status if answer else _CLIENT_LEFT
-        taken_s = time.perf_counter() - begin
-        self._shared.metrics.requests.labels(name, status).inc()
-        self._shared.metrics.seconds.labels(name).observe(taken_s)
-        if logger.isEnabledFor(logging.INFO) and not (route and route.is_open):
-            about = {"request_id": exchange.request_id, "route": name, "status": status}
-            about |= {"ms": round(taken_s * 1000, 2), **exchange.about}
-            logger.info("request", extra=about)
+    def open(self) -> None:
+        """Starts to listen to the engines; to be called on the event loop, as is all else."""
+        self.shared.deliveries.open(self._models.values())
 
-    async def _answer(self, scope: Scope, route: _Route | None, exchange: Exchange) -> Answer:
+    def close(self) -> None:
+        """Ends the threads and writes the rest of the log."""
+        self.shared.deliveries.close()
+        self.shared.tokenising.close()
+        self.shared.threads.shutdown(wait=False, cancel_futures=True)
+        self._log.flush()
+
+    def admit(self, exchange: Exchange) -> None:
+        """Checks a request's path, key and method, and gives it a place in the queue.
+
+        Raises
+        ------
+        Problem
+            401, 404, 405, 413 or 429.
+        """
+        route = self._routes.get(exchange.path)
         is_open = route is not None and route.is_open
-        if self._keys is not None and not is_open:
-            given = exchange.headers.get(b"authorization", b"")
-            if not self._keys.allow(given):
-                raise Problem(
-                    401, "a key is needed: Authorization: Bearer KEY", code="invalid_api_key"
-                )
+        key = exchange.headers.get(b"authorization", b"")
+        if self._keys is not None and not is_open and not self._keys.allow(key):
+            raise Problem(401, "a key is needed: Authorization: Bearer KEY", code="invalid_api_key")
         if route is None:
             raise Problem(404, "no such route; GET /openapi.json lists them")
-        if scope["method"] != route.method:
+        if ("GET" if exchange.method == "HEAD" else exchange.method) != route.method:
             raise Problem(405, f"expected {route.method}")
-        if is_open:
-            return await route.handler(exchange)
-        if self._shared.n_requests >= self.settings.max_requests:
-            raise Problem(
-                429,
-                f"{self._shared.n_requests} requests are waiting already: come again later",
-                code="queue_full",
-                retry_after_s=1,
-            )
-        self._shared.n_requests += 1
+        if not is_open:
+            exchange.enter()
+
+    async def answer(self, exchange: Exchange) -> Answer | None:
+        """The answer to an admitted request whose body is complete; None: its client has left."""
         try:
-            return await route.handler(exchange)
-        finally:
-            self._shared.n_requests -= 1
+            return await self._routes[exchange.path].handler(exchange)
+        except Gone:
+            return None
+        except Exception as error:
+            return self.refuse(exchange, error)
+
+    def refuse(self, exchange: Exchange, error: Exception) -> Answer:
+        """The answer to a request that is refused or has failed."""
+        problem = _problem_of(error)
+        if isinstance(error, DeviceError) and not isinstance(error, DeviceMemoryError):
+            self._broken = str(error)
+        if problem.status >= 500:
+            logger.error("failed", exc_info=error, extra={"request_id": exchange.request_id})
+        route = self._routes.get(exchange.path)
+        shape = route.problem_body if route else openai.problem_body
+        headers: list[tuple[bytes, bytes]] = []
+        if problem.retry_after_s is not None:
+            headers.append((b"retry-after", str(problem.retry_after_s).encode()))
+        if problem.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if problem.status == 405 and route is not None:
+            headers.append((b"allow", route.method.encode()))
+        return Answer(
+            problem.status,
+            msgspec.json.encode(shape(problem)),
+            headers=tuple(headers),
+            closes=problem.status in (408, 413),  # the rest of the body is not read
+        )
+
+    def record(self, exchange: Exchange, answer: Answer | None) -> None:
+        """Ends a request: its place in the queue, metrics, the log. None: its client has left."""
+        exchange.release()
+        route = self._routes.get(exchange.path)
+        name = exchange.path if route else "none"
+        status = _CLIENT_LEFT if answer is None else answer.status
+        taken_s = time.perf_counter() - exchange.begin_s
+        self.shared.metrics.record(name, status, taken_s)
+        if answer is None:
+            self.shared.metrics.n_dropped += 1
+        if self._log.is_on and not (route and route.is_open):
+            self._log.add(
+                {
+                    "request_id": exchange.request_id,
+                    "route": name,
+                    "status": status,
+                    "ms": round(taken_s * 1000, 2),
+                    **exchange.about,
+                }
+            )
 
     async def health(self, exchange: Exchange) -> Answer:
         """GET /health: 503 when the engine is, not only when the server is, out of order."""
-        stalled_s = self._shared.deliveries.stalled_s()
+        stalled_s = self.shared.deliveries.stalled_s()
         closed = [name for name, model in self._models.items() if model.info["closed"]]
         reason = self._broken
         if closed:
@@ -167,25 +192,12 @@ class Application:
 
     async def metrics_page(self, exchange: Exchange) -> Answer:
         """GET /metrics."""
-        self._shared.metrics.waiting.set(self._shared.n_requests)
-        self._shared.metrics.held_bytes.set(self._shared.held_bytes)
-        return Answer(200, self._shared.metrics.page(), b"text/plain; version=0.0.4; charset=utf-8")
+        page = self.shared.metrics.page(self.shared.n_requests, self.shared.held_bytes)
+        return Answer(200, page, b"text/plain; version=0.0.4; charset=utf-8")
 
     async def openapi(self, exchange: Exchange) -> Answer:
         """GET /openapi.json."""
         return exchange.json(self._page)
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                self._shared.deliveries.open()
-                await send({"type": "lifespan.startup.complete"})
-            else:
-                self._shared.deliveries.close()
-                self._shared.threads.shutdown(wait=False, cancel_futures=True)
-                await send({"type": "lifespan.shutdown.complete"})
-                return
 
 
 def _routes(registry: Registry) -> dict[str, _Route]:
@@ -222,23 +234,3 @@ def _problem_of(error: Exception) -> Problem:
     if isinstance(error, DeviceError):
         return Problem(503, "the device has failed", retry_after_s=60)
     return Problem(500, "the server has failed; its log says more")
-
-
-async def _send(
-    send: Send, answer: Answer, request_id: str, retry_after_s: int | None, route: _Route | None
-) -> None:
-    headers = [
-        (b"content-type", answer.content_type),
-        (b"content-length", str(len(answer.body)).encode()),
-        (b"x-request-id", request_id.encode()),
-    ]
-    if retry_after_s is not None:
-        headers.append((b"retry-after", str(retry_after_s).encode()))
-    if answer.status in (408, 413):
-        headers.append((b"connection", b"close"))  # what is left of the body is not read
-    if answer.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    if answer.status == 405 and route is not None:
-        headers.append((b"allow", route.method.encode()))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})

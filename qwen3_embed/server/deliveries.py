@@ -1,7 +1,7 @@
 """class Deliveries: requests that wait for jobs of the engines, without a thread for each.
 
-An engine's descriptor becomes readable when jobs are done; then every job that is waited for is
-asked. All of it happens on the event loop.
+An engine's descriptor becomes readable when jobs are done; the requests that wait for them then
+go on in turns. All of it happens on the event loop.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
+
+from .turns import Turns
 
 if TYPE_CHECKING:
     from .._core import Job
@@ -20,32 +23,34 @@ __all__ = ["Deliveries"]
 
 
 class Deliveries:
-    """The jobs that are waited for.
+    """The jobs that requests wait for. All methods are called on the event loop.
 
     Parameters
     ----------
-    models : iterable of Model
-        Whose jobs they are.
+    turns : Turns
+        Resumes the requests whose jobs are done.
     """
 
-    def __init__(self, models: Iterable[Model]) -> None:
-        self._fds = [fd for model in models for fd in model.done_fds()]
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._fds: list[int] = []
         self._waiting: dict[Job, asyncio.Future[None]] = {}
         self._last_s = time.monotonic()
 
-    def open(self) -> None:
-        """Begins to listen; to be called on the event loop, as is all else."""
+    def open(self, models: Iterable[Model]) -> None:
+        """Listens to the engines of the models."""
+        self._fds = [fd for model in models for fd in model.done_fds()]
         for fd in self._fds:
             asyncio.get_running_loop().add_reader(fd, self._deliver, fd)
 
     def close(self) -> None:
-        """Listens no more."""
+        """Stops listening."""
         for fd in self._fds:
             asyncio.get_running_loop().remove_reader(fd)
 
     async def wait(self, job: Job) -> None:
-        """Returns when the job is done; what became of it `job.wait()` then says at once."""
-        if job.done():  # before anybody listened for it
+        """Waits until the job is done; `job.wait()` then returns, or raises its error, at once."""
+        if job.done():  # before anyone listened for it
             return
         if not self._waiting:
             self._last_s = time.monotonic()
@@ -67,6 +72,9 @@ class Deliveries:
             return
         self._last_s = time.monotonic()
         for job in [job for job in self._waiting if job.done()]:
-            delivered = self._waiting.pop(job)
-            if not delivered.done():
-                delivered.set_result(None)
+            self._turns.add(partial(_resume, self._waiting.pop(job)))
+
+
+def _resume(delivered: asyncio.Future[None]) -> None:
+    if not delivered.done():
+        delivered.set_result(None)

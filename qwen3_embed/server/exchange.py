@@ -1,4 +1,4 @@
-"""class Exchange: one request, from the first byte of its body to its answer, as a route sees it.
+"""class Exchange: one request, from its header to its answer, as a route sees it.
 
 All requests of a server share one `SharedState`; an exchange is the only way to it for a route.
 """
@@ -9,27 +9,28 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from .connection import Client
 from .deliveries import Deliveries
 from .foreign_ids import ForeignIds
 from .metrics import Metrics
 from .problems import Problem
 from .registry import Registry
 from .settings import Settings
+from .tokenising import LONG_CHARACTERS, Tokenising, tokenise_in_parts
+from .turns import Turns
 
 if TYPE_CHECKING:
     from .._core import Job
+    from ..loading.tokenizer import TokenBatch
+    from ..model import Model
 
-__all__ = ["Answer", "Exchange", "Gone", "Receive", "Scope", "SharedState", "Usage"]
+__all__ = ["Answer", "Exchange", "Gone", "SharedState", "Usage"]
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Result = TypeVar("Result")
 
 _SHORT_BYTES = 4096  # a body of this size is tokenised in a millisecond
@@ -42,11 +43,13 @@ class Gone(Exception):
 
 
 class Answer(NamedTuple):
-    """The response to a request."""
+    """The response to a request; `closes` ends the connection after it."""
 
     status: int
     body: bytes
     content_type: bytes = b"application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    closes: bool = False
 
 
 class Usage(NamedTuple):
@@ -78,7 +81,9 @@ class SharedState:
     foreign_ids : ForeignIds or None
         Decoder for token ids in requests to /v1/embeddings; None: they are the model's own.
     metrics : Metrics
+    turns : Turns
     deliveries : Deliveries
+    tokenising : Tokenising
     threads : ThreadPoolExecutor
         For work that is too long for the event loop.
     started_at : int
@@ -93,7 +98,9 @@ class SharedState:
     settings: Settings
     foreign_ids: ForeignIds | None
     metrics: Metrics
+    turns: Turns
     deliveries: Deliveries
+    tokenising: Tokenising
     threads: ThreadPoolExecutor
     started_at: int = field(default_factory=lambda: int(time.time()))
     n_requests: int = 0
@@ -111,76 +118,82 @@ class Exchange:
     Parameters
     ----------
     shared : SharedState
-    scope : dict
-        ASGI's description of the request.
-    receive : callable
-        ASGI's source of the body.
+    method, path : str
+        The path is percent-decoded and has no query.
+    headers : dict of bytes to bytes
+        Names in lower case.
 
     Attributes
     ----------
-    headers : dict of bytes to bytes
     request_id : str
         The client's X-Request-Id if it is well-formed, else a new one.
+    begin_s : float
+        When its header was complete, in the time of time.perf_counter.
     held_bytes : int
         Bytes of the body read so far.
     n_texts : int
         Texts or pairs in the request, once known.
     about : dict
         Fields for the log.
+    is_read, is_started : bool
+        Whether its body is complete; whether work on it has begun.
+    keeps_open : bool
+        Whether the client may send another request after this one.
+    refusal : Answer or None
+        The answer, where the request was refused before any work.
+    has_left : bool
+        Whether the client has closed the connection.
     """
 
-    def __init__(self, shared: SharedState, scope: Scope, receive: Receive) -> None:
+    def __init__(
+        self, shared: SharedState, method: str, path: str, headers: dict[bytes, bytes]
+    ) -> None:
         self._shared = shared
-        self._receive = receive
-        self._client: Client = scope["extensions"]["client"]
+        self._parts: list[bytes] = []
+        self._is_counted = False
+        self._on_leave: Callable[[], None] | None = None
+        self.method = method
+        self.path = path
+        self.headers = headers
         self.registry = shared.registry
         self.settings = shared.settings
         self.foreign_ids = shared.foreign_ids
         self.started_at = shared.started_at
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        given = self.headers.get(b"x-request-id", b"")
-        known = _REQUEST_ID.fullmatch(given) is not None
-        self.request_id = given.decode() if known else shared.next_id()
+        given = headers.get(b"x-request-id")
+        known = given is not None and _REQUEST_ID.fullmatch(given) is not None
+        self.request_id = given.decode() if given and known else shared.next_id()
+        self.begin_s = time.perf_counter()
         self.held_bytes = 0
         self.n_texts = 0
         self.about: dict[str, Any] = {}
+        self.is_read = False
+        self.is_started = False
+        self.keeps_open = True
+        self.refusal: Answer | None = None
+        self.has_left = False
 
-    async def body(self) -> bytes:
-        """Reads the body, within its limits of size and time.
-
-        Raises
-        ------
-        Problem
-            408, 413 or 429.
-        Gone
-            The client has left.
-        """
-        limit = self.settings.max_body_bytes
+    def enter(self) -> None:
+        """Takes a place in the queue; Problem 413 or 429 if there is none for it."""
         declared = self.headers.get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared[:20]) > limit:
-            raise _too_large(limit)
-        parts = []
-        try:
-            async with asyncio.timeout(self.settings.body_s):
-                more = True
-                while more:
-                    message = await self._receive()
-                    if message["type"] == "http.disconnect":
-                        raise Gone
-                    part = message.get("body", b"")
-                    self._hold(len(part))
-                    if self.held_bytes > limit:
-                        raise _too_large(limit)
-                    parts.append(part)
-                    more = message.get("more_body", False)
-        except TimeoutError:
-            raise Problem(408, f"the body took longer than {self.settings.body_s:.0f} s") from None
-        return b"".join(parts)
+        if int(declared[:20]) > self.settings.max_body_bytes:
+            raise _too_large(self.settings.max_body_bytes)
+        n_requests = self._shared.n_requests
+        if n_requests >= self.settings.max_requests:
+            raise Problem(
+                429,
+                f"{n_requests} requests are waiting already: come again later",
+                code="queue_full",
+                retry_after_s=1,
+            )
+        self._shared.n_requests += 1
+        self._is_counted = True
 
-    def _hold(self, n_bytes: int) -> None:
-        """Counts bytes of the body against the limit of all bodies together."""
-        self.held_bytes += n_bytes
-        self._shared.held_bytes += n_bytes
+    def take(self, part: bytes) -> None:
+        """Appends bytes to the body; Problem 413 or 429 if it, or all bodies, are too large."""
+        self.held_bytes += len(part)
+        self._shared.held_bytes += len(part)
+        if self.held_bytes > self.settings.max_body_bytes:
+            raise _too_large(self.settings.max_body_bytes)
         if self._shared.held_bytes > self.settings.max_held_bytes:
             raise Problem(
                 429,
@@ -188,11 +201,25 @@ class Exchange:
                 code="queue_full",
                 retry_after_s=1,
             )
+        self._parts.append(part)
+
+    async def body(self) -> bytes:
+        """The complete body."""
+        return b"".join(self._parts)
 
     def release(self) -> None:
-        """Takes the body out of the count of all bodies."""
+        """Gives back its place in the queue and forgets the body. Idempotent."""
         self._shared.held_bytes -= self.held_bytes
+        self._shared.n_requests -= self._is_counted
         self.held_bytes = 0
+        self._is_counted = False
+        self._parts.clear()
+
+    def leave(self) -> None:
+        """The client has closed the connection."""
+        self.has_left = True
+        if self._on_leave is not None:
+            self._on_leave()
 
     async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Calls the function: on the event loop for a short request, else on a thread."""
@@ -209,24 +236,43 @@ class Exchange:
         self.check()
         return result
 
+    async def tokenise(self, model: Model, texts: list[str]) -> TokenBatch:
+        """Token ids of texts: at once for a short request that is alone, else in the stage's turn.
+
+        Raises
+        ------
+        UnicodeError
+            A text contains a lone surrogate.
+        Gone
+            The client has left.
+        """
+        shared = self._shared
+        n_characters = sum(map(len, texts))
+        if n_characters > LONG_CHARACTERS:
+            return await self.run_apart(tokenise_in_parts, model.tokenizer, texts)
+        if shared.n_requests == 1 and n_characters <= _SHORT_BYTES:
+            return model.tokenizer.encode(texts)
+        batch = await shared.tokenising.encode(model.tokenizer, texts, n_characters)
+        self.check()
+        return batch
+
     def check(self) -> None:
         """Raises `Gone` once the client has left."""
-        if self._client.has_left:
+        if self.has_left:
             raise Gone
 
     async def finish(self, job: Job) -> None:
         """Waits until the job's vectors are written; cancels it if the client leaves."""
-        client = self._client
-        client.on_leave = job.cancel
+        self._on_leave = job.cancel
         try:
-            if client.has_left:
+            if self.has_left:
                 job.cancel()
             await self._shared.deliveries.wait(job)
         except asyncio.CancelledError:
             job.cancel()
             raise
         finally:
-            client.on_leave = None
+            self._on_leave = None
         self.check()
         job.wait()
 
@@ -237,13 +283,7 @@ class Exchange:
     def count(self, model: str, usage: Usage) -> None:
         """Adds the request's texts or pairs to metrics and log."""
         self.about = {"model": model, "n_texts": self.n_texts, "n_tokens": usage.n_tokens}
-        metrics = self._shared.metrics
-        metrics.texts.labels(model).observe(self.n_texts)
-        metrics.tokens.labels(model).inc(usage.n_tokens)
-        if usage.n_cut:
-            metrics.truncated.labels(model).inc(usage.n_cut)
-        if usage.n_cached:
-            metrics.cached.labels(model).inc(usage.n_cached)
+        self._shared.metrics.count(model, self.n_texts, usage.n_tokens, usage.n_cut, usage.n_cached)
 
 
 def _too_large(limit: int) -> Problem:

@@ -1,23 +1,24 @@
-"""One process, one event loop, one socket: uvicorn with our bounds, drained on SIGTERM."""
+"""One process, one event loop, one socket; drained on SIGTERM."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
 import signal
 import socket
-from types import FrameType
 
-import uvicorn
+import uvloop
 
 from .application import Application
-from .connection import connection_class
+from .connection import Connection, Connections
 
 __all__ = ["listen"]
 
 _BACKLOG = 2048
+_ACCEPTS = 32  # per iteration of the event loop: a millisecond
+_ACCEPT_PAUSE_S = 0.2  # after a failure, which is most often a lack of file descriptors
 _OTHER_FILES = 256  # weights, caches, logs
-_KEEP_ALIVE_S = 75  # longer than proxies keep theirs, so that they close first
 
 logger = logging.getLogger("qwen3_embed.server")
 
@@ -28,35 +29,103 @@ def listen(application: Application, host: str, port: int) -> None:
     Raises
     ------
     OSError
-        The address can't be had.
+        The address is taken or not this machine's.
     """
     _allow_files(application.settings.max_connections)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=_BACKLOG) as sock:
+        sock.setblocking(False)
         found_host, found_port = sock.getsockname()[:2]
-        config = uvicorn.Config(
-            application,
-            http=connection_class(application.settings),
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,  # nothing here believes X-Forwarded-For
-            date_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=application.settings.drain_s,
-            backlog=_BACKLOG,
-        )
         address = f"[{found_host}]" if ":" in found_host else found_host
         names = ", ".join(application.registry.names())
         logger.warning("serving %s at http://%s:%d", names, address, found_port)
-        _Server(config).run([sock])
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_Server(application, sock).run())
         logger.warning("drained")
 
 
+class _Server:
+    """Accepts connections, watches their deadlines, and drains them at the end.
+
+    Event loops accept one connection, or a backlog, per iteration: too few or too many where an
+    iteration also answers a batch. Here an iteration accepts up to `_ACCEPTS`.
+    """
+
+    def __init__(self, application: Application, sock: socket.socket) -> None:
+        self._application = application
+        self._sock = sock
+        self._connections = Connections(application)
+        self._opening: set[asyncio.Task[object]] = set()
+        self._stop = asyncio.Event()
+        self._kill = asyncio.Event()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        self._application.open()
+        loop.add_reader(self._sock, self._accept)
+        watching = loop.create_task(self._watch())
+        await self._stop.wait()
+        loop.remove_reader(self._sock)
+        self._sock.close()
+        self._connections.drain()
+        await self._wait_for_answers()
+        watching.cancel()
+        self._application.close()
+
+    def _interrupt(self) -> None:
+        """Ctrl-C drains, a second one ends at once."""
+        if self._stop.is_set():
+            self._kill.set()
+        self._stop.set()
+
+    def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(_ACCEPTS):
+            try:
+                accepted, _ = self._sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                logger.warning("no connection can be accepted: %s", error)
+                loop.remove_reader(self._sock)
+                loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
+                return
+            accepted.setblocking(False)
+            opening = loop.create_task(
+                loop.connect_accepted_socket(lambda: Connection(self._connections), accepted)
+            )
+            self._opening.add(opening)
+            opening.add_done_callback(self._opening.discard)
+
+    def _accept_again(self) -> None:
+        if not self._stop.is_set():
+            asyncio.get_running_loop().add_reader(self._sock, self._accept)
+
+    async def _watch(self) -> None:
+        settings = self._application.settings
+        interval_s = min(1.0, settings.header_s / 4, settings.body_s / 4)
+        while True:
+            await asyncio.sleep(interval_s)
+            self._connections.check_deadlines()
+
+    async def _wait_for_answers(self) -> None:
+        """Returns when all answers are written, after the grace period, or at a second Ctrl-C."""
+        waiting = asyncio.create_task(self._kill.wait())
+        until_s = asyncio.get_running_loop().time() + self._application.settings.drain_s
+        while self._connections.open or self._opening:
+            left_s = until_s - asyncio.get_running_loop().time()
+            if left_s <= 0 or self._kill.is_set():
+                logger.warning("%d requests were not finished", len(self._connections.open))
+                self._connections.abort()
+                break
+            await asyncio.wait([waiting], timeout=min(left_s, 0.02))
+        waiting.cancel()
+
+
 def _allow_files(n_connections: int) -> None:
-    """As many open files as connections need, if the system lets this process have them."""
+    """Allows as many open files as connections need, within the system's limit."""
     needed = n_connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -70,13 +139,3 @@ def _allow_files(n_connections: int) -> None:
                 n_connections,
                 needed,
             )
-
-
-class _Server(uvicorn.Server):
-    should_exit: bool
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """As uvicorn's, but the signal isn't raised again: to be drained is no failure."""
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
-        self.should_exit = True

@@ -2,38 +2,79 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
 import time
+from typing import Any
 
-__all__ = ["log_as_json"]
+import msgspec
 
-_FIELDS = ("request_id", "route", "status", "ms", "model", "n_texts", "n_tokens")
+__all__ = ["RequestLog", "log_as_json"]
+
+_FLUSH_S = 0.1
+
+
+def _time(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix_s))
 
 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         content = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "time": _time(record.created),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
-        for name in _FIELDS:
-            value = getattr(record, name, None)
-            if value is not None:
-                content[name] = value
+        request_id = getattr(record, "request_id", None)
+        if request_id is not None:
+            content["request_id"] = request_id
         if record.exc_info:
             content["trace"] = self.formatException(record.exc_info)
         return json.dumps(content, ensure_ascii=False)
 
 
 def log_as_json(level: str) -> None:
-    """Sends the logs of the server and of uvicorn to standard error."""
+    """Sends the server's logs to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter())
-    for name, least in (("qwen3_embed.server", level), ("uvicorn.error", "warning")):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.setLevel(least.upper())
-        logger.propagate = False
+    logger = logging.getLogger("qwen3_embed.server")
+    logger.handlers = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+class RequestLog:
+    """One line per request, at the level "info".
+
+    `logging` takes 50 us per line, a fifth of all the work for a short request; here lines are
+    encoded by msgspec and written every 100 ms.
+
+    Parameters
+    ----------
+    logger : logging.Logger
+        Its level decides whether lines are written.
+
+    Attributes
+    ----------
+    is_on : bool
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.is_on = logger.isEnabledFor(logging.INFO)
+        self._lines: list[bytes] = []
+
+    def add(self, about: dict[str, Any]) -> None:
+        """Writes a line about a request soon. To be called on the event loop."""
+        if not self._lines:
+            asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
+        line = {"time": _time(time.time()), "level": "info", "event": "request", **about}
+        self._lines.append(msgspec.json.encode(line))
+
+    def flush(self) -> None:
+        """Writes the lines that wait."""
+        if self._lines:
+            lines = b"\n".join(self._lines).decode()
+            self._lines.clear()
+            print(lines, file=sys.stderr, flush=True)

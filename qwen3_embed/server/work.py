@@ -1,8 +1,8 @@
 """Models at work for a server: from a request's texts to its vectors or scores.
 
-Texts become token ids at once if they are few, so that a short request never leaves the event
-loop; many do so on a thread, so that nobody waits behind them. The engine batches what many
-requests wait for, and a request whose client has left is taken back.
+A request's texts are tokenised in a stage of their own (tokenising.py), then submitted to the
+engine, which batches them with those of other requests. A request whose client has left is
+cancelled.
 """
 
 from __future__ import annotations
@@ -102,13 +102,13 @@ async def embed(
         return _vectors(await compute(batch), batch.lengths, max_length)
     texts = [str(text) for text in inputs]
     if model.cache is None:
-        batch = await exchange.run(tokenise, model, [prefix + text for text in texts], bounds)
+        batch = await _tokenised(exchange, model, [prefix + text for text in texts], bounds)
         return _vectors(await compute(batch), batch.lengths, max_length)
     rows = np.empty((len(texts), dim or model.dim), np.float32)
     found = await exchange.run_apart(_look_up, model, prefix, texts, rows, normalize)
     if found.places:
         missing = [prefix + texts[i] for i in found.places]
-        batch = await exchange.run(tokenise, model, missing, bounds)
+        batch = await _tokenised(exchange, model, missing, bounds)
         await exchange.run_apart(found.keep, await compute(batch), batch.lengths)
     _check_lengths(found.n_tokens, *bounds)
     return _vectors(rows, found.n_tokens, max_length, len(texts) - len(found.places))
@@ -133,7 +133,7 @@ async def score(
     exchange.n_texts = len(documents)
     bodies = [model.body_of(query, each, instruction=instruction) for each in documents]
     bounds = (model.max_length, truncate, exchange.settings)
-    batch = await exchange.run(tokenise, model, bodies, bounds)
+    batch = await _tokenised(exchange, model, bodies, bounds)
     if batch.lengths.max() > model.max_length:
         _check_room(model, model.body_of(query, "", instruction=instruction))
     rows, job = model.submit_tokens(batch.tokens, batch.cu_seqlens, normalize=False)
@@ -154,14 +154,30 @@ def _vectors(
     return Vectors(rows, Usage(n_tokens, truncation.n_cut, n_cached))
 
 
+async def _tokenised(
+    exchange: Exchange, model: Model, texts: list[str], bounds: Bounds
+) -> TokenBatch:
+    """As `tokenise`, in the stage that all requests share."""
+    try:
+        batch = await exchange.tokenise(model, texts)
+    except UnicodeError:
+        raise _not_unicode() from None
+    _check_lengths(batch.lengths, *bounds)
+    return batch
+
+
 def tokenise(model: Model, texts: list[str], bounds: Bounds) -> TokenBatch:
     """Token ids of texts; raises Problem if they are too long or not Unicode."""
     try:
         batch = model.tokenizer.encode(texts)
     except UnicodeError:
-        raise Problem(400, "input is not Unicode: it holds a lone surrogate") from None
+        raise _not_unicode() from None
     _check_lengths(batch.lengths, *bounds)
     return batch
+
+
+def _not_unicode() -> Problem:
+    return Problem(400, "input is not Unicode: it contains a lone surrogate")
 
 
 def _look_up(
@@ -174,7 +190,7 @@ def _look_up(
     try:
         return model.look_up(texts, rows, prefix=prefix, normalize=normalize)
     except UnicodeError:
-        raise Problem(400, "input is not Unicode: it holds a lone surrogate") from None
+        raise _not_unicode() from None
 
 
 def _check_lengths(
