@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import TEXTS
 
-pytest.importorskip("uvicorn")
+pytest.importorskip("uvloop")
 pytest.importorskip("msgspec")
 from qwen3_embed import Embedder
 from tests.support.served import Served

@@ -313,7 +313,7 @@ def test_command_refused(arguments: list[str], words: str, capsys: Capture) -> N
 def test_server(folder: Path) -> None:
     """Our own server, asked as OpenAI's, has the row that the model has without an instruction."""
     pytest.importorskip("openai")
-    pytest.importorskip("uvicorn")
+    pytest.importorskip("uvloop")
     from tests.support.served import Served
 
     served = Served("--model", str(folder))

@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import TEXTS, ModelMaker
 
-pytest.importorskip("uvicorn")
+pytest.importorskip("uvloop")
 pytest.importorskip("msgspec")
 from qwen3_embed import Embedder, Quantizer, Reranker, TruncationWarning
 from qwen3_embed.cli import main

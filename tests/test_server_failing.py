@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ModelMaker
 
-pytest.importorskip("uvicorn")
+pytest.importorskip("uvloop")
 pytest.importorskip("msgspec")
 from qwen3_embed import Embedder
 from tests.support.rerankers import make_reranker

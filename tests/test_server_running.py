@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import ModelMaker
 from tests.support.make_adapter import make_adapter
 
-pytest.importorskip("uvicorn")
+pytest.importorskip("uvloop")
 pytest.importorskip("msgspec")
 from qwen3_embed import Embedder
 from tests.support.served import Served

@@ -139,15 +139,30 @@ class Connection(asyncio.Protocol):
         if not self._in_header and not self._exchanges and self._reading is None:
             self._expect_header()
         self._header_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._reads_on = False  # the request is answered as HTTP/1.1, and is the last
-        except httptools.HttpParserError:
-            self._refuse_rest()
+        rest = memoryview(data)
+        while rest:
+            try:
+                self._parser.feed_data(rest)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                self._decline_upgrade()
+                rest = rest[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self._refuse_rest()
+                break
         # A body may follow the header in one piece: only a header without end is refused.
         if self._in_header and self._header_bytes > self._settings.max_header_bytes:
             self._transport.abort()
+
+    def _decline_upgrade(self) -> None:
+        """Goes on in HTTP/1.1 where the client has offered another protocol, as Java's does.
+
+        The parser stops behind the header of such a request, so another one reads the body.
+        """
+        self._parser = httptools.HttpRequestParser(self)
+        if self._reading is not None:
+            head = b"POST / HTTP/1.1\r\n" + _framing(self._reading.headers) + b"\r\n"
+            self._parser.feed_data(head)
 
     def pause_writing(self) -> None:
         self._can_write = False
@@ -173,18 +188,14 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_header = False
-        if not self._reads_on:
+        if not self._reads_on or self._reading is not None:
             return
         parser = self._parser
         self._connections.idle.pop(self, None)
         method = parser.get_method().decode("ascii")
         exchange = Exchange(self._application.shared, method, _path(self._url), self._headers)
         # HTTP/1.0 has no agreed way to keep a connection.
-        exchange.keeps_open = (
-            parser.get_http_version() == "1.1"
-            and parser.should_keep_alive()
-            and not parser.should_upgrade()
-        )
+        exchange.keeps_open = parser.get_http_version() == "1.1" and parser.should_keep_alive()
         self._exchanges.append(exchange)
         self._reading = exchange
         self.deadline_s = time.monotonic() + self._settings.body_s
@@ -207,7 +218,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         exchange = self._reading
-        if exchange is None:
+        if exchange is None or (self._parser.should_upgrade() and _framing(exchange.headers)):
             return
         self._reading = None
         exchange.is_read = True
@@ -338,6 +349,14 @@ def _path(url: bytes) -> str:
     except httptools.HttpParserInvalidURLError:
         return ""
     return unquote(path.decode("latin-1")) if b"%" in path else path.decode("latin-1")
+
+
+def _framing(headers: dict[bytes, bytes]) -> bytes:
+    """The header lines that say how long a body is; empty if there is none."""
+    if b"transfer-encoding" in headers:
+        return b"transfer-encoding: %b\r\n" % headers[b"transfer-encoding"]
+    length = headers.get(b"content-length", b"0")
+    return b"" if length == b"0" else b"content-length: %b\r\n" % length
 
 
 def _head(answer: Answer, request_id: str, closes: bool) -> bytes:
