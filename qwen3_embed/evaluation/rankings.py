@@ -42,7 +42,7 @@ Rows = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Setting:
-    """How vectors are stored and compared.
+    """One way to store and compare vectors.
 
     Attributes
     ----------
