@@ -19,7 +19,7 @@
 
 #include "error.h"
 
-#define QE_BACKEND_ABI 5
+#define QE_BACKEND_ABI 6
 #define QE_NOTE_BYTES 256
 
 /* The type of both operands of matrix products: weights and activations. */

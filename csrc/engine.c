@@ -60,10 +60,22 @@ open_backend(struct qe_engine *e, const struct qe_engine_options *options,
                            "dtype float8: not on device cpu; use 'bfloat16' or 'int8', "
                            "or an NVIDIA GPU");
         }
-        if (options->dtype == QE_BFLOAT16) {
+        if (e->model.is_int8 && options->dtype != QE_INT8) {
+            return qe_fail(
+                err, QE_EVALUE,
+                "dtype bfloat16: the model's weights are int8; use 'int8' or "
+                "'auto'");
+        }
+        if (options->dtype == QE_BFLOAT16 || e->model.is_int8) {
             qe_model_prefetch(&e->model);
         }
         return qe_backend_cpu_open(&e->model, &cpu, &e->backend, err);
+    }
+    if (e->model.is_int8) {
+        return qe_fail(err, QE_EDEVICE,
+                       "device %s: the model's weights are int8 (W8A8), which is for "
+                       "the CPU; use device cpu, or the model in bf16",
+                       options->device);
     }
     if (options->dtype == QE_INT8) {
         return qe_fail(err, QE_EDEVICE,

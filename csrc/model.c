@@ -6,23 +6,19 @@
 #define _DEFAULT_SOURCE
 #include "model.h"
 
-#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "arithmetic.h"
+#include "config.h"
 #include "floats.h"
 #include "prefetch.h"
 #include "weight_table.h"
 
-#define MAX_SIZE (1 << 20) /* of any one size in a config */
-#define MAX_LAYERS 1024
-#define MAX_HEAD_DIM 256
-#define HEAD_DIM_STEP 32 /* attention and RoPE work on blocks of this               */
-#define ALIGNMENT 64     /* bytes; of every vector and rounded matrix               */
-#define SHAPE_BYTES 144  /* room for the longest shape in a message                 */
+#define ALIGNMENT 64    /* bytes; of every vector and rounded matrix               */
+#define SHAPE_BYTES 144 /* room for the longest shape in a message                 */
 
 /* A place in the model for one tensor. */
 struct slot {
@@ -41,74 +37,19 @@ struct binding {
     struct qe_error *err;
 };
 
-static int
-check_config(const struct qe_config *config, struct qe_error *err)
+/* It becomes fp32. */
+static bool
+is_widened(const struct slot *slot)
 {
-    const struct {
-        const char *name;
-        int value, max;
-    } sizes[] = {
-        {"hidden_size", config->hidden_size, MAX_SIZE},
-        {"intermediate_size", config->intermediate_size, MAX_SIZE},
-        {"num_hidden_layers", config->n_layers, MAX_LAYERS},
-        {"num_attention_heads", config->n_heads, MAX_SIZE},
-        {"num_key_value_heads", config->n_kv_heads, MAX_SIZE},
-        {"head_dim", config->head_dim, MAX_HEAD_DIM},
-        {"vocab_size", config->vocab_size, MAX_SIZE},
-        {"max_length", config->max_length, MAX_SIZE},
-    };
-
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        if (sizes[i].value < 1 || sizes[i].value > sizes[i].max) {
-            return qe_fail(err, QE_EFORMAT, "config: %s is %d, expected 1 to %d",
-                           sizes[i].name, sizes[i].value, sizes[i].max);
-        }
-    }
-    if (config->head_dim % HEAD_DIM_STEP != 0) {
-        return qe_fail(err, QE_EFORMAT,
-                       "config: head_dim is %d, expected a multiple of %d up to %d",
-                       config->head_dim, HEAD_DIM_STEP, MAX_HEAD_DIM);
-    }
-    if (config->n_heads % config->n_kv_heads != 0) {
-        return qe_fail(err, QE_EFORMAT,
-                       "config: num_attention_heads is %d, expected a multiple of "
-                       "num_key_value_heads, %d",
-                       config->n_heads, config->n_kv_heads);
-    }
-    if (config->n_heads * config->head_dim > MAX_SIZE) {
-        return qe_fail(
-            err, QE_EFORMAT,
-            "config: num_attention_heads * head_dim is %d, expected at most %d",
-            config->n_heads * config->head_dim, MAX_SIZE);
-    }
-    /* Written so that NaN fails too. */
-    if (!(config->rms_norm_eps > 0 && config->rms_norm_eps < 1)) {
-        return qe_fail(err, QE_EFORMAT,
-                       "config: rms_norm_eps is %g, expected more than 0, less than 1",
-                       (double)config->rms_norm_eps);
-    }
-    if (!(config->rope_scale > 0 && config->rope_scale < INFINITY)) {
-        return qe_fail(err, QE_EFORMAT,
-                       "config: RoPE's scale is %g, expected finite and more than 0",
-                       (double)config->rope_scale);
-    }
-    for (int i = 0; i < config->head_dim / 2; i++) {
-        float frequency = config->rope_inv_freq[i];
-        if (!(frequency >= 0 && frequency < INFINITY)) {
-            return qe_fail(err, QE_EFORMAT,
-                           "config: RoPE's frequency %d is %g, expected finite and not "
-                           "negative; check rope_theta and the rope type's factors",
-                           i, (double)frequency);
-        }
-    }
-    return 0;
+    return qe_weight_is_vector(slot->weight) || qe_weight_is_scale(slot->weight);
 }
 
 /* Of a matrix: it can't be used as it lies in the file. */
 static bool
 is_rounded(const struct slot *slot)
 {
-    return !qe_weight_is_head(slot->weight) && slot->tensor->dtype != QE_BF16;
+    return !qe_weight_is_head(slot->weight) && slot->tensor->dtype != QE_BF16 &&
+           slot->tensor->dtype != QE_I8;
 }
 
 /* The last part of a path. */
@@ -135,7 +76,8 @@ make_slots(struct binding *binding)
     qe_weight_sizes(config, binding->sizes);
     model->weights.layers = calloc(n_layers, sizeof *model->weights.layers);
     binding->slots =
-        calloc(n_layers * QE_N_LAYER_WEIGHTS + 2 + QE_N_HEADS, sizeof *binding->slots);
+        calloc(n_layers * (QE_N_LAYER_WEIGHTS + QE_N_LAYER_MATRICES) + 2 + QE_N_HEADS,
+               sizeof *binding->slots);
     if (model->weights.layers == NULL || binding->slots == NULL) {
         return qe_fail(binding->err, QE_ENOMEM, "no memory for %zu layers", n_layers);
     }
@@ -144,6 +86,10 @@ make_slots(struct binding *binding)
     for (size_t i = 0; i < n_layers; i++) {
         for (size_t j = 0; j < QE_N_LAYER_WEIGHTS; j++) {
             *slot++ = (struct slot){&qe_layer_weights[j], &model->weights.layers[i],
+                                    NULL, NULL};
+        }
+        for (size_t j = 0; j < QE_N_LAYER_MATRICES; j++) {
+            *slot++ = (struct slot){&qe_layer_scales[j], &model->weights.layers[i],
                                     NULL, NULL};
         }
     }
@@ -187,7 +133,8 @@ check_tensor(const struct binding *binding, const struct slot *slot)
                          binding->sizes[slot->weight->shape[1]]};
     char found[SHAPE_BYTES], expected[SHAPE_BYTES];
 
-    if (tensor->dtype == QE_OTHER) {
+    if (tensor->dtype == QE_OTHER ||
+        (tensor->dtype == QE_I8 && slot->weight->scales == 0)) {
         return qe_fail(binding->err, QE_EFORMAT,
                        "%s: dtype %s, expected BF16, F16 or F32 (in %.120s); use an "
                        "unquantised copy of the model",
@@ -234,6 +181,50 @@ fill_slot(struct binding *binding, struct slot *slot)
     return 0;
 }
 
+static bool
+is_needed(const struct binding *binding, const struct slot *slot)
+{
+    return !qe_weight_is_head(slot->weight) &&
+           (binding->model->is_int8 || !qe_weight_is_scale(slot->weight));
+}
+
+/* Finds whether the layers' matrices are int8: all are, or none. */
+static int
+check_int8(struct binding *binding)
+{
+    const struct slot *int8 = NULL, *other = NULL;
+
+    for (size_t i = 0; i < binding->n_slots; i++) {
+        const struct slot *slot = &binding->slots[i];
+        if (slot->tensor != NULL && slot->weight->scales != 0) {
+            *(slot->tensor->dtype == QE_I8 ? &int8 : &other) = slot;
+        } else if (slot->tensor != NULL && qe_weight_is_scale(slot->weight) &&
+                   other != NULL) {
+            int8 = slot;
+        }
+    }
+    if (int8 != NULL && other != NULL) {
+        return qe_fail(binding->err, QE_EFORMAT,
+                       "%.120s: dtype %s beside %.120s of dtype %s, expected the "
+                       "layers' matrices all in I8 with their weight_scale, or none",
+                       other->tensor->name, other->tensor->dtype_name,
+                       int8->tensor->name, int8->tensor->dtype_name);
+    }
+    binding->model->is_int8 = int8 != NULL;
+    return 0;
+}
+
+static size_t
+count_needed(const struct binding *binding)
+{
+    size_t n_needed = 0;
+
+    for (size_t i = 0; i < binding->n_slots; i++) {
+        n_needed += is_needed(binding, &binding->slots[i]);
+    }
+    return n_needed;
+}
+
 static int
 fill_slots(struct binding *binding)
 {
@@ -253,10 +244,12 @@ fill_slots(struct binding *binding)
         table->tensor = lm_head->tensor;
         table->path = lm_head->path;
     }
+    if (check_int8(binding) < 0) {
+        return binding->err->status;
+    }
     for (size_t i = 0; i < binding->n_slots; i++) {
         const struct slot *slot = &binding->slots[i];
-        if (slot->tensor == NULL && !qe_weight_is_head(slot->weight) &&
-            n_missing++ == 0) {
+        if (slot->tensor == NULL && is_needed(binding, slot) && n_missing++ == 0) {
             slot_name(binding, slot, first_missing);
         }
     }
@@ -265,8 +258,8 @@ fill_slots(struct binding *binding)
             binding->err, QE_EFORMAT,
             "%s: missing (%zu of %zu tensors are), in %d file(s) from %.120s; "
             "download the model again, or give its base model",
-            first_missing, n_missing, binding->n_slots - QE_N_HEADS,
-            binding->model->n_files, base_name(binding->model->files[0].path));
+            first_missing, n_missing, count_needed(binding), binding->model->n_files,
+            base_name(binding->model->files[0].path));
     }
     return 0;
 }
@@ -311,7 +304,7 @@ bind_slot(const struct binding *binding, const struct slot *slot, float **vector
     size_t n_columns = binding->sizes[slot->weight->shape[1]];
     const void *values = tensor->data;
 
-    if (qe_weight_is_vector(slot->weight)) {
+    if (is_widened(slot)) {
         qe_floats_to_fp32(tensor, *vectors);
         values = *vectors;
         *vectors += round_up(n_rows, ALIGNMENT / sizeof **vectors);
@@ -336,7 +329,7 @@ bind_slots(struct binding *binding)
         const struct slot *slot = &binding->slots[i];
         size_t n_rows = binding->sizes[slot->weight->shape[0]];
         size_t n_columns = binding->sizes[slot->weight->shape[1]];
-        if (qe_weight_is_vector(slot->weight)) {
+        if (slot->tensor != NULL && is_widened(slot)) {
             vector_bytes += round_up(n_rows * sizeof(float), ALIGNMENT);
         } else if (slot->tensor != NULL && is_rounded(slot)) {
             rounded_bytes += round_up(n_rows * n_columns * sizeof(uint16_t), ALIGNMENT);
@@ -361,7 +354,7 @@ bind_slots(struct binding *binding)
     model->config.rope_inv_freq = vectors;
     vectors += round_up(n_frequencies, ALIGNMENT / sizeof *vectors);
     for (size_t i = 0; i < binding->n_slots; i++) {
-        if (!qe_weight_is_head(binding->slots[i].weight)) {
+        if (is_needed(binding, &binding->slots[i])) {
             bind_slot(binding, &binding->slots[i], &vectors, &rounded);
         }
     }
@@ -397,9 +390,10 @@ qe_model_open(const struct qe_config *config, const char *const *paths, int n_pa
         qe_fail(err, QE_EVALUE, "%d weight files, expected at least 1", n_paths);
         goto fail;
     }
-    if (check_config(config, err) < 0 || open_files(model, paths, n_paths, err) < 0 ||
-        make_slots(&binding) < 0 || fill_slots(&binding) < 0 ||
-        check_unknown(&binding) < 0 || bind_slots(&binding) < 0) {
+    if (qe_config_check(config, err) < 0 ||
+        open_files(model, paths, n_paths, err) < 0 || make_slots(&binding) < 0 ||
+        fill_slots(&binding) < 0 || check_unknown(&binding) < 0 ||
+        bind_slots(&binding) < 0) {
         goto fail;
     }
     free(binding.slots);
@@ -436,8 +430,8 @@ qe_model_prefetch(struct qe_model *model)
             {layer->down_proj, I * C},
         };
         for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-            ranges[n_ranges++] =
-                (struct qe_range){parts[i].matrix, parts[i].n_elements * 2};
+            ranges[n_ranges++] = (struct qe_range){
+                parts[i].matrix, parts[i].n_elements * (model->is_int8 ? 1 : 2)};
         }
     }
     model->prefetch = qe_prefetch_open(ranges, n_ranges);

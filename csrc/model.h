@@ -3,10 +3,12 @@
  * qe_model_open() checks the name, dtype, shape and place of every tensor; no code
  * after it checks a shape again. bf16 matrices are used where they lie in the mapped
  * files; vectors become aligned fp32; F16 and F32 matrices are rounded once to bf16
- * into memory that the model owns. */
+ * into memory that the model owns. The matrices of the layers may be int8 with a scale
+ * per row, all of them; those too are used where they lie. */
 #ifndef QE_MODEL_H
 #define QE_MODEL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,6 +29,11 @@ struct qe_config {
     const float *rope_inv_freq; /* (HS/2) borrowed by qe_model_open, then copied */
 };
 
+/* One scale per row of a layer's matrices in int8; NULL: the matrix is bf16. */
+struct qe_row_scales {
+    const float *q_proj, *k_proj, *v_proj, *o_proj, *gate_proj, *up_proj, *down_proj;
+};
+
 struct qe_layer {
     const float *input_layernorm;          /* (C) */
     const float *post_attention_layernorm; /* (C) */
@@ -39,6 +46,7 @@ struct qe_layer {
     const void *gate_proj;                 /* (I, C)        bf16, any alignment */
     const void *up_proj;                   /* (I, C)        bf16, any alignment */
     const void *down_proj;                 /* (C, I)        bf16, any alignment */
+    struct qe_row_scales scales;           /* ... of those matrices that are int8 */
 };
 
 /* The weights of a forward pass. */
@@ -55,6 +63,7 @@ struct qe_model {
     struct qe_weights weights;    /* layers is owned */
     struct qe_safetensors *files; /* (n_files) owned */
     int n_files;
+    bool is_int8;                 /* the layers' matrices are, in the files */
     float *vectors;               /* owned storage of all fp32 vectors */
     unsigned char *rounded;       /* owned storage of matrices rounded to bf16 */
     struct qe_prefetch *prefetch; /* owned; maps pages ahead of the first pass */

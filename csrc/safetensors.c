@@ -40,7 +40,7 @@ static const struct {
 } dtypes[] = {
     {"BF16", QE_BF16, 16},        {"F16", QE_F16, 16},
     {"F32", QE_F32, 32},          {"BOOL", QE_OTHER, 8},
-    {"U8", QE_OTHER, 8},          {"I8", QE_OTHER, 8},
+    {"U8", QE_OTHER, 8},          {"I8", QE_I8, 8},
     {"U16", QE_OTHER, 16},        {"I16", QE_OTHER, 16},
     {"U32", QE_OTHER, 32},        {"I32", QE_OTHER, 32},
     {"U64", QE_OTHER, 64},        {"I64", QE_OTHER, 64},

@@ -17,6 +17,7 @@ enum qe_dtype {
     QE_BF16,
     QE_F16,
     QE_F32,
+    QE_I8,
     QE_OTHER, /* a valid safetensors dtype that no weight of ours may have */
 };
 

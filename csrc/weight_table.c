@@ -6,27 +6,38 @@
 
 /* clang-format off */
 #define MEMBER(name) offsetof(struct qe_layer, name)
+#define MATRIX(name) MEMBER(name), MEMBER(scales.name)
 const struct qe_weight qe_layer_weights[QE_N_LAYER_WEIGHTS] = {
-    {"input_layernorm.weight",          {QE_C},        MEMBER(input_layernorm)},
-    {"self_attn.q_proj.weight",         {QE_Q, QE_C},  MEMBER(q_proj)},
-    {"self_attn.k_proj.weight",         {QE_KV, QE_C}, MEMBER(k_proj)},
-    {"self_attn.v_proj.weight",         {QE_KV, QE_C}, MEMBER(v_proj)},
-    {"self_attn.q_norm.weight",         {QE_HS},       MEMBER(q_norm)},
-    {"self_attn.k_norm.weight",         {QE_HS},       MEMBER(k_norm)},
-    {"self_attn.o_proj.weight",         {QE_C, QE_Q},  MEMBER(o_proj)},
-    {"post_attention_layernorm.weight", {QE_C}, MEMBER(post_attention_layernorm)},
-    {"mlp.gate_proj.weight",            {QE_I, QE_C},  MEMBER(gate_proj)},
-    {"mlp.up_proj.weight",              {QE_I, QE_C},  MEMBER(up_proj)},
-    {"mlp.down_proj.weight",            {QE_C, QE_I},  MEMBER(down_proj)},
+    {"input_layernorm.weight",           {QE_C},        MEMBER(input_layernorm), 0},
+    {"self_attn.q_proj.weight",          {QE_Q, QE_C},  MATRIX(q_proj)},
+    {"self_attn.k_proj.weight",          {QE_KV, QE_C}, MATRIX(k_proj)},
+    {"self_attn.v_proj.weight",          {QE_KV, QE_C}, MATRIX(v_proj)},
+    {"self_attn.q_norm.weight",          {QE_HS},       MEMBER(q_norm), 0},
+    {"self_attn.k_norm.weight",          {QE_HS},       MEMBER(k_norm), 0},
+    {"self_attn.o_proj.weight",          {QE_C, QE_Q},  MATRIX(o_proj)},
+    {"post_attention_layernorm.weight", {QE_C}, MEMBER(post_attention_layernorm), 0},
+    {"mlp.gate_proj.weight",             {QE_I, QE_C},  MATRIX(gate_proj)},
+    {"mlp.up_proj.weight",               {QE_I, QE_C},  MATRIX(up_proj)},
+    {"mlp.down_proj.weight",             {QE_C, QE_I},  MATRIX(down_proj)},
+};
+
+const struct qe_weight qe_layer_scales[QE_N_LAYER_MATRICES] = {
+    {"self_attn.q_proj.weight_scale",    {QE_Q, QE_ONE},   MEMBER(scales.q_proj), 0},
+    {"self_attn.k_proj.weight_scale",    {QE_KV, QE_ONE},  MEMBER(scales.k_proj), 0},
+    {"self_attn.v_proj.weight_scale",    {QE_KV, QE_ONE},  MEMBER(scales.v_proj), 0},
+    {"self_attn.o_proj.weight_scale",    {QE_C, QE_ONE},   MEMBER(scales.o_proj), 0},
+    {"mlp.gate_proj.weight_scale",       {QE_I, QE_ONE},   MEMBER(scales.gate_proj), 0},
+    {"mlp.up_proj.weight_scale",         {QE_I, QE_ONE},   MEMBER(scales.up_proj), 0},
+    {"mlp.down_proj.weight_scale",       {QE_C, QE_ONE},   MEMBER(scales.down_proj), 0},
 };
 /* clang-format on */
 
 const struct qe_weight qe_embed_tokens = {
-    "embed_tokens.weight", {QE_V, QE_C}, offsetof(struct qe_weights, embed_tokens)};
+    "embed_tokens.weight", {QE_V, QE_C}, offsetof(struct qe_weights, embed_tokens), 0};
 const struct qe_weight qe_norm = {
-    "norm.weight", {QE_C}, offsetof(struct qe_weights, norm)};
-const struct qe_weight qe_heads[QE_N_HEADS] = {{"lm_head.weight", {QE_V, QE_C}, 0},
-                                               {"score.weight", {QE_ONE, QE_C}, 0}};
+    "norm.weight", {QE_C}, offsetof(struct qe_weights, norm), 0};
+const struct qe_weight qe_heads[QE_N_HEADS] = {{"lm_head.weight", {QE_V, QE_C}, 0, 0},
+                                               {"score.weight", {QE_ONE, QE_C}, 0, 0}};
 
 void
 qe_weight_sizes(const struct qe_config *config, uint64_t sizes[QE_N_SIZES])
@@ -48,6 +59,20 @@ qe_weight_is_vector(const struct qe_weight *weight)
 }
 
 bool
+qe_weight_is_scale(const struct qe_weight *weight)
+{
+    return weight >= qe_layer_scales && weight < qe_layer_scales + QE_N_LAYER_MATRICES;
+}
+
+static bool
+is_in_layer(const struct qe_weight *weight)
+{
+    return (weight >= qe_layer_weights &&
+            weight < qe_layer_weights + QE_N_LAYER_WEIGHTS) ||
+           qe_weight_is_scale(weight);
+}
+
+bool
 qe_weight_is_head(const struct qe_weight *weight)
 {
     return weight >= qe_heads && weight < qe_heads + QE_N_HEADS;
@@ -57,10 +82,7 @@ void
 qe_weight_name(const struct qe_weight *weight, int layer, const char *prefix,
                char name[QE_WEIGHT_NAME_BYTES])
 {
-    bool in_layer =
-        weight >= qe_layer_weights && weight < qe_layer_weights + QE_N_LAYER_WEIGHTS;
-
-    if (in_layer) {
+    if (is_in_layer(weight)) {
         snprintf(name, QE_WEIGHT_NAME_BYTES, "%slayers.%d.%s", prefix, layer,
                  weight->name);
     } else {

@@ -17,13 +17,18 @@ struct qe_weight {
     const char *name;
     enum qe_size shape[2]; /* a vector's second is QE_NONE                          */
     size_t member;         /* offset of its pointer in struct qe_layer or qe_weights */
+    size_t scales;         /* offset of that to the scales of a layer's matrix, or 0 */
 };
 
 #define QE_N_LAYER_WEIGHTS 11
+#define QE_N_LAYER_MATRICES 7
 #define QE_N_HEADS 2
 
 extern const struct qe_weight qe_layer_weights[QE_N_LAYER_WEIGHTS];
 extern const struct qe_weight qe_embed_tokens, qe_norm;
+
+/* Scales of matrices in int8: a layer has all of them or none. */
+extern const struct qe_weight qe_layer_scales[QE_N_LAYER_MATRICES];
 
 /* Output heads: they may be absent, have no prefix and are not bound, because no pass
  * computes logits. Python reads the part that a reranker needs. */
@@ -32,6 +37,8 @@ extern const struct qe_weight qe_heads[QE_N_HEADS];
 void qe_weight_sizes(const struct qe_config *config, uint64_t sizes[QE_N_SIZES]);
 
 bool qe_weight_is_vector(const struct qe_weight *weight);
+
+bool qe_weight_is_scale(const struct qe_weight *weight);
 
 bool qe_weight_is_head(const struct qe_weight *weight);
 

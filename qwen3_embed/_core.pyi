@@ -101,6 +101,29 @@ def tensor_places(path: str, /) -> dict[str, tuple[str, tuple[int, ...], int, in
     The header is parsed as strictly as a model's; ModelFileError or OSError otherwise.
     """
 
+def equalise_begin(
+    config: dict[str, Any], embed_tokens: npt.NDArray[np.uint16], /
+) -> npt.NDArray[np.float64]:
+    """Mean squares of the embedding's channels, (C,): the `stream` of the first layer.
+
+    `config` is as for `Engine`; embed_tokens (V, C) is bf16.
+    """
+
+def quantize_layer(
+    config: dict[str, Any],
+    tensors: dict[str, npt.NDArray[Any]],
+    stream: npt.NDArray[np.float64],
+    num_threads: int,
+    /,
+) -> dict[str, npt.NDArray[Any]]:
+    """A layer in int8, with the bits that an Engine with dtype "int8" computes at open.
+
+    `tensors` are the layer's, by name without "layers.N.": matrices bf16 as uint16, vectors
+    float32. `stream` is moved past the layer, so layers come in order. Returns by name the seven
+    matrices in int8, their weight_scale (rows, 1), the two layer norms divided; and, of what
+    columns were multiplied by, attention_input, value, output, mlp_input and activation.
+    """
+
 def cuda_devices(
     cuda_library: str | None, cublas_folder: str | None, /
 ) -> list[tuple[str, int, int, int]]:

@@ -24,6 +24,7 @@ from .loading.engines import Engines, open_engines
 from .loading.files import HubOptions, ModelFiles, find_model
 from .loading.fingerprint import fingerprint_of
 from .loading.head import HEADS
+from .loading.schemes import DTYPES, choose_dtype
 from .loading.tokenizer import Surroundings, Tokenizer
 from .sentence_transformers_names import SentenceTransformersNames, chosen_cache_dir
 from .templates import resolve_prompt
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from .cache import VectorCache
 
 __all__ = ["Model", "Weights"]
-
-_DTYPES = ("bfloat16", "float8", "int8")
 
 _MAX_INT = 2**31 - 1  # of the engine's numbers
 
@@ -93,14 +92,14 @@ class Model(SentenceTransformersNames):
     ) -> None:
         cache_dir = chosen_cache_dir(others, cache_dir)
         devices = resolve_device(device)
-        if dtype not in ("auto", *_DTYPES):
-            raise ValueError(f"dtype={dtype!r}, expected 'auto' or {', '.join(map(repr, _DTYPES))}")
+        if dtype not in ("auto", *DTYPES):
+            raise ValueError(f"dtype={dtype!r}, expected 'auto' or {', '.join(map(repr, DTYPES))}")
         for name, value in (("batch_tokens", batch_tokens), ("num_threads", num_threads)):
             if value is not None and (type(value) is not int or not 1 <= value <= _MAX_INT):
                 raise ValueError(f"{name}={value!r}, expected 1..{_MAX_INT} or None")
-        self._dtype = _DTYPES[0] if dtype == "auto" else dtype
         self._hub = HubOptions(revision, cache_dir, token, local_files_only)
         self._files = find_model(model, self._hub, self._KIND)
+        self._dtype = choose_dtype(dtype, self._files.stored)
         first_adapter = self._files.choose_adapter(adapter)
         self._max_length = _choose_max_length(max_length, self._files)
         self._special_tokens_in_text = bool(special_tokens_in_text)

@@ -1,5 +1,5 @@
 /* int8_weights.c: one reservation of memory per table; layer by layer, equalise, round,
- * let go. */
+ * let go. Of a model in int8 only the sums of groups are computed. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS, madvise */
 #include "int8_weights.h"
 
@@ -9,174 +9,23 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "int8_scales.h"
-#include "vec.h"
-
-typedef int8_t bytes __attribute__((vector_size(QE_LANES)));
+#include "../arithmetic.h"
+#include "int8_rounding.h"
 
 #define ALIGN_BYTES 64
-#define TASK_ROWS 8
-#define PART_K 256 /* columns of a row that are scaled at a time */
-#define N_MATRICES 7
-#define N_NORMS 2
-
-/* A matrix on its way to int8. */
-struct rounding {
-    const unsigned char *from; /* (n, k) bf16                                      */
-    const float *columns;      /* (k) what columns are multiplied by, or NULL      */
-    const float *rows;         /* (n) what rows are divided by, or NULL            */
-    int n, k;
-    int int8_zero;
-    int8_t *values;   /* (n, k)                                                    */
-    float *scales;    /* (n)                                                       */
-    int32_t *offsets; /* (n, n_groups), or NULL                                    */
-};
-
-static int
-n_groups(int k)
-{
-    return (k + QE_GROUP - 1) / QE_GROUP;
-}
-
-/* part (PART_K) fp32 <- n columns of row i from k0 on, scaled, then zeros. Raises top
- * to the bits of the largest magnitude in each lane, NaN being the largest of all. */
-static void
-load_part(const struct rounding *r, int i, int k0, int n, float part[PART_K], ivec *top)
-{
-    const unsigned char *from = r->from + 2 * ((size_t)i * r->k + k0);
-    qe_bf16 padded[PART_K] = {0};
-    float columns[PART_K] = {0};
-    ivec largest = *top;
-
-    if (n < PART_K) {
-        memcpy(padded, from, (size_t)n * sizeof *padded);
-        from = (const unsigned char *)padded;
-    }
-    if (r->columns != NULL) {
-        memcpy(columns, r->columns + k0, (size_t)n * sizeof *columns);
-    }
-    for (int j = 0; j < PART_K; j += QE_LANES) {
-        vec x = vec_load_bf16(from + 2 * j);
-        x = r->columns == NULL ? x : x * vec_load(columns + j);
-        vec_store(part + j, x);
-        ivec magnitude = (ivec)x & 0x7fffffff;
-        ivec larger = magnitude > largest;
-        largest = (magnitude & larger) | (largest & ~larger);
-    }
-    *top = largest;
-}
-
-/* values (n) <- x (PART_K) times inverse, to nearest, ties to even, for results below
- * 2^22: adding 1.5 * 2^23 leaves no fraction. */
-static void
-round_part(int8_t *values, const float *x, float inverse, int n)
-{
-    const vec magic = vec_all(12582912.0f);
-    int8_t rounded[PART_K];
-
-    for (int j = 0; j < PART_K; j += QE_LANES) {
-        ivec whole = (ivec)(vec_load(x + j) * inverse + magic) - (ivec)magic;
-        bytes low = __builtin_convertvector(whole, bytes);
-        memcpy(rounded + j, &low, sizeof low);
-    }
-    memcpy(values, rounded, (size_t)n);
-}
-
-static void
-sum_groups(const struct rounding *r, int i)
-{
-    const int8_t *values = r->values + (size_t)i * r->k;
-
-    for (int g = 0; g < n_groups(r->k); g++) {
-        int end = (g + 1) * QE_GROUP < r->k ? (g + 1) * QE_GROUP : r->k;
-        int32_t sum = 0;
-        for (int j = g * QE_GROUP; j < end; j++) {
-            sum += values[j];
-        }
-        r->offsets[(size_t)i * n_groups(r->k) + g] = -r->int8_zero * sum;
-    }
-}
-
-static void
-round_row(const struct rounding *r, int i)
-{
-    float part[PART_K], largest;
-    ivec top = {0};
-    int32_t bits = 0;
-
-    for (int k0 = 0; k0 < r->k; k0 += PART_K) {
-        int n = r->k - k0 < PART_K ? r->k - k0 : PART_K;
-        load_part(r, i, k0, n, part, &top);
-    }
-    for (int j = 0; j < QE_LANES; j++) {
-        bits = top[j] > bits ? top[j] : bits;
-    }
-    memcpy(&largest, &bits, sizeof largest);
-    struct qe_int8_scale scale = qe_int8_scale_of(largest);
-    r->scales[i] = r->rows == NULL ? scale.scale : scale.scale / r->rows[i];
-    for (int k0 = 0; k0 < r->k; k0 += PART_K) {
-        int n = r->k - k0 < PART_K ? r->k - k0 : PART_K;
-        load_part(r, i, k0, n, part, &top);
-        round_part(r->values + (size_t)i * r->k + k0, part, scale.inverse, n);
-    }
-    if (r->offsets != NULL) {
-        sum_groups(r, i);
-    }
-}
-
-static void
-round_rows_task(void *context, int task, int worker)
-{
-    const struct rounding *r = context;
-    int end = (task + 1) * TASK_ROWS < r->n ? (task + 1) * TASK_ROWS : r->n;
-    (void)worker;
-
-    for (int i = task * TASK_ROWS; i < end; i++) {
-        round_row(r, i);
-    }
-}
 
 /* ---- one table ---- */
 
-/* A matrix of a layer: where it is in bf16, and where it goes. */
-struct part {
-    size_t member; /* of struct qe_layer */
-    struct qe_matrix *to;
-    int k;
-    const float *columns, *rows; /* as in struct rounding */
-};
-
-static const void *
-find_matrix(const struct qe_layer *layer, size_t member)
+/* In the order of qe_int8_list(). */
+static struct qe_matrix *
+matrix_of(struct qe_cpu_layer *layer, int i)
 {
-    const void *matrix;
-
-    memcpy(&matrix, (const unsigned char *)layer + member, sizeof matrix);
-    return matrix;
-}
-
-static void
-list_parts(const struct qe_config *c, const struct qe_equaliser *e,
-           struct qe_cpu_layer *layer, struct part parts[N_MATRICES])
-{
-    const int C = c->hidden_size, q_width = c->n_heads * c->head_dim;
-    const struct part list[N_MATRICES] = {
-        {offsetof(struct qe_layer, q_proj), &layer->qkv[0], C, e->attention_input,
-         NULL},
-        {offsetof(struct qe_layer, k_proj), &layer->qkv[1], C, e->attention_input,
-         NULL},
-        {offsetof(struct qe_layer, v_proj), &layer->qkv[2], C, e->attention_input,
-         e->value},
-        {offsetof(struct qe_layer, o_proj), &layer->o[0], q_width, e->output, NULL},
-        {offsetof(struct qe_layer, gate_proj), &layer->gate_up[0], C, e->mlp_input,
-         NULL},
-        {offsetof(struct qe_layer, up_proj), &layer->gate_up[1], C, e->mlp_input,
-         e->activation},
-        {offsetof(struct qe_layer, down_proj), &layer->down[0], c->intermediate_size,
-         e->activation, NULL},
+    struct qe_matrix *const matrices[QE_N_MATRICES] = {
+        &layer->qkv[0],     &layer->qkv[1],     &layer->qkv[2],  &layer->o[0],
+        &layer->gate_up[0], &layer->gate_up[1], &layer->down[0],
     };
 
-    memcpy(parts, list, sizeof list);
+    return matrices[i];
 }
 
 /* Hands out the next n_bytes; with base NULL only counts. */
@@ -206,36 +55,51 @@ struct building {
     int int8_zero;
 };
 
+/* The roundings of layer l, without where they go. is_own: whether the i'th matrix
+ * differs from the model's, or the table is the model's. */
+static void
+list_layer(const struct building *b, int l, struct qe_rounding parts[QE_N_MATRICES],
+           bool is_own[QE_N_MATRICES])
+{
+    const struct qe_equaliser *e = &b->weights->equalisers[l];
+    struct qe_rounding model[QE_N_MATRICES];
+
+    qe_int8_list(b->config, &b->from->layers[l], e, parts);
+    qe_int8_list(b->config, &b->weights->model->weights.layers[l], e, model);
+    for (int i = 0; i < QE_N_MATRICES; i++) {
+        is_own[i] = b->own == NULL || parts[i].from != model[i].from ||
+                    parts[i].values != model[i].values;
+    }
+}
+
 static void
 lay_out_layer(const struct building *b, int l, unsigned char *base, size_t *used)
 {
-    const struct qe_config *c = b->config;
-    const struct qe_layer *from = &b->from->layers[l];
     struct qe_cpu_layer *to = &b->table->layers[l];
-    const struct qe_layer *model = &b->weights->model->weights.layers[l];
-    struct part parts[N_MATRICES], own[N_MATRICES];
-    size_t norm_bytes = padded_floats(c->hidden_size) * sizeof(float);
+    struct qe_rounding parts[QE_N_MATRICES];
+    bool is_own[QE_N_MATRICES];
+    size_t norm_bytes = padded_floats(b->config->hidden_size) * sizeof(float);
 
-    *to = qe_cpu_layer(c, from);
-    list_parts(c, &b->weights->equalisers[l], to, parts);
-    if (b->own != NULL) {
-        list_parts(c, &b->weights->equalisers[l], &b->own->layers[l], own);
-    }
-    for (int i = 0; i < N_MATRICES; i++) {
-        struct qe_matrix *matrix = parts[i].to;
-        if (b->own != NULL &&
-            find_matrix(from, parts[i].member) == find_matrix(model, parts[i].member)) {
-            *matrix = *own[i].to;
+    *to = qe_cpu_layer(b->config, &b->from->layers[l]);
+    list_layer(b, l, parts, is_own);
+    for (int i = 0; i < QE_N_MATRICES; i++) {
+        const struct qe_rounding *r = &parts[i];
+        struct qe_matrix *matrix = matrix_of(to, i);
+        if (!is_own[i]) {
+            *matrix = *matrix_of(&b->own->layers[l], i);
             continue;
         }
-        size_t n_offsets = (size_t)matrix->n * n_groups(parts[i].k);
-        matrix->rows = carve(base, used, (size_t)matrix->n * parts[i].k);
-        matrix->scales = carve(base, used, matrix->n * sizeof(float));
+        bool is_int8 = r->from == NULL;
+        size_t n_offsets = (size_t)r->n * ceil_div(r->k, QE_GROUP);
+        matrix->rows = is_int8 ? r->values : carve(base, used, (size_t)r->n * r->k);
+        matrix->scales = is_int8 ? r->scales : carve(base, used, r->n * sizeof(float));
         matrix->offsets =
             b->int8_zero == 0 ? NULL : carve(base, used, n_offsets * sizeof(int32_t));
     }
-    to->input_layernorm = carve(base, used, norm_bytes);
-    to->post_attention_layernorm = carve(base, used, norm_bytes);
+    if (!b->weights->model->is_int8) { /* else they are equalised already */
+        to->input_layernorm = carve(base, used, norm_bytes);
+        to->post_attention_layernorm = carve(base, used, norm_bytes);
+    }
 }
 
 /* Returns the bytes. */
@@ -243,7 +107,7 @@ static size_t
 lay_out(const struct building *b, unsigned char *base)
 {
     const struct qe_config *c = b->config;
-    size_t used = 0;
+    size_t used = ALIGN_BYTES; /* never nothing */
 
     for (int l = 0; l < c->n_layers; l++) {
         lay_out_layer(b, l, base, &used);
@@ -272,34 +136,27 @@ round_layer(const struct building *b, int l, struct qe_threads *threads)
     const struct qe_equaliser *e = &b->weights->equalisers[l];
     const struct qe_layer *from = &b->from->layers[l];
     struct qe_cpu_layer *to = &b->table->layers[l];
-    const unsigned char *memory = b->table->memory;
-    struct part parts[N_MATRICES];
+    struct qe_rounding parts[QE_N_MATRICES];
+    bool is_own[QE_N_MATRICES];
 
-    list_parts(b->config, e, to, parts);
-    for (int i = 0; i < N_MATRICES; i++) {
-        struct qe_matrix *matrix = parts[i].to;
-        const unsigned char *rows = matrix->rows;
-        if (rows < memory || rows >= memory + b->table->memory_bytes) {
-            continue; /* the model's */
+    list_layer(b, l, parts, is_own);
+    for (int i = 0; i < QE_N_MATRICES; i++) {
+        struct qe_rounding *r = &parts[i];
+        const struct qe_matrix *matrix = matrix_of(to, i);
+        if (is_own[i] && (r->from != NULL || matrix->offsets != NULL)) {
+            r->int8_zero = b->int8_zero;
+            r->values = (int8_t *)matrix->rows;
+            r->scales = (float *)matrix->scales;
+            r->offsets = (int32_t *)matrix->offsets;
+            qe_int8_round(r, threads);
         }
-        struct rounding r = {
-            .from = find_matrix(from, parts[i].member),
-            .columns = parts[i].columns,
-            .rows = parts[i].rows,
-            .n = matrix->n,
-            .k = parts[i].k,
-            .int8_zero = b->int8_zero,
-            .values = (int8_t *)matrix->rows,
-            .scales = (float *)matrix->scales,
-            .offsets = (int32_t *)matrix->offsets,
-        };
-        qe_threads_run(threads, (r.n + TASK_ROWS - 1) / TASK_ROWS, round_rows_task, &r,
-                       NULL);
     }
-    divide_norm(to->input_layernorm, from->input_layernorm, e->attention_input,
-                b->config->hidden_size);
-    divide_norm(to->post_attention_layernorm, from->post_attention_layernorm,
-                e->mlp_input, b->config->hidden_size);
+    if (!b->weights->model->is_int8) {
+        divide_norm(to->input_layernorm, from->input_layernorm, e->attention_input,
+                    b->config->hidden_size);
+        divide_norm(to->post_attention_layernorm, from->post_attention_layernorm,
+                    e->mlp_input, b->config->hidden_size);
+    }
 }
 
 /* The pages that lie in a matrix whole need not stay in memory: a file's are read again
@@ -319,12 +176,12 @@ release_pages(const void *matrix, size_t n_bytes)
 static void
 release_layer(const struct building *b, int l)
 {
-    struct part parts[N_MATRICES];
+    struct qe_rounding parts[QE_N_MATRICES];
+    bool is_own[QE_N_MATRICES];
 
-    list_parts(b->config, &b->weights->equalisers[l], &b->table->layers[l], parts);
-    for (int i = 0; i < N_MATRICES; i++) {
-        release_pages(find_matrix(&b->from->layers[l], parts[i].member),
-                      (size_t)parts[i].to->n * parts[i].k * 2);
+    list_layer(b, l, parts, is_own);
+    for (int i = 0; i < QE_N_MATRICES; i++) {
+        release_pages(parts[i].from, (size_t)parts[i].n * parts[i].k * 2);
     }
 }
 
@@ -383,32 +240,24 @@ alloc_equalisers(struct qe_int8_weights *weights, struct qe_error *err)
         return qe_fail(err, QE_ENOMEM, "int8: no memory for the scales of %d layers",
                        c->n_layers);
     }
-    for (int l = 0; l < c->n_layers; l++) {
+    for (int l = 0; l < c->n_layers && !weights->model->is_int8; l++) {
         weights->equalisers[l] =
             qe_equaliser_at(c, weights->equaliser_floats + l * n_floats);
     }
     return 0;
 }
 
-int
-qe_int8_weights_open(const struct qe_model *model, int int8_zero,
-                     struct qe_threads *threads, struct qe_int8_weights *weights,
-                     struct qe_error *err)
+/* Equalises the model's channels, and rounds layer by layer. */
+static int
+round_model(const struct building *b, struct qe_int8_weights *weights,
+            struct qe_threads *threads, struct qe_error *err)
 {
-    const struct qe_config *c = &model->config;
-    struct building b = {.config = c,
-                         .weights = weights,
-                         .from = &model->weights,
-                         .int8_zero = int8_zero};
-
-    *weights = (struct qe_int8_weights){.int8_zero = int8_zero, .model = model};
+    const struct qe_config *c = b->config;
+    const struct qe_model *model = weights->model;
     double *doubles = malloc(qe_moments_doubles(c) * sizeof *doubles);
+
     if (doubles == NULL) {
         return qe_fail(err, QE_ENOMEM, "int8: no memory to equalise channels");
-    }
-    if (alloc_equalisers(weights, err) < 0 || open_table(&b, err) < 0) {
-        free(doubles);
-        return err->status;
     }
     struct qe_moments moments = qe_moments_at(c, doubles);
     qe_equalise_begin(c, model->weights.embed_tokens, &moments);
@@ -419,12 +268,35 @@ qe_int8_weights_open(const struct qe_model *model, int int8_zero,
     for (int l = 0; l < c->n_layers; l++) {
         qe_equalise_layer(c, &model->weights.layers[l], &moments,
                           &weights->equalisers[l], threads);
-        round_layer(&b, l, threads);
-        release_layer(&b, l);
+        round_layer(b, l, threads);
+        release_layer(b, l);
     }
     free(doubles);
+    return 0;
+}
+
+int
+qe_int8_weights_open(const struct qe_model *model, int int8_zero,
+                     struct qe_threads *threads, struct qe_int8_weights *weights,
+                     struct qe_error *err)
+{
+    struct building b = {.config = &model->config,
+                         .weights = weights,
+                         .from = &model->weights,
+                         .int8_zero = int8_zero};
+
+    *weights = (struct qe_int8_weights){.int8_zero = int8_zero, .model = model};
+    if (alloc_equalisers(weights, err) < 0 || open_table(&b, err) < 0) {
+        return err->status;
+    }
     weights->tables = b.table;
     weights->n_bytes = b.table->memory_bytes;
+    if (!model->is_int8) {
+        return round_model(&b, weights, threads, err);
+    }
+    for (int l = 0; l < model->config.n_layers; l++) {
+        round_layer(&b, l, threads);
+    }
     return 0;
 }
 

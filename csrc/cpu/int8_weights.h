@@ -1,8 +1,10 @@
-/* int8_weights.h: a model's matrices rounded to int8, in memory of the backend's own.
+/* int8_weights.h: a model's matrices rounded to int8, in memory of the backend's own,
+ * or used where they lie if the files have them in int8.
  *
  * A table of weights, the model's or an adapter's, has its int8 layers here; matrices
  * that an adapter leaves alone are the model's. Weights are equalised before they are
- * rounded, an adapter's by the model's own scales, since its layers share the norms. */
+ * rounded, an adapter's by the model's own scales, since its layers share the norms. A
+ * model in int8 was equalised by who made it, and Python merges its adapters so. */
 #ifndef QE_INT8_WEIGHTS_H
 #define QE_INT8_WEIGHTS_H
 
@@ -22,14 +24,15 @@ struct qe_int8_table {
 struct qe_int8_weights {
     int int8_zero;                   /* as in struct qe_isa                       */
     const struct qe_model *model;    /* borrowed                                   */
-    struct qe_equaliser *equalisers; /* (L) owned                                  */
+    struct qe_equaliser *equalisers; /* (L) owned; all NULL if the model is int8   */
     float *equaliser_floats;         /* owned                                      */
     struct qe_int8_table *tables;    /* owned; the model's is the first            */
     size_t n_bytes;                  /* of all tables                              */
 };
 
-/* Rounds the model's matrices, and lets the system take back the pages of those in
- * bf16, which nobody reads any more. On failure *weights can be closed. */
+/* Rounds the model's matrices unless they are int8, and lets the system take back the
+ * pages of those in bf16, which nobody reads any more. On failure *weights can be
+ * closed. */
 int qe_int8_weights_open(const struct qe_model *model, int int8_zero,
                          struct qe_threads *threads, struct qe_int8_weights *weights,
                          struct qe_error *err);

@@ -7,38 +7,6 @@
 
 #include <string.h>
 
-/* A view of an array as the engine takes tensors; both objects must outlive it. */
-static int
-view_array(PyObject *name, PyObject *value, struct qe_tensor *tensor)
-{
-    PyArrayObject *array = (PyArrayObject *)value;
-
-    tensor->name = PyUnicode_AsUTF8AndSize(name, NULL);
-    if (tensor->name == NULL) {
-        return -1;
-    }
-    if (!PyArray_Check(value) || !PyArray_IS_C_CONTIGUOUS(array) ||
-        !PyArray_ISNOTSWAPPED(array) || PyArray_NDIM(array) < 1 ||
-        PyArray_NDIM(array) > 2 ||
-        (PyArray_TYPE(array) != NPY_UINT16 && PyArray_TYPE(array) != NPY_FLOAT32)) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s: expected a C-contiguous array, uint16 (bf16) or float32 in "
-                     "the machine's byte order",
-                     tensor->name);
-        return -1;
-    }
-    bool bf16 = PyArray_TYPE(array) == NPY_UINT16;
-    tensor->dtype = bf16 ? QE_BF16 : QE_F32;
-    tensor->dtype_name = bf16 ? "BF16" : "F32";
-    tensor->n_dims = PyArray_NDIM(array);
-    for (int i = 0; i < tensor->n_dims; i++) {
-        tensor->shape[i] = (uint64_t)PyArray_DIM(array, i);
-    }
-    tensor->data = PyArray_DATA(array);
-    tensor->n_bytes = (uint64_t)PyArray_NBYTES(array);
-    return 0;
-}
-
 /* Adds the arrays to what the engine keeps until it is freed. */
 static int
 keep_arrays(EngineObject *self, PyObject *arrays)
@@ -76,7 +44,7 @@ py_engine_add_adapter(PyObject *object, PyObject *dict)
         goto done;
     }
     while (PyDict_Next(arrays, &at, &name, &value)) {
-        if (view_array(name, value, &tensors[n++]) < 0) {
+        if (py_view_array(name, value, &tensors[n++]) < 0) {
             goto done;
         }
     }

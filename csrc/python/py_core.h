@@ -57,6 +57,23 @@ PyObject *py_job_new(EngineObject *engine, const struct qe_input *input, PyObjec
  * for the tensors of a safetensors file. */
 PyObject *py_tensor_places(PyObject *module, PyObject *path);
 
+/* *tensor is a view of an array of bf16 (uint16) or float32 as the engine takes
+ * tensors; both objects must outlive it. */
+int py_view_array(PyObject *name, PyObject *array, struct qe_tensor *tensor);
+
+/* A C-contiguous one-dimensional buffer of 4-byte elements of the given kind; `what`
+ * and `type` are for messages. */
+int py_get_buffer(PyObject *object, const char *what, char kind, const char *type,
+                  Py_buffer *view);
+
+/* Fills *config from a dict; inv_freq holds its rope_inv_freq until it is released. */
+int py_config_of(PyObject *dict, struct qe_config *config, Py_buffer *inv_freq);
+
+/* The module's functions equalise_begin(config, embed_tokens) and
+ * quantize_layer(config, tensors, stream, num_threads), see _core.pyi. */
+PyObject *py_equalise_begin(PyObject *module, PyObject *args);
+PyObject *py_quantize_layer(PyObject *module, PyObject *args);
+
 /* The method Engine.add_adapter. */
 PyObject *py_engine_add_adapter(PyObject *engine, PyObject *arrays);
 

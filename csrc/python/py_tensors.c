@@ -1,4 +1,5 @@
-/* py_tensors.c: where the tensors of a safetensors file lie, for Python.
+/* py_tensors.c: where the tensors of a safetensors file lie, for Python; NumPy arrays
+ * as tensors.
  *
  * Python reads single tensors (a reranker's head, an adapter, the inputs of a merge)
  * by these places, so that one strict parser, safetensors.c, stands before every file.
@@ -8,6 +9,37 @@
 #include <string.h>
 
 #include "safetensors.h"
+
+int
+py_view_array(PyObject *name, PyObject *value, struct qe_tensor *tensor)
+{
+    PyArrayObject *array = (PyArrayObject *)value;
+
+    tensor->name = PyUnicode_AsUTF8AndSize(name, NULL);
+    if (tensor->name == NULL) {
+        return -1;
+    }
+    if (!PyArray_Check(value) || !PyArray_IS_C_CONTIGUOUS(array) ||
+        !PyArray_ISNOTSWAPPED(array) || PyArray_NDIM(array) < 1 ||
+        PyArray_NDIM(array) > 2 ||
+        (PyArray_TYPE(array) != NPY_UINT16 && PyArray_TYPE(array) != NPY_FLOAT32)) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s: expected a C-contiguous array, uint16 (bf16) or float32 in "
+                     "the machine's byte order",
+                     tensor->name);
+        return -1;
+    }
+    bool bf16 = PyArray_TYPE(array) == NPY_UINT16;
+    tensor->dtype = bf16 ? QE_BF16 : QE_F32;
+    tensor->dtype_name = bf16 ? "BF16" : "F32";
+    tensor->n_dims = PyArray_NDIM(array);
+    for (int i = 0; i < tensor->n_dims; i++) {
+        tensor->shape[i] = (uint64_t)PyArray_DIM(array, i);
+    }
+    tensor->data = PyArray_DATA(array);
+    tensor->n_bytes = (uint64_t)PyArray_NBYTES(array);
+    return 0;
+}
 
 static PyObject *
 decode_name(const char *name)

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelFileError, ModelNotFoundError
+from ..loading.equalisation import Equalisation
 from ..loading.files import HubOptions, ModelFiles, fetch_files, is_hub_name
 from ..loading.foreign import refuse_lfs_pointer
 from ..loading.tensors import Tensor, TensorFiles, as_bf16, as_floats
@@ -32,6 +33,7 @@ __all__ = ["Adapter", "find_adapter"]
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_SCALE = ".weight_scale"
 _TIED = {
     "lm_head.weight": "embed_tokens.weight",
     "embed_tokens.weight": "lm_head.weight",
@@ -66,6 +68,8 @@ class Adapter:
         The modules with a low-rank change, "layers.0.self_attn.q_proj" and so on.
     replaced : tuple of str
         The modules that the adapter replaces entirely.
+    note : str
+        "", or what becomes of a base whose weights are stored quantised.
 
     Raises
     ------
@@ -92,7 +96,12 @@ class Adapter:
                 UserWarning,
                 stacklevel=3,
             )
-        self._weights = TensorFiles(base.shards).by_bare_name()
+        stored = TensorFiles(base.shards).by_bare_name()
+        self._scales = {name: stored.pop(name) for name in [*stored] if name.endswith(_SCALE)}
+        self._weights = stored
+        self._equalisation = (
+            None if base.equalisation is None else Equalisation(base.equalisation, base.config)
+        )
         for name, tied in _TIED.items():  # tied: one tensor is stored for both
             if name not in self._weights and tied in self._weights:
                 self._weights[name] = self._weights[tied]
@@ -105,6 +114,11 @@ class Adapter:
             _check_parts(self._weights[f"{name}.weight"], module, config, name, source)
         self.merged = tuple(self._modules)
         self.replaced = tuple(self._whole)
+        self.note = (
+            f"merged in float32 into the dequantised {base.stored} weights, then quantised again"
+            if base.stored
+            else ""
+        )
         _logger.info(
             "%s: %d modules merged, %d replaced", source, len(self.merged), len(self._whole)
         )
@@ -125,18 +139,30 @@ class Adapter:
         module = name.removesuffix(".weight")
         if module in self._whole:
             return _finite(self._whole[module], self.source)
-        return _merge(self._weights[name], self._modules[module], self._config, module, self.source)
+        base = self._base(name)
+        return _merge(base, self._modules[module], self._config, module, self.source)
+
+    def _base(self, name: str) -> npt.NDArray[np.float32]:
+        """The base's tensor in float32; one in int8 dequantised, as it was before equalisation."""
+        weight = self._weights[name]
+        if weight.dtype != "I8":
+            return weight.floats()
+        scales = self._scales[f"{name.removesuffix('.weight')}{_SCALE}"].floats()
+        values = weight.int8() * scales.reshape(-1, 1)
+        return values if self._equalisation is None else self._equalisation.undo(name, values)
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """Merges all changed tensors for the engine; returns them by name without "model.".
 
         They are rounded once to bf16, as `qwen3-embed merge` writes them: matrices are uint16
-        arrays of bf16 bits, vectors float32.
+        arrays of bf16 bits, vectors float32. On equalised weights they are equalised too.
         """
-        rounded = {
-            f"{module}.weight": as_bf16(self.tensor(f"{module}.weight"))
-            for module in (*self._modules, *self._whole)
-        }
+        rounded = {}
+        for name in (f"{module}.weight" for module in (*self._modules, *self._whole)):
+            values = self.tensor(name)
+            if self._equalisation is not None:
+                values = self._equalisation.apply(name, values)
+            rounded[name] = as_bf16(values)
         return {
             n: values if values.ndim == 2 else as_floats(values) for n, values in rounded.items()
         }
@@ -357,7 +383,7 @@ def _check_parts(
 
 
 def _merge(
-    weight: Tensor, module: _Module, config: AdapterConfig, name: str, source: str
+    weight: npt.NDArray[np.float32], module: _Module, config: AdapterConfig, name: str, source: str
 ) -> npt.NDArray[np.float32]:
     """The module's merged weight in float32."""
     a, b = (_finite(module.parts[part], source) for part in module.low_rank)
@@ -365,7 +391,7 @@ def _merge(
     if module.is_embedding:
         change = np.ascontiguousarray(change.T)
     change *= np.float32(config.scaling_of(module.path))
-    change += weight.floats()
+    change += weight
     if config.use_dora:
         lengths = np.linalg.norm(change, axis=0 if module.is_embedding else 1)
         if not lengths.all():

@@ -6,10 +6,8 @@ first model. The result has that model's files, names and layout, so it loads wh
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,18 +17,16 @@ import numpy.typing as npt
 
 from ..errors import ModelFileError
 from ..loading.config import read_json
-from ..loading.files import HubOptions, ModelFiles, find_model
+from ..loading.files import HubOptions, ModelFiles
 from ..loading.head import HEADS
 from ..loading.tensors import Tensor, TensorFiles, as_dtype, as_floats, write_tensors
 from .adapter import Adapter, find_adapter
+from .new_folder import copy_small_files, find_float_model, start_folder, write_index
 
 __all__ = ["interpolate_models", "merge_adapter"]
 
 _BLOCK = 1 << 24  # elements: 64 MiB of float32
 _PARALLEL = 0.9995  # cosine beyond which SLERP's formula loses precision
-_COPIED = (".json", ".txt", ".jinja")
-# Valid only for the base, rewritten, or merged.
-_NOT_COPIED = ("verify.json", "model.safetensors.index.json", "adapter_config.json")
 _MAX_TOKENIZER_BYTES = 64 << 20
 
 Blocks = Iterator[npt.NDArray[Any]]
@@ -71,7 +67,7 @@ def merge_adapter(
     >>> merge_adapter("Qwen3-Embedding-0.6B", "legal", Path("merged"))     # doctest: +SKIP
     """
     hub = hub or HubOptions()
-    files = _find(base, hub)
+    files = find_float_model(base, hub)
     found = find_adapter(adapter, hub)
     if files.adapter is not None and files.adapter.resolve() != found.resolve():
         raise ModelFileError(
@@ -139,7 +135,7 @@ def interpolate_models(
         raise ValueError(f"{len(models)} model(s), expected two or more to interpolate")
     if len(steps) != len(models) - 1 or not all(0 <= step <= 1 for step in steps):
         raise ValueError(f"t={steps}, expected {len(models) - 1} number(s) in 0..1")
-    found = [_find(model, hub or HubOptions()) for model in models]
+    found = [find_float_model(model, hub or HubOptions()) for model in models]
     for files in found:
         if files.adapter is not None:
             raise ModelFileError(f"{files.name} has an adapter of its own: merge it first")
@@ -152,17 +148,6 @@ def interpolate_models(
         return _interpolate([table[bare_name(tensor.name)] for table in tables], steps)
 
     _write_folder(found[0], output, blocks_of)
-
-
-def _find(model: str | os.PathLike[str], hub: HubOptions) -> ModelFiles:
-    """Finds the files of an embedder or, failing that, of a reranker."""
-    try:
-        return find_model(model, hub)
-    except ModelFileError as as_embedder:
-        try:
-            return find_model(model, hub, "reranker")
-        except ModelFileError:
-            raise as_embedder from None
 
 
 def _check_alike(
@@ -239,17 +224,7 @@ def _parts_of(
 
 def _write_folder(files: ModelFiles, output: Path, blocks_of: Callable[[Tensor], Blocks]) -> None:
     """Writes a copy of the folder of `files` with new weights; config.json is written last."""
-    output.mkdir(parents=True, exist_ok=True)
-    if any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty, expected a new folder")
-    inner = files.config_file.parent
-    if not inner.is_relative_to(files.folder):
-        raise ModelFileError(
-            f"{files.name} is an adapter without weights of its own: name its base instead, "
-            f"{str(inner)!r}"
-        )
-    weights = output / inner.relative_to(files.folder)
-    weights.mkdir(exist_ok=True)
+    weights = start_folder(files, output)
     total_bytes = 0
     weight_map: dict[str, str] = {}
     for shard in files.shards:
@@ -260,12 +235,5 @@ def _write_folder(files: ModelFiles, output: Path, blocks_of: Callable[[Tensor],
         weight_map |= dict.fromkeys(layout, shard.name)
         total_bytes += sum(tensor.n_bytes for tensor in tensors)
     if len(files.shards) > 1:
-        index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-        (weights / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    copied = [p for p in files.folder.iterdir() if p.is_file()]
-    copied += [p for f in files.folder.iterdir() if f.is_dir() for p in f.iterdir() if p.is_file()]
-    for path in sorted(copied, key=lambda p: p == files.config_file):
-        if path.suffix in _COPIED and path.name not in _NOT_COPIED:
-            target = output / path.relative_to(files.folder)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
+        write_index(weights, weight_map, total_bytes)
+    copy_small_files(files, output)

@@ -26,6 +26,7 @@ _COMMANDS = {
     "serve": "serve models over HTTP to clients of OpenAI, Cohere and TEI",
     "rerank": "order the lines of a text file by how well they answer a query",
     "merge": "merge an adapter into its base model, or interpolate models",
+    "quantize": "write a model folder with int8 weights, half the size",
     "evaluate": "compare models, dimensions, precisions and instructions on your own queries",
     "verify": "compare a model's vectors with published numbers; exit status 1 on a miss",
     "bench": "measure throughput, latency and load time beside the device's limits",

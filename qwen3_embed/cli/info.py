@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import platform
+from typing import TYPE_CHECKING
 
 from ..version import NUMERICS_VERSION, __version__
 from .model_arguments import add_model_arguments, model_settings, open_model
+
+if TYPE_CHECKING:
+    from ..embedder import Embedder
 
 __all__ = ["add_arguments", "run"]
 
@@ -75,12 +79,20 @@ def _facts(namespace: argparse.Namespace) -> dict[str, str]:
                 "batch": f"{info['batch_tokens']} tokens",
                 "weights mapped": f"{info['mapped_bytes'] / 1e6:.1f} MB",
                 "weights owned": f"{info['owned_bytes'] / 1e6:.1f} MB",
-                "adapter": model.adapters[model.adapter].source if model.adapter else "none",
+                "adapter": _describe_adapter(model),
                 "fingerprint": model.fingerprint,
             }
             if info["note"]:
                 lines["note"] = info["note"]
     return lines
+
+
+def _describe_adapter(model: Embedder) -> str:
+    """The adapter's source, and how it is merged where that costs precision."""
+    if model.adapter is None:
+        return "none"
+    adapter = model.adapters[model.adapter]
+    return f"{adapter.source}{f' ({adapter.note})' if adapter.note else ''}"
 
 
 def _describe_gpus() -> str:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ..errors import ModelFileError, ModelNotFoundError
 from .foreign import refuse_lfs_pointer
+from .schemes import check_int8_config
 
 __all__ = ["Kind", "ModelConfig", "parse_config", "read_json", "read_object"]
 
@@ -200,7 +201,8 @@ def _refuse_what_we_compute_wrongly(fields: _Fields, kind: Kind) -> None:
     fields.one_of("is_causal", (True,), "true: only causal attention is built")
     fields.one_of("use_bidirectional_attention", (False,), "false: only causal attention is built")
     fields.one_of("partial_rotary_factor", (1, 1.0), "1: the whole head is rotated")
-    fields.one_of("quantization_config", (), "none: take the unquantised model")
+    if fields.content.get("quantization_config") is not None:
+        check_int8_config(fields.content["quantization_config"], fields.where)
     fields.one_of("use_sliding_window", (True, False), "true or false")
     if fields.content.get("use_sliding_window") and fields.content.get("sliding_window"):
         raise fields.refuse("use_sliding_window", "false: sliding windows aren't built")

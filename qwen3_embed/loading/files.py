@@ -20,6 +20,7 @@ from pathlib import Path
 from ..errors import ModelFileError, ModelNotFoundError
 from ..version import __version__
 from .config import Kind, ModelConfig, parse_config, read_json, read_object
+from .equalisation import EQUALISATION
 from .foreign import refuse_file, refuse_lfs_pointer, refuse_other_format
 from .modules import Modules, ModuleSettings, read_module_settings, read_modules
 from .weights import INDEX, SINGLE, check_tensors, find_shards, shard_names
@@ -90,6 +91,10 @@ class ModelFiles:
         The tokenizer.json, not yet opened.
     adapter : Path or None
         The folder of a LoRA adapter that belongs to the model.
+    stored : str or None
+        The dtype of quantised weights, "int8"; None: they are floats.
+    equalisation : Path or None
+        The scales by which `quantize` has equalised the weights.
     """
 
     name: str
@@ -101,6 +106,8 @@ class ModelFiles:
     config_file: Path
     tokenizer: Path
     adapter: Path | None = None
+    stored: str | None = None
+    equalisation: Path | None = None
 
     def choose_adapter(
         self, adapter: str | os.PathLike[str] | None
@@ -188,7 +195,7 @@ def _find(
             )
         if has_adapter and not (folder / "config.json").exists():
             return _of_adapter_alone(place, folder, modules, options, kind)
-        config, is_tied = _read_config(folder, kind)
+        config, is_tied, stored = _read_config(folder, kind)
         _check_tokenizer_file(folder)
         settings = read_module_settings(place.folder, modules, folder, kind)
     place.fetch_weights(folder)
@@ -205,6 +212,8 @@ def _find(
         folder / "config.json",
         folder / "tokenizer.json",
         folder if has_adapter else None,
+        stored,
+        folder / EQUALISATION if stored and (folder / EQUALISATION).exists() else None,
     )
 
 
@@ -290,6 +299,7 @@ class _Place:
             names.append(_ADAPTER_WEIGHTS)
         if (folder / "config.json").exists() and not (folder / SINGLE).exists():
             names += shard_names(folder / INDEX) if (folder / INDEX).exists() else [SINGLE]
+            names.append(EQUALISATION)
         self._fetch([str((folder / name).relative_to(self.folder)) for name in names])
 
     def _fetch(self, names: list[str]) -> None:
@@ -368,13 +378,14 @@ def _on_hub(name: str, options: HubOptions) -> _Place:
     return _Place(name, commit, folder, replace(options, revision=commit))
 
 
-def _read_config(folder: Path, kind: Kind) -> tuple[ModelConfig, bool]:
-    """The checked config.json, and whether it ties the head to the embedding."""
+def _read_config(folder: Path, kind: Kind) -> tuple[ModelConfig, bool, str | None]:
+    """The checked config.json, whether it ties the head to the embedding, and `stored`."""
     path = folder / "config.json"
     _check_there(path)
     content = read_json(path)
     config = parse_config(content, str(path), kind)
-    return config, content.get("tie_word_embeddings", False) is True
+    is_tied = content.get("tie_word_embeddings", False) is True
+    return config, is_tied, None if content.get("quantization_config") is None else "int8"
 
 
 def _check_tokenizer_file(folder: Path) -> None:

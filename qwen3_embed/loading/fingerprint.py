@@ -20,6 +20,7 @@ __all__ = ["fingerprint_of", "sha256_of_weights"]
 
 # What else decides the bits of a dtype; CPU and GPU each have theirs.
 _SCHEMES = {"int8": "int8 activation_group=128 equalised_by=weights"}
+_STORED = {"int8": "int8 activation_group=128 weights=stored"}
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -58,10 +59,12 @@ def fingerprint_of(
         *(f"{name}={value!r}" for name, value in sorted(config.items())),
         f"rope_inv_freq={inv_freq.astype('<f4').tobytes().hex()}",
         "pooling=last_token",
-        f"dtype={_SCHEMES.get(dtype, dtype)}",
+        f"dtype={(_STORED if files.stored else _SCHEMES).get(dtype, dtype)}",
         f"numerics={NUMERICS_VERSION}",
         *others,
     ]
+    if files.equalisation is not None:
+        parts.append(f"equalisation {_sha256(files.equalisation)}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

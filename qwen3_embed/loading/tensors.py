@@ -27,6 +27,7 @@ __all__ = ["Tensor", "TensorFiles", "as_bf16", "as_dtype", "as_floats", "write_t
 # Every model has this tensor, so the prefix of its name is that of all names.
 _ANCHOR = "layers.0.input_layernorm.weight"
 _DTYPES: dict[str, Any] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
+_WRITTEN: dict[str, Any] = _DTYPES | {"I8": np.int8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,21 @@ class Tensor:
         ModelFileError
             A dtype other than BF16, F16 and F32.
         """
-        dtype = self._stored_dtype()
+        return self._mapped(self._stored_dtype())
+
+    def int8(self) -> npt.NDArray[np.int8]:
+        """The integers of a tensor of dtype I8, memory-mapped and read-only.
+
+        Raises
+        ------
+        ModelFileError
+            Another dtype.
+        """
+        if self.dtype != "I8":
+            raise ModelFileError(f"{self.name}: dtype {self.dtype}, expected I8 (in {self.path})")
+        return self._mapped(np.int8)
+
+    def _mapped(self, dtype: Any) -> npt.NDArray[Any]:
         if self.n_bytes == 0:
             return np.empty(self.shape, dtype)
         mapped = np.memmap(self.path, np.uint8, "r", self.offset, (self.n_bytes,))
@@ -196,7 +211,7 @@ def write_tensors(
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, (dtype, shape) in layout.items():
-        begin, end = end, end + math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+        begin, end = end, end + math.prod(shape) * np.dtype(_WRITTEN[dtype]).itemsize
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

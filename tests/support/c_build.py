@@ -27,6 +27,7 @@ LOADER: tuple[Source, ...] = (
     "csrc/floats.c",
     "csrc/json.c",
     "csrc/model.c",
+    "csrc/config.c",
     "csrc/weight_table.c",
     "csrc/prefetch.c",
     "csrc/safetensors.c",

@@ -30,7 +30,7 @@ def read_tensor(raw: bytes, dtype: str) -> Floats:
     """Stored bytes as float32."""
     if dtype == "BF16":
         return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
-    return np.frombuffer(raw, {"F16": "<f2", "F32": "<f4"}[dtype]).astype(np.float32)
+    return np.frombuffer(raw, {"F16": "<f2", "F32": "<f4", "I8": "i1"}[dtype]).astype(np.float32)
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def read_header(path: Path) -> dict[str, Any]:
 def read_weights(folder: Path | str) -> dict[str, Floats]:
     """All tensors of a model folder by bare name, as float32."""
     weights = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
+    for path in sorted(Path(folder).glob("model*.safetensors")):
         data = path.read_bytes()
         begin = 8 + int.from_bytes(data[:8], "little")
         for name, entry in read_header(path).items():

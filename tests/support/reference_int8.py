@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.support.reference import Floats, Reference
+from tests.support.reference import Floats, Reference, read_weights
 
 Int8s = npt.NDArray[np.int8]
 GROUP = 128  # activations that share a scale
@@ -147,12 +147,23 @@ class Int8Reference(Reference):
 
     Parameters
     ----------
-    folder : a model folder.
+    folder : a model folder; weights in int8 are used as they are, with their weight_scale.
     equalise : whether to equalise the weights first.
     """
 
     def __init__(self, folder: Path | str, *, equalise: bool = True) -> None:
         super().__init__(folder, "bf16")
+        stored = read_weights(folder)
+        if any(name.endswith("_scale") for name in stored):
+            self.matrices = {
+                name.removesuffix("_scale"): (
+                    stored[name.removesuffix("_scale")].astype(np.int8),
+                    scales.reshape(-1),
+                )
+                for name, scales in stored.items()
+                if name.endswith("_scale")
+            }
+            return
         if equalise:
             self.weights = equalised(self.weights, self.config)
         self.matrices = {

@@ -1,0 +1,48 @@
+"""`qwen3-embed quantize`: write a model folder with int8 weights."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from .model_arguments import positive
+
+__all__ = ["add_arguments", "run"]
+
+_EPILOG = """example:
+  qwen3-embed quantize Qwen3-Embedding-0.6B -o embedding-int8"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's own arguments."""
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "model", metavar="MODEL", help="an official short name, owner/name on the hub, or a folder"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a new or empty folder",
+    )
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="CPU threads (default: the usable cores)"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of the model on the hub")
+    parser.add_argument("--offline", action="store_true", help="never use the network")
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Writes the folder and prints a summary."""
+    from ..adapters.quantizing import quantize_model
+    from ..loading.files import HubOptions
+
+    hub = HubOptions(revision=namespace.revision, local_files_only=namespace.offline)
+    begin = time.monotonic()
+    n_bytes = quantize_model(namespace.model, namespace.output, hub, num_threads=namespace.threads)
+    seconds = time.monotonic() - begin
+    print(f"{namespace.output}: {n_bytes / 1e6:.1f} MB of weights in int8, in {seconds:.1f} s")
+    return 0
