@@ -1,4 +1,4 @@
-"""HTTP as the server speaks it: pipelines, bodies in pieces, old clients, clients that don't read."""
+"""HTTP as the server speaks it: pipelines, bodies in pieces, old clients, and slow ones."""
 
 from __future__ import annotations
 

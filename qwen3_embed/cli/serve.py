@@ -121,6 +121,14 @@ def _add_network_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--no-key", action="store_true", help="serve everyone who reaches --host, without a key"
     )
+    network.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages that browsers may call from, such as https://app.example, or * for all "
+        "(repeatable; default: none)",
+    )
     network.add_argument("--log-level", default="info", choices=("info", "warning", "error"))
 
 
@@ -167,6 +175,7 @@ def run(namespace: argparse.Namespace) -> int:
         header_s=namespace.client_seconds,
         body_s=namespace.client_seconds,
         truncate=namespace.truncate,
+        cors_origins=tuple(namespace.cors_origin),
     )
     foreign_ids = None if namespace.token_ids == "model" else ForeignIds(namespace.token_ids)
     keys = Keys(namespace.api_key_file) if namespace.api_key_file else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from array import array
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +198,84 @@ class Tokenizer:
         np.cumsum(np.minimum(lengths, self._max_length), out=cu_seqlens[1:])
         return TokenBatch(np.frombuffer(tokens, np.int32), cu_seqlens, lengths)
 
+    def encode_ends(self, texts: Sequence[str], prefix: str = "") -> TokenBatch:
+        """As `encode` of prefix + text, but a text over `max_length` loses its beginning.
+
+        The tokens of the prefix are kept, so that a query keeps its instruction.
+
+        Raises
+        ------
+        ValueError
+            The prefix alone takes up `max_length`.
+        UnicodeError
+            As `encode`.
+        """
+        around = [*self._before, *self._encode_batch([prefix])[0].ids]
+        room = self._max_length - len(around) - len(self._after)
+        if room < 1:
+            raise ValueError(
+                f"max_length={self._max_length}, expected at least "
+                f"{len(around) + len(self._after) + 1}: the prompt's tokens and one of the text"
+            )
+        sequences: list[list[int]] = []
+        lengths = np.empty(len(texts), np.int64)
+        for i, text in enumerate(texts):
+            kept: deque[int] = deque(maxlen=room)
+            n_tokens = 0
+            for ids in self._pieces_of(text):
+                kept.extend(ids)
+                n_tokens += len(ids)
+            lengths[i] = len(around) + n_tokens + len(self._after)
+            if n_tokens > room:
+                sequences.append([*around, *kept, *self._after])
+            else:
+                sequences.append(self.encode([prefix + text]).tokens.tolist())
+        cu_seqlens = np.zeros(len(texts) + 1, np.int32)
+        np.cumsum([len(ids) for ids in sequences], out=cu_seqlens[1:])
+        tokens = np.array([i for ids in sequences for i in ids], np.int32)
+        return TokenBatch(tokens, cu_seqlens, lengths)
+
+    def first_tokens(self, text: str, n_tokens: int) -> str:
+        """The beginning of a text, of at most n_tokens tokens when tokenised alone."""
+        n_characters = 16 * n_tokens  # more than most texts need
+        while True:
+            found = self._fast.encode(text[:n_characters], add_special_tokens=False)
+            if n_characters >= len(text) or len(found) > 2 * n_tokens:
+                break
+            n_characters *= 4
+        return text if len(found) <= n_tokens else text[: found.offsets[n_tokens][0]]
+
+    def last_tokens(self, text: str, n_tokens: int) -> str:
+        """The end of a text, of at most n_tokens tokens when tokenised alone."""
+        n_characters = 16 * n_tokens
+        while True:
+            start = max(0, len(text) - n_characters)
+            found = self._fast.encode(text[start:], add_special_tokens=False)
+            if start == 0 or len(found) > 2 * n_tokens:
+                break
+            n_characters *= 4
+        if len(found) <= n_tokens:
+            return text
+        offsets = found.offsets
+        first = len(offsets) - n_tokens
+        while first < len(offsets) and offsets[first][0] < offsets[first - 1][1]:
+            first += 1  # the rest of a character
+        return text[start + offsets[first][0] :] if first < len(offsets) else ""
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of token ids.
+
+        Raises
+        ------
+        ValueError
+            An id that the vocabulary doesn't have.
+        """
+        for token_id in ids:
+            if self._fast.id_to_token(token_id) is None:
+                raise ValueError(f"token id {token_id} is not in the vocabulary")
+        text: str = self._fast.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text
+
     def with_max_length(self, max_length: int) -> Tokenizer:
         """The same tokenizer with another limit."""
         if max_length < self._n_around:
@@ -251,6 +330,13 @@ class Tokenizer:
                 if len(ids) >= n_needed:
                     break
             yield ids
+
+    def _pieces_of(self, text: str) -> Iterator[list[int]]:
+        """All ids of a text; those of a long one are never held together."""
+        if self._stream is None or len(text) <= _LONG_TEXT:
+            yield self._encode_batch([text])[0].ids
+        else:
+            yield from self._stream.ids(text)
 
     def _encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         fast = self._fast

@@ -1,6 +1,6 @@
-"""`qwen3-embed serve`: models over HTTP, as OpenAI's, Cohere's and TEI's clients expect them.
+"""`qwen3-embed serve`: models over HTTP, for the clients of OpenAI, Cohere, TEI, vLLM and Ollama.
 
-application.py takes requests in and turns errors into answers; exchange.py is one request, as the
-routes in openai.py, cohere.py and tei.py see it; bodies.py checks what a body may contain;
-registry.py holds the models by name and work.py runs them.
+application.py leads a request through its steps; routes.py says which handler answers it, in
+openai.py, cohere.py, tei.py, vllm.py or ollama.py, which see it as an exchange (exchange.py);
+schemas.py has the fields of its body; registry.py holds the models by name and work.py runs them.
 """

@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..errors import DeviceError, DeviceMemoryError, InputTooLongError, NonFiniteError
-from . import cohere, openai, tei
+from . import openai
+from .cors import CrossOrigin
 from .deliveries import Deliveries
 from .exchange import Answer, Exchange, Gone, SharedState
 from .foreign_ids import ForeignIds
@@ -28,6 +27,7 @@ from .metrics import Metrics
 from .openapi import openapi_page
 from .problems import Problem
 from .registry import Registry
+from .routes import Route, no_route, routes_of
 from .settings import Settings
 from .tokenising import Tokenising
 from .turns import Turns
@@ -41,13 +41,6 @@ logger = logging.getLogger("qwen3_embed.server")
 
 _THREADS = 4
 _CLIENT_LEFT = 499  # in logs and metrics, as nginx has it; nobody is there to be answered
-
-
-class _Route(NamedTuple):
-    method: str
-    handler: Callable[[Exchange], Awaitable[Answer]]
-    problem_body: Callable[[Problem], dict[str, Any]]
-    is_open: bool = False
 
 
 class Application:
@@ -87,12 +80,13 @@ class Application:
         )
         self._log = RequestLog(logger)
         self._broken: str | None = None
-        self._routes = _routes(registry) | {
-            "/health": _Route("GET", self.health, openai.problem_body, True),
-            "/metrics": _Route("GET", self.metrics_page, openai.problem_body),
-            "/openapi.json": _Route("GET", self.openapi, openai.problem_body),
+        self._cross_origin = CrossOrigin(settings.cors_origins)
+        self._routes = routes_of(registry) | {
+            "/health": {"GET": Route(self.health, is_open=True)},
+            "/metrics": {"GET": Route(self.metrics_page)},
+            "/openapi.json": {"GET": Route(self.openapi)},
         }
-        self._page = json.dumps(openapi_page(set(self._routes))).encode()
+        self._page = json.dumps(openapi_page(self._routes)).encode()
 
     def open(self) -> None:
         """Starts to listen to the engines; to be called on the event loop, as is all else."""
@@ -113,22 +107,29 @@ class Application:
         Problem
             401, 404, 405, 413 or 429.
         """
-        route = self._routes.get(exchange.path)
+        if self._is_preflight(exchange):
+            return
+        route = self._route(exchange)
         is_open = route is not None and route.is_open
         key = exchange.headers.get(b"authorization", b"")
         if self._keys is not None and not is_open and not self._keys.allow(key):
             raise Problem(401, "a key is needed: Authorization: Bearer KEY", code="invalid_api_key")
+        if exchange.path not in self._routes:
+            raise no_route(exchange.path, self._routes, self.registry)
         if route is None:
-            raise Problem(404, "no such route; GET /openapi.json lists them")
-        if ("GET" if exchange.method == "HEAD" else exchange.method) != route.method:
-            raise Problem(405, f"expected {route.method}")
+            raise Problem(405, f"expected {self._methods(exchange)}")
         if not is_open:
             exchange.enter()
 
     async def answer(self, exchange: Exchange) -> Answer | None:
         """The answer to an admitted request whose body is complete; None: its client has left."""
+        if self._is_preflight(exchange):
+            headers = self._cross_origin.preflight(exchange.headers, self._methods(exchange))
+            return Answer(200, b"", headers=tuple(headers))
+        route = self._route(exchange)
+        assert route is not None
         try:
-            return await self._routes[exchange.path].handler(exchange)
+            return self._for_browsers(exchange, await route.handler(exchange))
         except Gone:
             return None
         except Exception as error:
@@ -141,27 +142,56 @@ class Application:
             self._broken = str(error)
         if problem.status >= 500:
             logger.error("failed", exc_info=error, extra={"request_id": exchange.request_id})
-        route = self._routes.get(exchange.path)
-        shape = route.problem_body if route else openai.problem_body
+        shape = exchange.problem_body
+        if shape is None:
+            routes = self._routes.get(exchange.path, {})
+            route = self._route(exchange) or next(iter(routes.values()), None)
+            shape = route.problem_body if route else openai.problem_body
         headers: list[tuple[bytes, bytes]] = []
         if problem.retry_after_s is not None:
             headers.append((b"retry-after", str(problem.retry_after_s).encode()))
         if problem.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
-        if problem.status == 405 and route is not None:
-            headers.append((b"allow", route.method.encode()))
-        return Answer(
+        if problem.status == 405:
+            headers.append((b"allow", self._methods(exchange).encode()))
+        answer = Answer(
             problem.status,
             msgspec.json.encode(shape(problem)),
             headers=tuple(headers),
             closes=problem.status in (408, 413),  # the rest of the body is not read
         )
+        return self._for_browsers(exchange, answer)
+
+    def _route(self, exchange: Exchange) -> Route | None:
+        """The route of a request; HEAD is answered as GET, without the body."""
+        method = "GET" if exchange.method == "HEAD" else exchange.method
+        return self._routes.get(exchange.path, {}).get(method)
+
+    def _methods(self, exchange: Exchange) -> str:
+        """The methods of the request's path."""
+        methods = [*self._routes[exchange.path]]
+        return ", ".join([*methods, "HEAD"] if "GET" in methods else methods)
+
+    def _is_preflight(self, exchange: Exchange) -> bool:
+        """True if a browser asks whether its page may send a request, which it does without key."""
+        return (
+            exchange.method == "OPTIONS"
+            and exchange.path in self._routes
+            and self._cross_origin.is_preflight(exchange.headers)
+        )
+
+    def _for_browsers(self, exchange: Exchange, answer: Answer) -> Answer:
+        """The answer with the headers that let a page read it."""
+        if b"origin" not in exchange.headers:
+            return answer
+        headers = self._cross_origin.headers(exchange.headers)
+        return answer._replace(headers=(*answer.headers, *headers))
 
     def record(self, exchange: Exchange, answer: Answer | None) -> None:
         """Ends a request: its place in the queue, metrics, the log. None: its client has left."""
         exchange.release()
-        route = self._routes.get(exchange.path)
-        name = exchange.path if route else "none"
+        route = self._route(exchange)
+        name = exchange.path if exchange.path in self._routes else "none"
         status = _CLIENT_LEFT if answer is None else answer.status
         taken_s = time.perf_counter() - exchange.begin_s
         self.shared.metrics.record(name, status, taken_s)
@@ -198,28 +228,6 @@ class Application:
     async def openapi(self, exchange: Exchange) -> Answer:
         """GET /openapi.json."""
         return exchange.json(self._page)
-
-
-def _routes(registry: Registry) -> dict[str, _Route]:
-    """Only what there is a model for."""
-    routes = {"/v1/models": _Route("GET", openai.models, openai.problem_body)}
-    for name in registry.names():
-        handler = partial(openai.model, name)
-        routes[f"/v1/models/{name}"] = _Route("GET", handler, openai.problem_body)
-    if registry.embedders:
-        routes |= {
-            "/v1/embeddings": _Route("POST", openai.embeddings, openai.problem_body),
-            "/": _Route("POST", tei.embed_texts, tei.problem_body),
-            "/embed": _Route("POST", tei.embed_texts, tei.problem_body),
-            "/tokenize": _Route("POST", tei.tokenize, tei.problem_body),
-            "/info": _Route("GET", tei.info, tei.problem_body),
-        }
-    if registry.rerankers:
-        routes |= {
-            "/v1/rerank": _Route("POST", cohere.rerank, openai.problem_body),
-            "/rerank": _Route("POST", tei.rerank_texts, tei.problem_body),
-        }
-    return routes
 
 
 def _problem_of(error: Exception) -> Problem:

@@ -1,104 +1,19 @@
-"""Types of the bodies of requests; all else is refused when a body is read."""
+"""Bodies of requests, read as the structs of schemas.py; all else is refused."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Raw
 
 from .problems import Problem
-from .wire import OutputDtype
 
-__all__ = [
-    "Document",
-    "EmbedRequest",
-    "EmbeddingRequest",
-    "RerankRequest",
-    "TeiRerankRequest",
-    "Texts",
-    "TokenizeRequest",
-    "check_documents",
-    "decode",
-    "decode_inputs",
-]
+__all__ = ["Texts", "check_documents", "decode", "decode_inputs", "is_null"]
 
-_MAX_NAME = 256
-_MAX_INSTRUCTION = 8192
-
-Name = Annotated[str, Meta(max_length=_MAX_NAME)]
-Instruction = Annotated[str, Meta(max_length=_MAX_INSTRUCTION)]
-Dimensions = Annotated[int, Meta(ge=1, le=1 << 20)]
-Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 
 Texts = list[str] | list[list[int]]
-
-
-class EmbeddingRequest(Struct, forbid_unknown_fields=True):
-    """POST /v1/embeddings; `input` is read by `decode_inputs`."""
-
-    input: Raw
-    model: Name
-    dimensions: Dimensions | None = None
-    encoding_format: Literal["float", "base64"] = "float"
-    output_dtype: OutputDtype = "float"
-    user: Name | None = None
-    instruction: Instruction | None = None
-    input_type: Literal["query", "document"] | None = None
-    prompt_name: Name | None = None
-    truncate: bool | None = None
-
-
-class Document(Struct):
-    """Cohere's clients may send a document as an object; its other fields are not read."""
-
-    text: str
-
-
-class RerankRequest(Struct, forbid_unknown_fields=True):
-    """POST /v1/rerank."""
-
-    query: str
-    documents: list[str | Document]
-    model: Name | None = None
-    top_n: Count | None = None
-    return_documents: bool = False
-    max_tokens_per_doc: Count | None = None
-    instruction: Instruction | None = None
-    user: Name | None = None
-    truncate: bool | None = None
-
-
-class EmbedRequest(Struct, forbid_unknown_fields=True):
-    """TEI: POST /embed."""
-
-    inputs: Raw
-    truncate: bool | None = None
-    truncation_direction: Literal["Right", "right"] = "Right"
-    prompt_name: Name | None = None
-    normalize: bool = True
-    dimensions: Dimensions | None = None
-
-
-class TeiRerankRequest(Struct, forbid_unknown_fields=True):
-    """TEI: POST /rerank."""
-
-    query: str
-    texts: list[str]
-    truncate: bool | None = None
-    truncation_direction: Literal["Right", "right"] = "Right"
-    raw_scores: bool = False
-    return_text: bool = False
-
-
-class TokenizeRequest(Struct, forbid_unknown_fields=True):
-    """TEI: POST /tokenize."""
-
-    inputs: Raw
-    add_special_tokens: bool = True
-    prompt_name: Name | None = None
-
 
 Body = TypeVar("Body")
 
@@ -149,6 +64,11 @@ def decode_inputs(raw: Raw, max_inputs: int, param: str) -> Texts:
     return found
 
 
+def is_null(raw: Raw) -> bool:
+    """True if a field is absent, null or empty."""
+    return bytes(raw) in (b"", b"null", b"[]", b"{}")
+
+
 def check_documents(documents: list[str], max_inputs: int, param: str) -> None:
     """Raises a Problem if there are no documents (400) or too many (422)."""
     if not documents:
@@ -163,5 +83,5 @@ def _none(param: str) -> Problem:
 
 def _too_many(found: str, max_inputs: int, param: str) -> Problem:
     return Problem(
-        422, f"{param} has {found} items, expected at most {max_inputs} a request", param=param
+        422, f"{param} has {found} items, expected at most {max_inputs} per request", param=param
     )

@@ -36,6 +36,7 @@ Result = TypeVar("Result")
 _SHORT_BYTES = 4096  # a body of this size is tokenised in a millisecond
 _SHORT_TEXTS = 16  # this many vectors are serialised in a few milliseconds
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_HOST = re.compile(rb"[A-Za-z0-9.-]{1,255}(?::\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{1,5})?")
 
 
 class Gone(Exception):
@@ -143,6 +144,10 @@ class Exchange:
         The answer, where the request was refused before any work.
     has_left : bool
         Whether the client has closed the connection.
+    problem_body : callable or None
+        The form of errors, where the body and not the route decides it.
+    read_s, submitted_s, done_s : float
+        When work on it began, its latest job was submitted, and that was done.
     """
 
     def __init__(
@@ -171,9 +176,24 @@ class Exchange:
         self.keeps_open = True
         self.refusal: Answer | None = None
         self.has_left = False
+        self.problem_body: Callable[[Problem], dict[str, Any]] | None = None
+        self.read_s = self.submitted_s = self.done_s = self.begin_s
+
+    @property
+    def url(self) -> str:
+        """The server's URL as the client has called it."""
+        host = self.headers.get(b"host", b"")
+        return f"http://{host.decode() if _HOST.fullmatch(host) else 'localhost'}"
 
     def enter(self) -> None:
-        """Takes a place in the queue; Problem 413 or 429 if there is none for it."""
+        """Takes a place in the queue; Problem 413, 415 or 429 if there is none for it."""
+        if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise Problem(
+                415,
+                "the body has a content-encoding, expected none: send it uncompressed, without "
+                "that header",
+                code="unsupported_content_encoding",
+            )
         declared = self.headers.get(b"content-length", b"0")
         if int(declared[:20]) > self.settings.max_body_bytes:
             raise _too_large(self.settings.max_body_bytes)
@@ -205,6 +225,7 @@ class Exchange:
 
     async def body(self) -> bytes:
         """The complete body."""
+        self.read_s = self.submitted_s = self.done_s = time.perf_counter()
         return b"".join(self._parts)
 
     def release(self) -> None:
@@ -263,6 +284,7 @@ class Exchange:
 
     async def finish(self, job: Job) -> None:
         """Waits until the job's vectors are written; cancels it if the client leaves."""
+        self.submitted_s = time.perf_counter()
         self._on_leave = job.cancel
         try:
             if self.has_left:
@@ -273,6 +295,7 @@ class Exchange:
             raise
         finally:
             self._on_leave = None
+        self.done_s = time.perf_counter()
         self.check()
         job.wait()
 

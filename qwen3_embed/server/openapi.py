@@ -7,35 +7,60 @@ from typing import Any
 import msgspec
 
 from ..version import __version__
-from .bodies import (
+from .routes import Routes
+from .schemas import (
+    CohereEmbedRequest,
+    DecodeRequest,
     EmbeddingRequest,
     EmbedRequest,
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
+    OllamaShowRequest,
     RerankRequest,
+    ScoreRequest,
+    SimilarityRequest,
     TeiRerankRequest,
     TokenizeRequest,
 )
 
 __all__ = ["openapi_page"]
 
-_BODIES: dict[str, type] = {
-    "/v1/embeddings": EmbeddingRequest,
-    "/v1/rerank": RerankRequest,
-    "/": EmbedRequest,
-    "/embed": EmbedRequest,
-    "/rerank": TeiRerankRequest,
-    "/tokenize": TokenizeRequest,
+_BODIES: dict[str, tuple[type, ...]] = {
+    "/v1/embeddings": (EmbeddingRequest,),
+    "/embeddings": (EmbeddingRequest,),
+    "/v1/rerank": (RerankRequest,),
+    "/v2/rerank": (RerankRequest,),
+    "/rerank": (TeiRerankRequest, RerankRequest),
+    "/score": (ScoreRequest,),
+    "/v1/score": (ScoreRequest,),
+    "/v1/embed": (CohereEmbedRequest,),
+    "/v2/embed": (CohereEmbedRequest,),
+    "/": (EmbedRequest, SimilarityRequest),
+    "/embed": (EmbedRequest,),
+    "/similarity": (SimilarityRequest,),
+    "/tokenize": (TokenizeRequest,),
+    "/decode": (DecodeRequest,),
+    "/api/embed": (OllamaEmbedRequest,),
+    "/api/embeddings": (OllamaEmbeddingsRequest,),
+    "/api/show": (OllamaShowRequest,),
 }
+_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _TEXT_OR_IDS = {
     "oneOf": [
         {"type": "string"},
         {"type": "array", "items": {"type": "string"}, "minItems": 1},
-        {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
-        {
-            "type": "array",
-            "minItems": 1,
-            "items": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-        },
+        _IDS,
+        {"type": "array", "items": {**_IDS, "minItems": 0}, "minItems": 1},
     ]
+}
+_RAW_FIELDS = {  # which are read apart from the body
+    "EmbeddingRequest": {"input": _TEXT_OR_IDS},
+    "EmbedRequest": {"inputs": _TEXT_OR_IDS},
+    "TokenizeRequest": {"inputs": {"oneOf": _TEXT_OR_IDS["oneOf"][:2]}},
+    "DecodeRequest": {"ids": {"oneOf": _TEXT_OR_IDS["oneOf"][2:]}},
+    "OllamaEmbedRequest": {"input": {"oneOf": _TEXT_OR_IDS["oneOf"][:2]}},
+    "RerankRequest": {"rank_fields": {"type": "null"}, "relevant_spans": {"type": "null"}},
+    "CohereEmbedRequest": {"images": {"type": "null"}},
 }
 _ERRORS = {
     "400": "wrong body",
@@ -43,6 +68,7 @@ _ERRORS = {
     "404": "no such model",
     "408": "slow body",
     "413": "body too large",
+    "415": "compressed body",
     "422": "over a limit",
     "429": "queue full: see Retry-After",
     "500": "failure of the server",
@@ -50,31 +76,30 @@ _ERRORS = {
 }
 
 
-def openapi_page(paths: set[str]) -> dict[str, Any]:
+def openapi_page(routes: Routes) -> dict[str, Any]:
     """The description of these routes; those without a body are read by GET."""
+    kinds = list(dict.fromkeys(kind for kinds in _BODIES.values() for kind in kinds))
     _, components = msgspec.json.schema_components(
-        list(_BODIES.values()), ref_template="#/components/schemas/{name}"
+        kinds, ref_template="#/components/schemas/{name}"
     )
-    for name, field in (
-        ("EmbeddingRequest", "input"),
-        ("EmbedRequest", "inputs"),
-        ("TokenizeRequest", "inputs"),
-    ):
-        components[name]["properties"][field] = _TEXT_OR_IDS
+    for name, fields in _RAW_FIELDS.items():
+        components[name]["properties"] |= fields
     operations: dict[str, Any] = {}
-    for path, body in _BODIES.items():
-        if path in paths:
-            reference = {"$ref": f"#/components/schemas/{body.__name__}"}
-            content = {"application/json": {"schema": reference}}
-            operations[path] = {
-                "post": {
-                    "requestBody": {"required": True, "content": content},
-                    "responses": _responses(_ERRORS),
-                }
+    for path in sorted(routes):
+        operations[path] = {}
+        for method in routes[path]:
+            statuses = _ERRORS if method == "POST" else ("401", "404", "429", "503")
+            operation: dict[str, Any] = {
+                "responses": _responses({status: _ERRORS[status] for status in statuses})
             }
-    for path in sorted(paths - set(_BODIES)):
-        kept = {status: _ERRORS[status] for status in ("401", "429", "503")}
-        operations[path] = {"get": {"responses": _responses(kept)}}
+            if method == "POST":
+                references = [
+                    {"$ref": f"#/components/schemas/{kind.__name__}"} for kind in _BODIES[path]
+                ]
+                schema = references[0] if len(references) == 1 else {"anyOf": references}
+                content = {"application/json": {"schema": schema}}
+                operation["requestBody"] = {"required": True, "content": content}
+            operations[path][method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "qwen3-embed", "version": __version__},

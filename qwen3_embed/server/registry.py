@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..embedder import Embedder
 from ..reranker import Reranker
@@ -40,8 +39,18 @@ class Registry:
         queries = [name + _QUERY_SUFFIX for name in self.embedders]
         return [*self.embedders, *queries, *self.rerankers, *self.aliases]
 
-    def embedder(self, name: str) -> tuple[str, Embedder, bool]:
-        """The model's own name, the model, and whether the name asks for queries."""
+    def embedder_names(self) -> list[str]:
+        """Every name of an embedding model."""
+        return [name for name in self.names() if self.aliases.get(name, name) not in self.rerankers]
+
+    def embedder(self, name: str | None) -> tuple[str, Embedder, bool]:
+        """The model's own name, the model, and whether the name asks for queries.
+
+        Without a name it is the first model.
+        """
+        if name is None:
+            name = next(iter(self.embedders), "")
+        asked = name
         name = self.aliases.get(name, name)
         if name in self.embedders:
             return name, self.embedders[name], False
@@ -49,22 +58,29 @@ class Registry:
         base = self.aliases.get(base, base)
         if base in self.embedders:
             return base, self.embedders[base], name.endswith(_QUERY_SUFFIX)
-        raise self._unknown(self.embedders)
+        raise self._unknown(asked, "an embedding model", self.embedder_names())
 
     def reranker(self, name: str | None) -> tuple[str, Reranker]:
         """The model's own name and the model; without a name the first."""
-        if name is None and self.rerankers:
-            return next(iter(self.rerankers.items()))
-        name = self.aliases.get(name or "", name or "")
+        asked = next(iter(self.rerankers), "") if name is None else name
+        name = self.aliases.get(asked, asked)
         if name in self.rerankers:
             return name, self.rerankers[name]
-        raise self._unknown(self.rerankers)
+        embedders = self.embedder_names()
+        raise self._unknown(
+            asked, "a reranker", [name for name in self.names() if name not in embedders]
+        )
 
-    def _unknown(self, models: dict[str, Any]) -> Problem:
-        known = ", ".join(map(repr, models)) or "none"
+    def unknown(self, asked: str) -> Problem:
+        """No model of this name, on a route for all kinds."""
+        return self._unknown(asked, "a model", self.names())
+
+    def _unknown(self, asked: str, kind: str, known: list[str]) -> Problem:
+        other = " (it is of another kind)" if asked in self.names() else ""
         return Problem(
             404,
-            f"no such model here for this route; there is: {known}",
+            f"{asked!r} is not the name of {kind} here{other}; there is: "
+            f"{', '.join(map(repr, known)) or 'none'}",
             param="model",
             code="model_not_found",
         )

@@ -35,6 +35,8 @@ class Settings:
         Requests wait and none has been finished for so long: health is degraded.
     truncate : bool
         Whether texts that are too long are cut where a request doesn't say.
+    cors_origins : tuple of str
+        Web pages that browsers may call from: "https://app.example", or "*" for all.
     """
 
     max_body_bytes: int = 16 << 20
@@ -49,3 +51,4 @@ class Settings:
     drain_s: int = 30
     stall_s: float = 300.0
     truncate: bool = False
+    cors_origins: tuple[str, ...] = ()

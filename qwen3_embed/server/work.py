@@ -26,7 +26,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     from ..model import Model
 
-__all__ = ["Vectors", "embed", "prefix_of", "score", "tokenise"]
+__all__ = ["Vectors", "embed", "no_room", "prefix_of", "score", "tokenise", "too_long"]
 
 
 Bounds = tuple[int, bool, Settings]
@@ -117,25 +117,25 @@ async def embed(
 async def score(
     exchange: Exchange,
     model: Reranker,
-    query: str,
-    documents: list[str],
+    pairs: list[tuple[str, str]],
     instruction: str | None,
     logits: bool,
     truncate: bool,
 ) -> Vectors:
-    """A score for each document: the probability of yes, or the logit; `rows` is (n,).
+    """A score for each query and document: the probability of yes, or the logit; `rows` is (n,).
 
     Raises
     ------
     Problem, Gone
         As `embed`.
     """
-    exchange.n_texts = len(documents)
-    bodies = [model.body_of(query, each, instruction=instruction) for each in documents]
+    exchange.n_texts = len(pairs)
+    bodies = [model.body_of(*pair, instruction=instruction) for pair in pairs]
     bounds = (model.max_length, truncate, exchange.settings)
     batch = await _tokenised(exchange, model, bodies, bounds)
     if batch.lengths.max() > model.max_length:
-        _check_room(model, model.body_of(query, "", instruction=instruction))
+        for query in dict.fromkeys(query for query, _ in pairs):
+            _check_room(model, model.body_of(query, "", instruction=instruction))
     rows, job = model.submit_tokens(batch.tokens, batch.cu_seqlens, normalize=False)
     await exchange.finish(job)
     scores = model.scores_of(rows, activation=None if logits else "sigmoid")
@@ -199,7 +199,7 @@ def _check_lengths(
     longest = int(lengths.argmax())
     if lengths[longest] > max_length and not truncate:
         found = tokens_in_words(int(lengths[longest]), max_length)
-        raise _too_long(longest, f"{found} tokens", max_length)
+        raise too_long(longest, f"{found} tokens", max_length)
     n_tokens = int(np.minimum(lengths, max_length).sum())
     if n_tokens > settings.max_request_tokens:
         raise Problem(
@@ -214,20 +214,27 @@ def _check_room(model: Reranker, body: str) -> None:
     """Raises where a cut would leave nothing of the documents, so that all score the same."""
     n_tokens = int(model.tokenizer.count([body])[0])
     if n_tokens >= model.max_length:
-        raise Problem(
-            422,
-            f"the query has {n_tokens} tokens with its prompt, and of {model.max_length} none is "
-            f"left for a document: shorten it",
-            param="query",
-            code="context_length_exceeded",
-        )
+        raise no_room(n_tokens, model.max_length)
 
 
-def _too_long(index: int, found: str, max_length: int) -> Problem:
+def no_room(n_tokens: int, max_length: int) -> Problem:
+    """A query of so many tokens leaves none for a document."""
     return Problem(
         422,
-        f"input {index} has {found}, expected at most {max_length} tokens: split it, or send "
-        f'"truncate": true to have it cut',
+        f"the query has {n_tokens} tokens with its prompt, and of {max_length} none is left for a "
+        f"document: shorten it",
+        param="query",
+        code="context_length_exceeded",
+    )
+
+
+def too_long(index: int, found: str, max_length: int) -> Problem:
+    """A text that has so many tokens is refused."""
+    return Problem(
+        422,
+        # LiteLLM knows the error by the words "this model's maximum context length is".
+        f"input {index} has {found}; this model's maximum context length is {max_length} tokens: "
+        f'split it, or send "truncate": true to have it cut',
         param="input",
         code="context_length_exceeded",
     )

@@ -62,7 +62,7 @@ class Served:
         found = {name.lower(): value for name, value in response.getheaders()}
         connection.close()
         is_json = found.get("content-type") == "application/json"
-        return response.status, json.loads(raw) if is_json else raw, found
+        return response.status, json.loads(raw) if is_json and raw else raw, found
 
     def resident_mb(self) -> float:
         with open(f"/proc/{self.process.pid}/status") as file:
