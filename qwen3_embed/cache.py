@@ -7,37 +7,22 @@ the cache: if reading fails, vectors are computed; if writing fails, one warning
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
-import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from hashlib import blake2b, sha256
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .stores.sqlite_file import SqliteFile
+
 __all__ = ["CacheKeys", "Hits", "VectorCache"]
 
-_APPLICATION_ID = 0x51334543  # "Q3EC"; files of other programs are never written to
-_SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE vectors (
-    id INTEGER PRIMARY KEY,       -- in order of insertion: the smallest are deleted first
-    key BLOB NOT NULL UNIQUE,     -- CacheKeys
-    n_tokens INTEGER NOT NULL,    -- of the text before truncation
-    vector BLOB NOT NULL          -- (dim) float32, little-endian
-)
-"""
-_MIN_BYTES = 1 << 20
-_BUSY_S = 30.0
 _KEYS_PER_QUERY = 500
 _TRANSACTION_BYTES = 1 << 18
-_WAL_BYTES = 8 << 20
+_INSERT = "INSERT OR IGNORE INTO vectors (key, n_tokens, vector) VALUES (?, ?, ?)"
 
 
 class CacheKeys:
@@ -92,7 +77,7 @@ class Hits(NamedTuple):
     vectors: npt.NDArray[np.float32]
 
 
-class VectorCache:
+class VectorCache(SqliteFile):
     """A file of vectors, shared by any number of threads and processes of one machine.
 
     Parameters
@@ -116,22 +101,19 @@ class VectorCache:
     >>> model = Embedder("mini", cache=VectorCache("vectors.sqlite", 1 << 30))  # doctest: +SKIP
     """
 
-    # No other names: a mistyped setting is an AttributeError.
-    __slots__ = ("_database", "_forked", "_lock", "_pid", "max_bytes", "path")
+    __slots__ = ()
 
-    def __init__(self, path: str | os.PathLike[str], max_bytes: int = 4 << 30) -> None:
-        if type(max_bytes) is not int or max_bytes < _MIN_BYTES:
-            raise ValueError(f"max_bytes={max_bytes!r}, expected at least {_MIN_BYTES}")
-        self.path = Path(path)
-        self.max_bytes = max_bytes
-        self._database: sqlite3.Connection | None
-        self._open()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self.path.absolute()), self.max_bytes)
-
-    def __repr__(self) -> str:
-        return f"VectorCache({str(self.path)!r}, max_bytes={self.max_bytes})"
+    KIND = "cache"
+    APPLICATION_ID = 0x51334543  # "Q3EC"
+    SCHEMA_VERSION = 1
+    SCHEMA = """
+        CREATE TABLE vectors (
+            id INTEGER PRIMARY KEY,       -- in order of insertion: the smallest are deleted first
+            key BLOB NOT NULL UNIQUE,     -- CacheKeys
+            n_tokens INTEGER NOT NULL,    -- of the text before truncation
+            vector BLOB NOT NULL          -- (dim) float32, little-endian
+        )
+    """
 
     def get(self, keys: Sequence[bytes], dim: int) -> Hits:
         """Looks keys up.
@@ -199,92 +181,13 @@ class VectorCache:
                     (row.tobytes() for row in block),
                     strict=True,
                 )
-                with self._held() as database:
-                    _insert(database, list(rows))
+                self._insert("vectors", _INSERT, list(rows))
         except sqlite3.Error as error:
             self._warn("written", error)
 
     def __len__(self) -> int:
         with self._held() as database:
             return int(database.execute("SELECT count(*) FROM vectors").fetchone()[0])
-
-    def close(self) -> None:
-        """Closes the file. Idempotent; the next use opens it again."""
-        if os.getpid() != self._pid:
-            return
-        with self._lock:
-            database, self._database = self._database, None
-            if database is not None:
-                database.close()
-
-    @contextmanager
-    def _held(self) -> Iterator[sqlite3.Connection]:
-        """Gives the connection to one thread at a time."""
-        if os.getpid() != self._pid:
-            # After a fork neither the parent's connection nor its lock may be used, and the
-            # connection must not be closed.
-            self._forked = self._database
-            self._open()
-        with self._lock:
-            if self._database is None:
-                self._database = self._connect()
-            yield self._database
-
-    def _open(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._database = self._connect()
-
-    def _connect(self) -> sqlite3.Connection:
-        try:
-            database = sqlite3.connect(
-                self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-            )
-        except sqlite3.Error as error:
-            raise OSError(f"the cache {str(self.path)!r} cannot be opened: {error}") from error
-        try:
-            self._prepare(database)
-        except sqlite3.OperationalError as error:
-            database.close()
-            raise OSError(f"the cache {str(self.path)!r} cannot be used: {error}") from error
-        except sqlite3.DatabaseError as error:
-            database.close()
-            raise ValueError(
-                f"{str(self.path)!r} is not a cache of this package ({error}): use another file, "
-                f"or delete this one"
-            ) from error
-        except BaseException:
-            database.close()
-            raise
-        return database
-
-    def _prepare(self, database: sqlite3.Connection) -> None:
-        """Creates the table in an empty file; refuses any other file that is not a cache."""
-
-        def whose() -> tuple[int, int]:
-            application = database.execute("PRAGMA application_id").fetchone()[0]
-            return application, database.execute("PRAGMA user_version").fetchone()[0]
-
-        ours = (_APPLICATION_ID, _SCHEMA_VERSION)
-        if whose() != ours:
-            database.execute("BEGIN IMMEDIATE")  # only one of several processes creates the table
-            n_tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if whose() == (0, 0) and n_tables == 0:
-                database.execute(_SCHEMA)
-                database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-            database.execute("COMMIT")
-            if whose() != ours:
-                raise ValueError(
-                    f"{str(self.path)!r} is not a cache of this version: use another file, or "
-                    f"delete this one"
-                )
-        _write_ahead(database)
-        # A power failure may lose the last vectors but never damages the file.
-        database.execute("PRAGMA synchronous = NORMAL")
-        database.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-        page_bytes = database.execute("PRAGMA page_size").fetchone()[0]
-        database.execute(f"PRAGMA max_page_count = {self.max_bytes // page_bytes}")
 
     def _warn(self, verb: str, error: sqlite3.Error) -> None:
         warnings.warn(
@@ -293,42 +196,3 @@ class VectorCache:
             RuntimeWarning,
             stacklevel=3,
         )
-
-
-def _write_ahead(database: sqlite3.Connection) -> None:
-    """Enables the write-ahead log, permanently; SQLite itself would not wait for a busy file."""
-    deadline = time.monotonic() + _BUSY_S
-    while True:
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
-
-def _insert(database: sqlite3.Connection, rows: list[tuple[bytes, int, bytes]]) -> None:
-    """Inserts in one transaction; if the file is full, deletes the oldest eighth first."""
-    while True:
-        # IMMEDIATE: SQLite does not wait when a reader becomes a writer, it reports "busy".
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            database.executemany(
-                "INSERT OR IGNORE INTO vectors (key, n_tokens, vector) VALUES (?, ?, ?)", rows
-            )
-            database.execute("COMMIT")
-            return
-        except sqlite3.Error as error:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
-                raise
-            # The file's limit, or a full disk: then deleting fails too, at the latest when empty.
-            first, last = database.execute("SELECT min(id), max(id) FROM vectors").fetchone()
-            if first is None:
-                raise
-            database.execute("DELETE FROM vectors WHERE id <= ?", (first + (last - first) // 8,))
-        except BaseException:
-            database.execute("ROLLBACK")
-            raise

@@ -31,6 +31,15 @@ TEXTS = ["The capital of China is Beijing.", "", "重力", "x = [i**2 for i in r
 HIDDEN = 128
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The user's own cache is left alone; a GPU's plans there take long to measure."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("QE_TEST_DEVICE", "cpu") == "cpu":
+            patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> ModelMaker:
     """models(shape, **options) -> a folder from make_model; don't change what is in it."""

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_embed.retrieval.passages import Passage, read_passages
+from qwen3_embed.retrieval.corpus_files import find_files
+from qwen3_embed.retrieval.passages import Passage, read_files
 
 MARKDOWN = """\
 Before any heading.
@@ -42,6 +43,12 @@ Below it.
 def write(path: Path, content: str | bytes) -> Path:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def read_passages(corpus: Path, column: str = "text") -> list[Passage]:
+    files = find_files(corpus)
+    read = read_files(files, column, leaves_out=corpus.is_dir())
+    return [passage for _, passages in read for passage in passages]
 
 
 def places(passages: list[Passage]) -> list[tuple[int, int, str]]:
@@ -101,6 +108,7 @@ def test_json_lines(tmp_path: Path) -> None:
         ("a.jsonl", b"[1]", "line 1: list, expected an object or a string"),
         ("a.jsonl", b'{"id": 1, "body": "x"}', "no text under 'text', found the names id, body"),
         ("a.jsonl", b'{"text": null}', "no text under 'text'"),
+        ("a.jsonl", b'"x"\n"\\ud800"', "line 2: a .u escape is half of a surrogate pair"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:

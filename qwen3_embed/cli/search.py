@@ -1,7 +1,8 @@
 """`qwen3-embed search`: find the passages of a file or folder that answer a query.
 
-The search is exact and in memory: every passage is embedded and compared with the query. A
-reranker can reorder the best ones.
+The search is exact and in memory: every passage is compared with the query. Their vectors are kept
+in the user's cache folder, so the next search embeds only what is new. A reranker can reorder the
+best passages.
 """
 
 from __future__ import annotations
@@ -10,23 +11,24 @@ import argparse
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from itertools import islice
 from textwrap import dedent
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .columns import cut_to_width, display_width, printable, wrap
 from .messages import json_line
-from .model_arguments import add_model_arguments, open_model, positive
+from .model_arguments import add_model_arguments, model_settings, positive
 
 if TYPE_CHECKING:
-    from ..embedder import Embedder
-    from ..retrieval.passages import Passage
+    from ..retrieval.corpus_index import FoundPassage
+    from ..stores.corpus_vectors import CorpusVectors
 
 __all__ = ["add_arguments", "run"]
 
 _CANDIDATES = 50  # passages that a reranker reads
-_SOON_DONE = 100  # passages that need no progress bar
 _MAX_LINES = 6  # of a passage on the terminal
 _INDENT = " " * 4
 _MIN_COLUMNS = 20
@@ -34,11 +36,6 @@ _FENCES = ("```", "~~~")
 _EPILOG = """example:
   qwen3-embed search notes/ "how long do eggs boil" --top-k 3"""
 _BOLD, _CYAN, _PLAIN = "\033[1m", "\033[36m", "\033[0m"
-
-
-class _Hit(NamedTuple):
-    score: float
-    passage: Passage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,22 +70,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-k", type=positive, default=5, metavar="N", help="passages to show (default: 5)"
     )
     output.add_argument("--json", action="store_true", help="print one JSON object per line")
-    add_model_arguments(parser, "mini")
+    kept = parser.add_argument_group("remembered vectors")
+    kept.add_argument(
+        "--cache",
+        metavar="FILE",
+        help="keep them in this SQLite file (default: in the user's cache folder)",
+    )
+    kept.add_argument("--rebuild", action="store_true", help="embed all passages again")
+    add_model_arguments(parser, "mini", takes_cache=False)
     parser.set_defaults(wrong=parser.error)
 
 
 def run(namespace: argparse.Namespace) -> int:
     """Prints the best passages, best first."""
-    from ..retrieval.passages import read_passages
-
     if not namespace.query.strip():
         namespace.wrong("QUERY is empty")
-    passages = read_passages(namespace.corpus, namespace.column)
-    if not passages:
-        raise ValueError(f"{namespace.corpus} holds no text")
-    n_hits = namespace.top_k if namespace.rerank is None else max(namespace.top_k, _CANDIDATES)
-    with open_model(namespace, namespace.model) as model:
-        hits = _nearest(model, passages, n_hits, namespace)
+    hits = _nearest(namespace)
     if namespace.rerank is not None:
         hits = _reranked(hits, namespace)
     if namespace.json:
@@ -99,29 +96,58 @@ def run(namespace: argparse.Namespace) -> int:
     return 0
 
 
-def _nearest(
-    model: Embedder, passages: list[Passage], n_hits: int, namespace: argparse.Namespace
-) -> list[_Hit]:
+def _nearest(namespace: argparse.Namespace) -> list[FoundPassage]:
     """The passages whose vectors are closest to the query's; the first of equal ones."""
-    query = model.encode_query(
-        namespace.query,
-        dim=namespace.dim,
-        instruction=namespace.instruction,
-        prompt_name=namespace.prompt_name,
-    )
-    rows = model.encode_document(
-        [passage.in_context for passage in passages],
-        dim=namespace.dim,
-        show_progress_bar=len(passages) > _SOON_DONE and sys.stderr.isatty(),
-    )
-    scores = rows @ query
-    order = (-scores).argsort(kind="stable")[:n_hits]
-    return [_Hit(float(scores[i]), passages[i]) for i in order]
+    from ..embedder import Embedder
+    from ..retrieval.corpus_files import find_files
+    from ..retrieval.corpus_index import CorpusIndex
+
+    files = find_files(namespace.corpus)
+    n_hits = namespace.top_k if namespace.rerank is None else max(namespace.top_k, _CANDIDATES)
+    with Embedder(namespace.model, adapter=namespace.adapter, **model_settings(namespace)) as model:
+        query = model.encode_query(
+            namespace.query,
+            dim=namespace.dim,
+            instruction=namespace.instruction,
+            prompt_name=namespace.prompt_name,
+        )
+        store = _store(namespace.cache)
+        with closing(store) if store else nullcontext():
+            index = CorpusIndex(
+                model,
+                namespace.corpus,
+                files,
+                column=namespace.column,
+                dim=namespace.dim,
+                store=store,
+                rebuild=namespace.rebuild,
+                show_progress_bar=sys.stderr.isatty(),
+            )
+    if not index.n_passages:
+        raise ValueError(f"{namespace.corpus} holds no text")
+    return index.nearest(query, n_hits)
 
 
-def _reranked(hits: list[_Hit], namespace: argparse.Namespace) -> list[_Hit]:
+def _store(path: str | None) -> CorpusVectors | None:
+    """The file that was asked for, or the user's own if that can be written."""
+    from ..loading.user_cache import cache_folder
+    from ..stores.corpus_vectors import CorpusVectors
+
+    if path is not None:
+        return CorpusVectors(path)
+    folder = cache_folder("search")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return CorpusVectors(folder / "vectors.sqlite")
+    except OSError as error:
+        warnings.warn(f"the next search will be no faster: {error}", stacklevel=1)
+        return None
+
+
+def _reranked(hits: list[FoundPassage], namespace: argparse.Namespace) -> list[FoundPassage]:
     """The best candidates, in the order of the reranker's scores."""
     from ..reranker import Reranker
+    from ..retrieval.corpus_index import FoundPassage
     from ..templates import INSTRUCTIONS
 
     with Reranker(
@@ -139,10 +165,10 @@ def _reranked(hits: list[_Hit], namespace: argparse.Namespace) -> list[_Hit]:
             instruction=namespace.instruction or INSTRUCTIONS.get(namespace.prompt_name or ""),
             show_progress_bar=sys.stderr.isatty(),
         )
-    return [_Hit(rank["score"], hits[rank["corpus_id"]].passage) for rank in ranks]
+    return [FoundPassage(rank["score"], hits[rank["corpus_id"]].passage) for rank in ranks]
 
 
-def _record(rank: int, hit: _Hit) -> dict[str, str | int | float]:
+def _record(rank: int, hit: FoundPassage) -> dict[str, str | int | float]:
     passage = hit.passage
     return {
         "rank": rank,
@@ -161,7 +187,7 @@ def _has_colours() -> bool:
     )
 
 
-def _lines(hits: list[_Hit], n_columns: int, colours: bool) -> Iterator[str]:
+def _lines(hits: list[FoundPassage], n_columns: int, colours: bool) -> Iterator[str]:
     """The hits for a person: rank, score, file:line and heading, with the text below."""
     n_columns = max(n_columns, _MIN_COLUMNS)
     for rank, (score, passage) in enumerate(hits, 1):

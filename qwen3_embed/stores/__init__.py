@@ -1,0 +1,1 @@
+"""SQLite files: what each keeps, and how one is opened, checked, shared and bounded in size."""
