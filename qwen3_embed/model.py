@@ -320,8 +320,7 @@ class Model(SentenceTransformersNames):
                 )
             tensors = loaded.tensors()
             head = self._head(tensors)
-            matrices = {n: tensor for n, tensor in tensors.items() if n not in HEADS}
-            number = self._engines.add_adapter(matrices)
+            number = self._engines.add_adapter(tensors, loaded.tensors)
             self._adapters[name] = Weights(number, name, loaded, location, head)
 
     def set_adapter(self, name: str | None) -> None:
@@ -405,9 +404,10 @@ class Model(SentenceTransformersNames):
         """
         return self._engines.measure()
 
-    def done_fds(self) -> tuple[int, ...]:
-        """File descriptors, one per engine, that become readable when jobs are done."""
-        return self._engines.done_fds()
+    @property
+    def engines(self) -> Engines:
+        """The engines, for servers: descriptors to wait on, and `unload` and `reload`."""
+        return self._engines
 
     def _head(self, tensors: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64] | None:
         """The output head of a reranker, with an adapter's tensors; None for an embedder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import sqlite3
 import threading
@@ -67,6 +68,74 @@ class TestRunning:
             np.testing.assert_array_equal(
                 np.array(content, np.float32), changed.encode(["a clause"])
             )
+
+    def test_adapters_by_request(self, folder: Path, tmp_path: Path) -> None:
+        """Requests name them; the model's own weights and every adapter are served at once."""
+        names = ("legal", "medical")
+        adapters = {
+            name: make_adapter(tmp_path / name, folder, seed=i) for i, name in enumerate(names)
+        }
+        given = [f"--adapter={name}={path}" for name, path in adapters.items()]
+        served = Served("--model", str(folder), *given, "--idle-unload", "0.4")
+        expected = {}
+        for name in (None, *names):
+            adapter = None if name is None else adapters[name]
+            with Embedder(folder, adapter=adapter) as model:
+                full = folder.name if name is None else f"{folder.name}:{name}"
+                expected[full] = model.encode("a clause")
+                expected[f"{full}-query"] = model.encode_query("a clause")
+        failures = []
+
+        def ask(name: str) -> None:
+            body = {"input": "a clause", "model": name}
+            status, answer, _ = served.ask("/v1/embeddings", body)
+            found = np.array(answer["data"][0]["embedding"], np.float32)
+            if status != 200 or not np.array_equal(found, expected[name]):
+                failures.append(name)
+
+        def ask_all() -> None:
+            threads = [threading.Thread(target=ask, args=(name,)) for name in [*expected] * 2]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert not failures
+
+        try:
+            models = [entry["id"] for entry in served.ask("/v1/models")[1]["data"]]
+            assert set(expected) <= set(models)
+            ask_all()
+            assert served.ask("/v1/embeddings", {"input": "a", "model": "x:legal"})[0] == 404
+            deadline = time.monotonic() + 30
+            while not any("unloaded" in line["event"] for line in served.log):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert served.ask("/health")[0] == 200
+            counted = next(
+                line
+                for line in served.ask("/metrics")[1].decode().splitlines()
+                if line.startswith("qwen3_embed_engine_texts_total")
+            )
+            assert float(counted.split()[-1]) == 2 * len(expected)
+            ask_all()  # opens the model again, once, with its adapters
+            assert sum(line["event"].startswith("loaded") for line in served.log) == 1
+        finally:
+            served.stop()
+
+    def test_idle_model_that_cannot_be_opened_again(self, folder: Path, tmp_path: Path) -> None:
+        """An error for the requests that need it, until its files are there again."""
+        copied = shutil.copytree(folder, tmp_path / "copied")
+        served = Served("--model", str(copied), "--idle-unload", "0.2")
+        try:
+            while not any("unloaded" in line["event"] for line in served.log):
+                time.sleep(0.02)
+            weights = copied / "model.safetensors"
+            weights.rename(tmp_path / "aside")
+            assert served.ask("/embed", {"inputs": "a"})[0] == 500
+            (tmp_path / "aside").rename(weights)
+            assert served.ask("/embed", {"inputs": "a"})[0] == 200
+        finally:
+            served.stop()
 
     def test_metrics_and_logs_hold_no_text(self, server: Served, folder: Path) -> None:
         body = {"input": [SECRET, SECRET], "model": folder.name}

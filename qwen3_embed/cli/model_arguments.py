@@ -57,9 +57,18 @@ def add_model_arguments(
         choices=("auto", "bfloat16", "float8", "int8"),
         help="of the weights; float8 needs a GPU, int8 the CPU (default: bfloat16)",
     )
-    group.add_argument(
-        "--adapter", metavar="NAME", help="LoRA adapter: a PEFT folder or owner/name on the hub"
-    )
+    adapter = "LoRA adapter: a PEFT folder or owner/name on the hub"
+    if many:
+        group.add_argument(
+            "--adapter",
+            action="append",
+            default=[],
+            metavar="[NAME=]ADAPTER",
+            help=adapter + "; with NAME= it serves requests for MODEL:NAME (repeatable), without "
+            "it all of the model's",
+        )
+    else:
+        group.add_argument("--adapter", metavar="NAME", help=adapter)
     group.add_argument(
         "--max-length",
         type=positive,

@@ -7,7 +7,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .model_arguments import add_model_arguments, model_settings, open_model, positive
+from .model_arguments import add_model_arguments, model_settings, positive
 
 if TYPE_CHECKING:
     from ..retrieval.quantizer import Quantizer
@@ -66,6 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--truncate",
         action="store_true",
         help="cut texts that are too long, unless the request says otherwise",
+    )
+    served.add_argument(
+        "--idle-unload",
+        type=float,
+        metavar="S",
+        help="free a model's memory when it has had no request for S seconds; the next one opens "
+        "it again (default: never)",
     )
     served.add_argument(
         "--quantizer",
@@ -154,6 +161,8 @@ def run(namespace: argparse.Namespace) -> int:
         )
     if not namespace.client_seconds > 0:
         namespace.wrong(f"--client-seconds is {namespace.client_seconds}, expected more than 0")
+    if namespace.idle_unload is not None and not namespace.idle_unload > 0:
+        namespace.wrong(f"--idle-unload is {namespace.idle_unload}, expected more than 0")
     if not 0 <= namespace.port < 1 << 16:
         namespace.wrong(f"--port is {namespace.port}, expected 0..65535")
     try:
@@ -174,6 +183,7 @@ def run(namespace: argparse.Namespace) -> int:
         max_connections=namespace.max_connections,
         header_s=namespace.client_seconds,
         body_s=namespace.client_seconds,
+        idle_s=namespace.idle_unload,
         truncate=namespace.truncate,
         cors_origins=tuple(namespace.cors_origin),
     )
@@ -188,13 +198,21 @@ def run(namespace: argparse.Namespace) -> int:
 
 
 def _open_models(namespace: argparse.Namespace, opened: contextlib.ExitStack) -> Registry:
+    from ..embedder import Embedder
     from ..reranker import Reranker
-    from ..server.registry import Registry
+    from ..server.registry import Registry, with_adapter
 
     registry = Registry(quantizer=_load_quantizer(namespace))
+    own, named = _adapters(namespace)
     for name in namespace.model:
-        embedder = opened.enter_context(open_model(namespace, name))
-        registry.embedders[_served_name(name, registry)] = embedder
+        settings = model_settings(namespace)
+        embedder = Embedder(name, adapter=own, cache=namespace.cache, **settings)
+        opened.enter_context(embedder)
+        served = _served_name(name, registry)
+        registry.embedders[served] = embedder
+        for short, location in named.items():
+            embedder.add_adapter(short, location)
+            registry.adapters[f"{served}:{short}"] = with_adapter(embedder, short)
     for name in namespace.reranker:
         ranker = opened.enter_context(Reranker(name, **model_settings(namespace)))
         registry.rerankers[_served_name(name, registry)] = ranker
@@ -207,6 +225,27 @@ def _open_models(namespace: argparse.Namespace, opened: contextlib.ExitStack) ->
             )
         registry.aliases[short] = name
     return registry
+
+
+def _adapters(namespace: argparse.Namespace) -> tuple[str | None, dict[str, str]]:
+    """The adapter that is always in use, and those that requests name."""
+    own, named = [], {}
+    for given in namespace.adapter:
+        short, found, location = given.partition("=")
+        if not found or Path(given).is_dir():
+            own.append(given)
+        elif not short or short in named or ":" in short:
+            raise ValueError(f"--adapter {given}: expected NAME=ADAPTER with a new name without :")
+        else:
+            named[short] = location
+    if namespace.adapter and len(namespace.model) > 1:
+        raise ValueError("--adapter needs a single --model: an adapter belongs to one base")
+    if len(own) > 1:
+        raise ValueError(
+            f"--adapter {' --adapter '.join(own)}: expected one at most without a name: pass "
+            f"NAME=ADAPTER to serve several"
+        )
+    return own[0] if own else None, named
 
 
 def _load_quantizer(namespace: argparse.Namespace) -> Quantizer | None:

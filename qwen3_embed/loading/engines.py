@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from .._core import Engine, Job
 from .cores import Cores, usable_cores
 from .device import CUDA_PATHS
+from .head import HEADS
 from .user_cache import cache_folder
 
 __all__ = ["Engines", "open_engines"]
@@ -26,6 +28,8 @@ class Engines:
         At least one; owned from here on.
     threads_from : str
         Where the CPU engine's number of threads comes from.
+    open_again : callable, optional
+        Opens the same engines, for `reload`.
 
     Attributes
     ----------
@@ -33,11 +37,20 @@ class Engines:
         Token budget of one forward pass.
     """
 
-    def __init__(self, engines: Sequence[Engine], threads_from: str = "num_threads") -> None:
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        threads_from: str = "num_threads",
+        open_again: Callable[[], Sequence[Engine]] | None = None,
+    ) -> None:
         self._engines = tuple(engines)
+        self._open_again = open_again
         self._threads_from = threads_from
         self.batch_tokens: int = self._engines[0].info["batch_tokens"]
         self._adapters = [(0,) * len(self._engines)]  # each one's numbers in the engines
+        self._tensors_again: list[Callable[[], dict[str, npt.NDArray[Any]]]] = []
+        self._infos: list[dict[str, Any]] | None = None  # of before `unload`
+        self._earlier_counts: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._engines)
@@ -45,7 +58,7 @@ class Engines:
     @property
     def info(self) -> dict[str, Any]:
         """The first engine's, with the device and the note of every engine."""
-        infos = [engine.info for engine in self._engines]
+        infos = self._infos or [engine.info for engine in self._engines]
         devices = ",".join(info["device"] for info in infos)
         notes = "; ".join(f"{info['device']}: {info['note']}" for info in infos if info["note"])
         return infos[0] | {
@@ -88,21 +101,64 @@ class Engines:
 
     def counts(self) -> dict[str, float]:
         """As `Engine.counts`, summed over all engines."""
-        counts = [engine.counts() for engine in self._engines]
-        return {name: sum(each[name] for each in counts) for name in counts[0]}
+        counts = Counter(self._earlier_counts)
+        if self.is_loaded:
+            for engine in self._engines:
+                counts.update(engine.counts())
+        return dict(counts)
 
     def pending_tokens(self) -> int:
         """Tokens submitted but not yet computed, over all engines."""
-        return sum(engine.pending_tokens() for engine in self._engines)
+        return sum(engine.pending_tokens() for engine in self._engines) if self.is_loaded else 0
 
-    def add_adapter(self, tensors: dict[str, npt.NDArray[Any]]) -> int:
+    def add_adapter(
+        self,
+        tensors: dict[str, npt.NDArray[Any]],
+        tensors_again: Callable[[], dict[str, npt.NDArray[Any]]],
+    ) -> int:
         """As `Engine.add_adapter`, on every engine; to be called by one thread at a time.
 
-        If one fails, what the engines before it have taken is unused until they are closed.
+        Heads among the tensors are left out. `tensors_again` makes the same tensors for `reload`.
+        If an engine fails, what those before it have taken is unused until they are closed.
         """
-        numbers = tuple(engine.add_adapter(tensors) for engine in self._engines)
+        matrices = _without_heads(tensors)
+        numbers = tuple(engine.add_adapter(matrices) for engine in self._engines)
         self._adapters.append(numbers)
+        self._tensors_again.append(tensors_again)
         return len(self._adapters) - 1
+
+    @property
+    def is_loaded(self) -> bool:
+        """False between `unload` and `reload`."""
+        return self._infos is None
+
+    def unload(self) -> None:
+        """Frees the engines' memory until `reload`; `info` and `counts` stay as they are."""
+        self._earlier_counts = Counter(self.counts())
+        self._infos = [engine.info for engine in self._engines]
+        self.close()
+
+    def reload(self) -> None:
+        """Opens the engines again, with their adapters.
+
+        Raises
+        ------
+        ModelNotFoundError, ModelFileError, DeviceError
+            As at first: files or device have changed.
+        """
+        assert self._open_again is not None
+        engines = tuple(self._open_again())
+        try:
+            for tensors_again in self._tensors_again:
+                matrices = _without_heads(tensors_again())
+                for engine in engines:
+                    engine.add_adapter(matrices)
+        except BaseException:
+            for engine in engines:
+                engine.close()
+            raise
+        self._engines = engines
+        self._infos = None
 
     def measure(self) -> tuple[float, float]:
         """Peak (FLOP/s, bytes/s) of all devices together."""
@@ -113,6 +169,11 @@ class Engines:
         """Closes all engines. Idempotent."""
         for engine in self._engines:
             engine.close()
+
+
+def _without_heads(tensors: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """A reranker's head is not the engine's to compute."""
+    return {name: tensor for name, tensor in tensors.items() if name not in HEADS}
 
 
 def open_engines(
@@ -150,14 +211,17 @@ def open_engines(
             **options,
         )
 
-    if len(devices) == 1:
-        return Engines([open_engine(devices[0])], reason)
-    with ThreadPoolExecutor(len(devices)) as pool:
-        opening = [pool.submit(open_engine, device) for device in devices]
-    failures = [future for future in opening if future.exception() is not None]
-    if failures:
-        for future in opening:
-            if future not in failures:
-                future.result().close()
-        failures[0].result()
-    return Engines([future.result() for future in opening], reason)
+    def open_all() -> list[Engine]:
+        if len(devices) == 1:
+            return [open_engine(devices[0])]
+        with ThreadPoolExecutor(len(devices)) as pool:
+            opening = [pool.submit(open_engine, device) for device in devices]
+        failures = [future for future in opening if future.exception() is not None]
+        if failures:
+            for future in opening:
+                if future not in failures:
+                    future.result().close()
+            failures[0].result()
+        return [future.result() for future in opening]
+
+    return Engines(open_all(), reason, open_all)

@@ -21,6 +21,7 @@ from .cors import CrossOrigin
 from .deliveries import Deliveries
 from .exchange import Answer, Exchange, Gone, SharedState
 from .foreign_ids import ForeignIds
+from .idle import IdleModels
 from .keys import Keys
 from .logs import RequestLog
 from .metrics import Metrics
@@ -65,18 +66,21 @@ class Application:
     ) -> None:
         self.registry = registry
         self.settings = settings
-        self._models: dict[str, Model] = {**registry.embedders, **registry.rerankers}
+        self._models: dict[str, Model] = dict(registry.opened())
         self._keys = keys
         turns = Turns()
+        deliveries = Deliveries(turns)
+        threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="qwen3_embed server")
         self.shared = SharedState(
             registry,
             settings,
             foreign_ids,
             Metrics(self._models),
             turns,
-            Deliveries(turns),
+            deliveries,
             Tokenising(turns),
-            ThreadPoolExecutor(_THREADS, thread_name_prefix="qwen3_embed server"),
+            threads,
+            IdleModels(self._models, deliveries, threads, settings.idle_s),
         )
         self._log = RequestLog(logger)
         self._broken: str | None = None
@@ -90,11 +94,13 @@ class Application:
 
     def open(self) -> None:
         """Starts to listen to the engines; to be called on the event loop, as is all else."""
-        self.shared.deliveries.open(self._models.values())
+        for model in self._models.values():
+            self.shared.deliveries.listen(model.engines)
 
     def close(self) -> None:
         """Ends the threads and writes the rest of the log."""
-        self.shared.deliveries.close()
+        for model in self._models.values():
+            self.shared.deliveries.forget(model.engines)
         self.shared.tokenising.close()
         self.shared.threads.shutdown(wait=False, cancel_futures=True)
         self._log.flush()

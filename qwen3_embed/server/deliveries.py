@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from .turns import Turns
 
 if TYPE_CHECKING:
     from .._core import Job
-    from ..model import Model
+    from ..loading.engines import Engines
 
 __all__ = ["Deliveries"]
 
@@ -33,19 +32,19 @@ class Deliveries:
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
-        self._fds: list[int] = []
+        self._fds: dict[Engines, tuple[int, ...]] = {}
         self._waiting: dict[Job, asyncio.Future[None]] = {}
         self._last_s = time.monotonic()
 
-    def open(self, models: Iterable[Model]) -> None:
-        """Listens to the engines of the models."""
-        self._fds = [fd for model in models for fd in model.done_fds()]
-        for fd in self._fds:
+    def listen(self, engines: Engines) -> None:
+        """Resumes requests that wait for jobs of these engines from now on."""
+        self._fds[engines] = engines.done_fds()
+        for fd in self._fds[engines]:
             asyncio.get_running_loop().add_reader(fd, self._deliver, fd)
 
-    def close(self) -> None:
-        """Stops listening."""
-        for fd in self._fds:
+    def forget(self, engines: Engines) -> None:
+        """Stops listening to them."""
+        for fd in self._fds.pop(engines, ()):
             asyncio.get_running_loop().remove_reader(fd)
 
     async def wait(self, job: Job) -> None:

@@ -11,12 +11,16 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from .deliveries import Deliveries
 from .foreign_ids import ForeignIds
+from .idle import IdleModels
 from .metrics import Metrics
 from .problems import Problem
 from .registry import Registry
@@ -26,12 +30,15 @@ from .turns import Turns
 
 if TYPE_CHECKING:
     from .._core import Job
+    from ..loading.engines import Engines
     from ..loading.tokenizer import TokenBatch
     from ..model import Model
 
 __all__ = ["Answer", "Exchange", "Gone", "SharedState", "Usage"]
 
 Result = TypeVar("Result")
+
+_NO_TURN = nullcontext()
 
 _SHORT_BYTES = 4096  # a body of this size is tokenised in a millisecond
 _SHORT_TEXTS = 16  # this many vectors are serialised in a few milliseconds
@@ -87,6 +94,9 @@ class SharedState:
     tokenising : Tokenising
     threads : ThreadPoolExecutor
         For work that is too long for the event loop.
+    idle_models : IdleModels
+    long_turns : dict of Engines to Semaphore
+        For batches with a very long text.
     started_at : int
         Unix time in seconds.
     n_requests : int
@@ -103,6 +113,8 @@ class SharedState:
     deliveries: Deliveries
     tokenising: Tokenising
     threads: ThreadPoolExecutor
+    idle_models: IdleModels
+    long_turns: dict[Engines, asyncio.Semaphore] = field(default_factory=dict)
     started_at: int = field(default_factory=lambda: int(time.time()))
     n_requests: int = 0
     held_bytes: int = 0
@@ -276,6 +288,22 @@ class Exchange:
         batch = await shared.tokenising.encode(model.tokenizer, texts, n_characters)
         self.check()
         return batch
+
+    async def load(self, model: Model) -> None:
+        """Returns when the model is loaded, which it is unless it has been idle."""
+        await self._shared.idle_models.load(model)
+        self.check()
+
+    def turn(self, model: Model, batch: TokenBatch) -> AbstractAsyncContextManager[None]:
+        """Lets a batch with a very long text wait until no other such batch is in the engine.
+
+        The engine takes jobs in order: shorter ones then wait for one long text, not for all.
+        """
+        longest = int(np.diff(batch.cu_seqlens).max())
+        if longest <= model.engines.batch_tokens // 2:
+            return _NO_TURN
+        turns = self._shared.long_turns
+        return turns.setdefault(model.engines, asyncio.Semaphore(len(model.engines)))
 
     def check(self) -> None:
         """Raises `Gone` once the client has left."""

@@ -105,10 +105,12 @@ class _Server:
 
     async def _watch(self) -> None:
         settings = self._application.settings
-        interval_s = min(1.0, settings.header_s / 4, settings.body_s / 4)
+        waits_s = [settings.header_s, settings.body_s, settings.idle_s or settings.header_s]
+        interval_s = min(1.0, *(wait_s / 4 for wait_s in waits_s))
         while True:
             await asyncio.sleep(interval_s)
             self._connections.check_deadlines()
+            self._application.shared.idle_models.unload_idle()
 
     async def _wait_for_answers(self) -> None:
         """Returns when all answers are written, after the grace period, or at a second Ctrl-C."""

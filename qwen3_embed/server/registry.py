@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..embedder import Embedder
 from ..reranker import Reranker
 from ..retrieval.quantizer import Quantizer
 from .problems import Problem
 
-__all__ = ["Registry"]
+if TYPE_CHECKING:
+    from ..model import Model
+
+__all__ = ["Registry", "with_adapter"]
 
 _QUERY_SUFFIX = "-query"
 
@@ -22,6 +27,8 @@ class Registry:
     ----------
     embedders : dict
         Name to model, in the order of the command line: TEI's routes use the first.
+    adapters : dict
+        "NAME:ADAPTER" to the embedder NAME with that adapter in use.
     rerankers : dict
     aliases : dict
         Other names for names.
@@ -30,14 +37,21 @@ class Registry:
     """
 
     embedders: dict[str, Embedder] = field(default_factory=dict)
+    adapters: dict[str, Embedder] = field(default_factory=dict)
     rerankers: dict[str, Reranker] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     quantizer: Quantizer | None = None
 
     def names(self) -> list[str]:
         """Every name that a request may use."""
-        queries = [name + _QUERY_SUFFIX for name in self.embedders]
-        return [*self.embedders, *queries, *self.rerankers, *self.aliases]
+        embedders = [*self.embedders, *self.adapters]
+        queries = [name + _QUERY_SUFFIX for name in embedders]
+        return [*embedders, *queries, *self.rerankers, *self.aliases]
+
+    def opened(self) -> Iterator[tuple[str, Model]]:
+        """The name and model of every engine."""
+        yield from self.embedders.items()
+        yield from self.rerankers.items()
 
     def embedder_names(self) -> list[str]:
         """Every name of an embedding model."""
@@ -52,12 +66,14 @@ class Registry:
             name = next(iter(self.embedders), "")
         asked = name
         name = self.aliases.get(name, name)
-        if name in self.embedders:
-            return name, self.embedders[name], False
+        found = self.embedders.get(name) or self.adapters.get(name)
+        if found is not None:
+            return name, found, False
         base = name.removesuffix(_QUERY_SUFFIX)
         base = self.aliases.get(base, base)
-        if base in self.embedders:
-            return base, self.embedders[base], name.endswith(_QUERY_SUFFIX)
+        found = self.embedders.get(base) or self.adapters.get(base)
+        if found is not None:
+            return base, found, name.endswith(_QUERY_SUFFIX)
         raise self._unknown(asked, "an embedding model", self.embedder_names())
 
     def reranker(self, name: str | None) -> tuple[str, Reranker]:
@@ -84,3 +100,14 @@ class Registry:
             param="model",
             code="model_not_found",
         )
+
+
+def with_adapter(model: Embedder, adapter: str) -> Embedder:
+    """A second Embedder over the same engine, with one of its adapters in use.
+
+    It shares everything with the model, which stays the one to close.
+    """
+    view = object.__new__(type(model))
+    vars(view).update(vars(model))
+    view.set_adapter(adapter)
+    return view

@@ -33,6 +33,8 @@ class Settings:
         How long requests may go on after SIGTERM.
     stall_s : float
         Requests wait and none has been finished for so long: health is degraded.
+    idle_s : float or None
+        Time without requests after which a model's memory is freed; None: never.
     truncate : bool
         Whether texts that are too long are cut where a request doesn't say.
     cors_origins : tuple of str
@@ -50,5 +52,6 @@ class Settings:
     body_s: float = 60.0
     drain_s: int = 30
     stall_s: float = 300.0
+    idle_s: float | None = None
     truncate: bool = False
     cors_origins: tuple[str, ...] = ()

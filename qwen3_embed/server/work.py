@@ -88,13 +88,15 @@ async def embed(
     bounds = (max_length, truncate, exchange.settings)
 
     async def compute(batch: TokenBatch) -> npt.NDArray[np.float32]:
-        try:
-            rows, job = model.submit_tokens(
-                batch.tokens, batch.cu_seqlens, dim, normalize=normalize
-            )
-        except ValueError as error:  # ids that a client has sent
-            raise Problem(400, f"token ids: {error}", param="input") from None
-        await exchange.finish(job)
+        async with exchange.turn(model, batch):
+            await exchange.load(model)
+            try:
+                rows, job = model.submit_tokens(
+                    batch.tokens, batch.cu_seqlens, dim, normalize=normalize
+                )
+            except ValueError as error:  # ids that a client has sent
+                raise Problem(400, f"token ids: {error}", param="input") from None
+            await exchange.finish(job)
         return rows
 
     if isinstance(inputs[0], list):
@@ -136,8 +138,10 @@ async def score(
     if batch.lengths.max() > model.max_length:
         for query in dict.fromkeys(query for query, _ in pairs):
             _check_room(model, model.body_of(query, "", instruction=instruction))
-    rows, job = model.submit_tokens(batch.tokens, batch.cu_seqlens, normalize=False)
-    await exchange.finish(job)
+    async with exchange.turn(model, batch):
+        await exchange.load(model)
+        rows, job = model.submit_tokens(batch.tokens, batch.cu_seqlens, normalize=False)
+        await exchange.finish(job)
     scores = model.scores_of(rows, activation=None if logits else "sigmoid")
     return _vectors(scores, batch.lengths, model.max_length)
 
