@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,12 @@ def _add_network_arguments(parser: argparse.ArgumentParser) -> None:
         "(repeatable; default: none)",
     )
     network.add_argument("--log-level", default="info", choices=("info", "warning", "error"))
+    network.add_argument(
+        "--log-format",
+        default="auto",
+        choices=("auto", "json", "plain"),
+        help="JSON objects, or plain lines (default: plain on a terminal)",
+    )
 
 
 class _Counterpart(argparse.Action):
@@ -170,7 +177,7 @@ def run(namespace: argparse.Namespace) -> int:
         from ..server.foreign_ids import ForeignIds
         from ..server.keys import Keys
         from ..server.listening import listen
-        from ..server.logs import log_as_json
+        from ..server.logs import log_to_stderr
         from ..server.settings import Settings
     except ModuleNotFoundError as error:
         raise ImportError(
@@ -189,11 +196,14 @@ def run(namespace: argparse.Namespace) -> int:
     )
     foreign_ids = None if namespace.token_ids == "model" else ForeignIds(namespace.token_ids)
     keys = Keys(namespace.api_key_file) if namespace.api_key_file else None
-    log_as_json(namespace.log_level)
+    as_json = namespace.log_format == "json"
+    if namespace.log_format == "auto":
+        as_json = not sys.stderr.isatty()
+    log_to_stderr(namespace.log_level, as_json)
     with contextlib.ExitStack() as opened:
         registry = _open_models(namespace, opened)
         application = Application(registry, keys, settings, foreign_ids)
-        listen(application, namespace.host, namespace.port)
+        listen(application, namespace.host, namespace.port, namespace.api_key_file)
     return 0
 
 

@@ -22,14 +22,9 @@ def example_command(registry: Registry, url: str, key_file: Path | None) -> str:
     key_file : Path or None
         The command reads the first key from there, so that no key is printed.
     """
-    if registry.embedders:
-        path = "/v1/embeddings"
-        body: dict[str, object] = {"model": next(iter(registry.embedders)), "input": "hello"}
-    else:
-        path = "/v1/rerank"
-        body = {"model": next(iter(registry.rerankers)), "query": "hello", "documents": ["hi"]}
-    parts = ["curl", url + path, "-H", "content-type: application/json"]
-    command = shlex.join([*parts, "-d", json.dumps(body)])
+    body = json.dumps({"model": next(iter(registry.embedders)), "input": "hello"})
+    json_type = "content-type: application/json"
+    command = shlex.join(["curl", f"{url}/v1/embeddings", "-H", json_type, "-d", body])
     if key_file is not None:
         first = f"grep -m1 -v '^ *\\(#\\|$\\)' {shlex.quote(str(key_file.resolve()))}"
         command += f" -H \"authorization: Bearer $({first} | tr -d ' \\t')\""

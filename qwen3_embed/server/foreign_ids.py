@@ -1,7 +1,7 @@
-"""class ForeignIds: token ids of another tokenizer, back to the texts that they stand for.
+"""class ForeignIds: decodes token ids of another tokenizer back to text.
 
 Some clients, LangChain's OpenAIEmbeddings among them, send ids of OpenAI's tokenizer whatever the
-model. They say the same as the text did, so the text is what the model gets to see.
+model is. They are decoded here, and the text is tokenised for the model.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ __all__ = ["ForeignIds"]
 
 
 class ForeignIds:
-    """A tokenizer of tiktoken, for decoding alone.
+    """A tokenizer of tiktoken, used for decoding only.
 
     Parameters
     ----------
     name : str
-        Of the tokenizer: "cl100k_base".
+        The tokenizer's, such as "cl100k_base".
 
     Raises
     ------
     ImportError
         tiktoken is not installed.
     OSError
-        tiktoken has not kept the tokenizer's file, and can't download it.
+        tiktoken has no file of the tokenizer in its cache and can't download it.
     """
 
     def __init__(self, name: str) -> None:
@@ -38,24 +38,24 @@ class ForeignIds:
             ) from None
         try:
             self._encoding = tiktoken.get_encoding(name)
-        except Exception as error:  # of whatever it downloads with
+        except Exception as error:  # tiktoken's HTTP library has types of its own
             raise OSError(
                 f"tiktoken has no file of {name} and could not download it "
-                f"({type(error).__name__}): allow it to once, or put the file in the folder "
-                f"that TIKTOKEN_CACHE_DIR names"
+                f"({type(error).__name__}): start it once with network access, or put the file in "
+                f"the folder that TIKTOKEN_CACHE_DIR names"
             ) from None
         self._name = name
 
     def texts_of(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         """The texts of n sequences.
 
-        Clients cut long texts into runs of ids, also in the middle of a character, of which
-        neither run has all: it is left out of both.
+        Clients split long texts into runs of ids, sometimes in the middle of a character. Neither
+        run contains all of its bytes, so it is left out of both.
 
         Raises
         ------
         Problem
-            400: ids that this tokenizer doesn't have, or that are no text.
+            400: ids that this tokenizer doesn't have, or whose bytes are not UTF-8.
         """
         return [self._text_of(i, ids) for i, ids in enumerate(sequences)]
 
@@ -63,24 +63,24 @@ class ForeignIds:
         try:
             content = self._encoding.decode_bytes(ids)
         except (KeyError, OverflowError):
-            raise self._problem(index, "holds token ids that are none") from None
+            raise self._problem(index, "contains token ids that are not in") from None
         try:
             return _whole_characters(content).decode()
         except UnicodeDecodeError:
-            raise self._problem(index, "is no text by the token ids") from None
+            raise self._problem(index, "does not decode to valid UTF-8 with") from None
 
     def _problem(self, index: int, what: str) -> Problem:
         return Problem(
             400,
-            f"input {index} {what} of {self._name}, which this server was started to expect: send "
-            f"texts, or start it with --token-ids model for the model's own",
+            f"input {index} {what} {self._name}, the tokenizer given with --token-ids: send texts, "
+            f"or start the server with --token-ids model if the ids are the model's own",
             param="input",
             code="foreign_token_ids",
         )
 
 
 def _whole_characters(content: bytes) -> bytes:
-    """Without the rest of a character at the start, and the beginning of one at the end."""
+    """The bytes without an incomplete character at the start or the end."""
     start = 0
     while start < min(3, len(content)) and content[start] & 0xC0 == 0x80:
         start += 1

@@ -7,11 +7,13 @@ import logging
 import resource
 import signal
 import socket
+from pathlib import Path
 
 import uvloop
 
 from .application import Application
 from .connection import Connection, Connections
+from .example import example_command
 
 __all__ = ["listen"]
 
@@ -23,8 +25,17 @@ _OTHER_FILES = 256  # weights, caches, logs
 logger = logging.getLogger("qwen3_embed.server")
 
 
-def listen(application: Application, host: str, port: int) -> None:
+def listen(application: Application, host: str, port: int, key_file: Path | None = None) -> None:
     """Serves until SIGTERM or SIGINT; requests that were begun are finished first.
+
+    Parameters
+    ----------
+    application : Application
+    host : str
+    port : int
+        0: any that is free.
+    key_file : Path, optional
+        Named in the command that is printed as an example.
 
     Raises
     ------
@@ -38,9 +49,13 @@ def listen(application: Application, host: str, port: int) -> None:
         found_host, found_port = sock.getsockname()[:2]
         address = f"[{found_host}]" if ":" in found_host else found_host
         names = ", ".join(application.registry.names())
-        logger.warning("serving %s at http://%s:%d", names, address, found_port)
+        url = f"http://{address}:{found_port}"
+        lines = [
+            f"serving {names} at {url}",
+            f"try: {example_command(application.registry, url, key_file)}",
+        ]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_Server(application, sock).run())
+            runner.run(_Server(application, sock).run(lines))
         logger.warning("drained")
 
 
@@ -59,12 +74,15 @@ class _Server:
         self._stop = asyncio.Event()
         self._kill = asyncio.Event()
 
-    async def run(self) -> None:
+    async def run(self, lines: list[str]) -> None:
+        """Serves until it is stopped; the lines are logged once it can be."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
         self._application.open()
         loop.add_reader(self._sock, self._accept)
+        for line in lines:
+            logger.warning("%s", line)
         watching = loop.create_task(self._watch())
         await self._stop.wait()
         loop.remove_reader(self._sock)

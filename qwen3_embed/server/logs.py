@@ -1,4 +1,4 @@
-"""Logs of a server: one JSON object per line on standard error, never with a client's text."""
+"""Logs of a server on standard error: JSON or plain lines, never with a client's text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["RequestLog", "log_as_json"]
+__all__ = ["RequestLog", "log_to_stderr"]
 
 _FLUSH_S = 0.1
 
@@ -35,10 +35,17 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(content, ensure_ascii=False)
 
 
-def log_as_json(level: str) -> None:
-    """Sends the server's logs to standard error."""
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """The message alone, for people; the start of a server needs no time and no level."""
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return record.getMessage() + trace
+
+
+def log_to_stderr(level: str, as_json: bool) -> None:
+    """Sends the server's logs to standard error, as JSON for programs or plain for people."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter())
+    handler.setFormatter(_JsonFormatter() if as_json else _PlainFormatter())
     logger = logging.getLogger("qwen3_embed.server")
     logger.handlers = [handler]
     logger.setLevel(level.upper())
@@ -63,6 +70,7 @@ class RequestLog:
 
     def __init__(self, logger: logging.Logger) -> None:
         self.is_on = logger.isEnabledFor(logging.INFO)
+        self._as_json = not any(isinstance(h.formatter, _PlainFormatter) for h in logger.handlers)
         self._lines: list[bytes] = []
 
     def add(self, about: dict[str, Any]) -> None:
@@ -70,7 +78,7 @@ class RequestLog:
         if not self._lines:
             asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
         line = {"time": _time(time.time()), "level": "info", "event": "request", **about}
-        self._lines.append(msgspec.json.encode(line))
+        self._lines.append(msgspec.json.encode(line) if self._as_json else _plain(line))
 
     def flush(self) -> None:
         """Writes the lines that wait."""
@@ -78,3 +86,11 @@ class RequestLog:
             lines = b"\n".join(self._lines).decode()
             self._lines.clear()
             print(lines, file=sys.stderr, flush=True)
+
+
+def _plain(line: dict[str, Any]) -> bytes:
+    """A line such as "15:04:05 200 /v1/embeddings 1.3 ms, mini, 8 texts, 120 tokens"."""
+    text = f"{line['time'][11:19]} {line['status']} {line['route']} {line['ms']} ms"
+    if "model" in line:
+        text += f", {line['model']}, {line['n_texts']} texts, {line['n_tokens']} tokens"
+    return text.encode()

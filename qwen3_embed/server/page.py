@@ -13,8 +13,10 @@ __all__ = ["page"]
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1rem;
        color: #222; background: #fff }
-pre { background: #f4f4f4; padding: 1rem; overflow-x: auto; border-radius: 4px }
+pre { background: #f4f4f4; padding: 1rem; white-space: pre-wrap;
+      overflow-wrap: anywhere; border-radius: 4px }
 td, th { text-align: left; padding: .2rem 1.5rem .2rem 0; vertical-align: top }
+td:first-child { white-space: nowrap }
 @media (prefers-color-scheme: dark) {
   body { color: #ddd; background: #1b1b1b } pre { background: #2a2a2a } a { color: #8ab4f8 }
 }
