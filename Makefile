@@ -7,7 +7,7 @@ ASAN = engine ops api safetensors
 C_FILES = git ls-files '*.c' '*.h' '*.cu' '*.cuh'
 files = $(foreach name,$(1),tests/test_$(name).py)
 
-.PHONY: build quick test test-all lint asan fuzz bench gpu wheel release
+.PHONY: build quick test test-all clients lint asan fuzz bench gpu wheel release
 
 build:
 	$(PYTHON) setup.py -q build_ext $(BUILD)
@@ -18,9 +18,15 @@ quick: build
 test: build
 	$(PYTEST)
 
-test-all: build
+test-all: build clients
 	$(PYTHON) -m pip install -q --group test-all
 	$(PYTEST) -rs
+
+clients:
+	for name in clients clients-cohere5; do \
+		$(PYTHON) -m venv --without-pip build/$$name && \
+		$(PYTHON) -m pip --python build/$$name/bin/python install -q --group $$name || exit 1; \
+	done
 
 lint:
 	ruff check .

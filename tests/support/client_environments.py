@@ -1,6 +1,6 @@
 """Python environments that have other projects' clients.
 
-Clients that exclude one another have environments of their own: `make clients` makes
+Clients that exclude one another have environments of their own: `make clients` creates
 build/clients and build/clients-cohere5 from the dependency groups of these names.
 """
 
