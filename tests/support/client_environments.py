@@ -30,7 +30,7 @@ def _python_with(module: str) -> str | None:
 
 
 def run_with(module: str, code: str) -> str:
-    """What a program prints that needs a module; skips the test where no environment has it."""
+    """The output of a program that needs a module; skips the test if no environment has it."""
     python = _python_with(module)
     if python is None:
         pytest.skip(f"no environment has {module}: make clients")
