@@ -24,6 +24,7 @@ _COMMANDS = {
     "encode": "turn files of texts into a file of vectors",
     "search": "find the passages of a file or folder that answer a query",
     "serve": "serve models over HTTP to clients of OpenAI, Cohere and TEI",
+    "mcp": "give an agent a memory and search in folders, over MCP",
     "rerank": "order the lines of a text file by how well they answer a query",
     "merge": "merge an adapter into its base model, or interpolate models",
     "quantize": "write a model folder with int8 weights, half the size",

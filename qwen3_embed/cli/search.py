@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..retrieval.corpus_index import FoundPassage
     from ..stores.corpus_vectors import CorpusVectors
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "run", "user_store"]
 
 _CANDIDATES = 50  # passages that a reranker reads
 _MAX_LINES = 6  # of a passage on the terminal
@@ -111,7 +111,7 @@ def _nearest(namespace: argparse.Namespace) -> list[FoundPassage]:
             instruction=namespace.instruction,
             prompt_name=namespace.prompt_name,
         )
-        store = _store(namespace.cache)
+        store = user_store(namespace.cache)
         with closing(store) if store else nullcontext():
             index = CorpusIndex(
                 model,
@@ -128,7 +128,7 @@ def _nearest(namespace: argparse.Namespace) -> list[FoundPassage]:
     return index.nearest(query, n_hits)
 
 
-def _store(path: str | None) -> CorpusVectors | None:
+def user_store(path: str | None) -> CorpusVectors | None:
     """The file that was asked for, or the user's own if that can be written."""
     from ..loading.user_cache import cache_folder
     from ..stores.corpus_vectors import CorpusVectors

@@ -59,7 +59,9 @@ class CorpusFile(NamedTuple):
     is_settled: bool
 
 
-def find_files(corpus: str | os.PathLike[str]) -> list[CorpusFile]:
+def find_files(
+    corpus: str | os.PathLike[str], *, follows_symlinks: bool = True
+) -> list[CorpusFile]:
     """The file itself, or the files of a folder and all below it that can be searched.
 
     Parameters
@@ -69,6 +71,8 @@ def find_files(corpus: str | os.PathLike[str]) -> list[CorpusFile]:
         packages or ignored by .gitignore is left out. The .gitignore files of the folders above
         count too, up to the root of the repository; they are read with pathspec, the extra
         "search".
+    follows_symlinks : bool
+        Whether a folder's symbolic links to files are read; those to folders never are.
 
     Returns
     -------
@@ -89,7 +93,7 @@ def find_files(corpus: str | os.PathLike[str]) -> list[CorpusFile]:
     """
     name = os.fspath(corpus)
     if os.path.isdir(name):
-        files = _files_below(name)
+        files = _files_below(name, follows_symlinks)
         if not files:
             suffixes = ", ".join((*PROSE, *MARKDOWN, *RECORDS))
             raise ValueError(f"the folder {name!r} holds no {suffixes} file and no code to search")
@@ -111,7 +115,7 @@ def _stamped(path: str, status: os.stat_result) -> CorpusFile:
     return CorpusFile(path, stamp, age_ns > _SETTLED_NS)
 
 
-def _files_below(folder: str) -> list[CorpusFile]:
+def _files_below(folder: str, follows_symlinks: bool) -> list[CorpusFile]:
     found = []
     ignored = _Ignored()
     rules: _Rules = []
@@ -127,7 +131,7 @@ def _files_below(folder: str) -> list[CorpusFile]:
             continue  # as with os.walk, a folder that can't be read holds nothing
         for entry in entries:
             name = entry.name
-            if name.startswith("."):
+            if name.startswith(".") or (entry.is_symlink() and not follows_symlinks):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 if not name.endswith(_GENERATED) and not _cover(rules, name + "/"):

@@ -104,8 +104,8 @@ class CorpusIndex:
                 entry = stored.get(path)
                 if entry is not None and entry.stamp == file.stamp:
                     current[file.path] = entry
-        known = {} if rebuild else _rows_by_key(stored, current)
         changed = [(f, p) for f, p in zip(files, paths, strict=True) if f.path not in current]
+        known = _rows_by_key(stored, current) if changed and not rebuild else {}
         current.update(self._updated(changed, known, show_progress_bar))
         self._forget(stored.keys() - set(paths))
 
@@ -136,7 +136,8 @@ class CorpusIndex:
             return []
         # File by file: one matrix would be a copy of all vectors.
         scores = np.concatenate([entry.vectors @ query for entry in self._entries])
-        order = (-scores).argsort(kind="stable")[:top_k]
+        # A product's last bits depend on where a row lies: equal texts get equal scores again.
+        order = (-scores.round(6)).argsort(kind="stable")[:top_k]
         numbers = np.searchsorted(self._ends, order, side="right")
         passages: dict[int, list[Passage]] = {}
         hits = []

@@ -7,7 +7,6 @@ the texts therefore only marks the words as stale; the next search indexes them 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,51 +18,12 @@ from ..embedder import Embedder
 from ..encoding.texts import list_texts
 from ..reranker import Reranker
 from .npz import load_arrays, save_arrays
+from .words import SMOOTHING, character_bigrams, combined, idf, words
 
 __all__ = ["Hit", "HybridIndex", "character_bigrams", "fuse", "words"]
 
 RRF_K = 60
-_WORD = re.compile(r"\w+")
-_INSIDE_IDENTIFIER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|_")
-_WITHOUT_SPACES = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
-
-# Weights of the words, in standard deviations of a query's cosines; see HybridIndex.
-_COVERAGE = 2.0
-_LEAD = 6.0
-_LEAD_OVER = 5  # the rank, by coverage, of the document that the lead is measured from
-_SMOOTHING = 4.0  # IDF added to every query's, as if it had one more word, which never matches
-
 _FORMAT = 1  # of the file
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words; identifiers are cut at underscores and where the case changes.
-
-    Examples
-    --------
-    >>> words("The readTextFile of read_file")
-    ['the', 'read', 'text', 'file', 'of', 'read', 'file']
-    """
-    return _WORD.findall(_INSIDE_IDENTIFIER.sub(" ", text).lower())
-
-
-def character_bigrams(text: str) -> list[str]:
-    """Words, but pairs of characters in scripts that are written without spaces.
-
-    For Chinese, a segmenter such as `jieba.lcut` can be given instead.
-
-    Examples
-    --------
-    >>> character_bigrams("GPU 重力加速度")
-    ['gpu', '重力', '力加', '加速', '速度']
-    """
-    found = []
-    for word in words(text):
-        if _WITHOUT_SPACES.search(word) and len(word) > 1:
-            found += [word[i : i + 2] for i in range(len(word) - 1)]
-        else:
-            found.append(word)
-    return found
 
 
 def fuse(rankings: Iterable[Sequence[int]], k: int = RRF_K) -> list[tuple[int, float]]:
@@ -320,16 +280,7 @@ class HybridIndex:
         """The score of each document, in the order of `_texts`."""
         if self._words is None:
             self._words = _Words([self._tokenize(text) for text in self._texts.values()])
-        cosines = self._vectors @ row
-        scores = cosines - cosines.mean()
-        deviation = cosines.std()
-        if deviation > 0:
-            scores /= deviation
-        coverage = self._words.coverage(self._tokenize(query))
-        kth = max(0, len(coverage) - _LEAD_OVER)
-        lead = np.maximum(0, coverage - np.partition(coverage, kth)[kth])
-        total: npt.NDArray[np.float32] = scores + _COVERAGE * coverage + _LEAD * lead
-        return total
+        return combined(self._vectors @ row, self._words.coverage(self._tokenize(query)))
 
 
 class _Words:
@@ -362,12 +313,12 @@ class _Words:
             return np.zeros(self._n_documents, np.float32)
         total = sum(self._idf(token) for token in tokens)
         scores: npt.NDArray[np.float32] = self._bm25.get_scores(known)
-        return scores / np.float32(total + _SMOOTHING)
+        return scores / np.float32(total + SMOOTHING)
 
     def _idf(self, token: str) -> float:
         column = self._bm25.vocab_dict.get(token) if self._bm25 is not None else None
         n = 0 if column is None else int(self._n_containing[column])
-        return float(np.log1p((self._n_documents - n + 0.5) / (n + 0.5)))
+        return idf(self._n_documents, n)
 
 
 def _best(scores: npt.NDArray[np.float32], limit: int) -> npt.NDArray[np.intp]:
