@@ -150,7 +150,7 @@ def test_updates_recency_and_forgetting(tmp_path: Path) -> None:
 
 
 def test_killed(tmp_path: Path) -> None:
-    """What was acknowledged is there afterwards."""
+    """Every acknowledged fact is there afterwards."""
     acknowledged: list[str] = []
 
     async def conversation(client: Any) -> None:
