@@ -135,7 +135,10 @@ qe_adapter_open(const struct qe_model *model, const struct qe_tensor *tensors,
             vector += vector_bytes(&tensors[i]) / sizeof *vector;
         }
         memcpy(owner + place.weight->member, &values, sizeof values);
-        if (place.weight->scales != 0) { /* the model's may be int8, this is bf16 */
+        if (place.weight == &qe_embed_tokens) {
+            adapter->weights.embed_in_blocks = false;
+        } else if (place.weight->scales !=
+                   0) { /* the model's may be int8, this is bf16 */
             const float *none = NULL;
             memcpy(owner + place.weight->scales, &none, sizeof none);
         }

@@ -70,3 +70,11 @@ qe_config_check(const struct qe_config *config, struct qe_error *err)
     }
     return 0;
 }
+
+double
+qe_config_token_flop(const struct qe_config *c)
+{
+    double width = (double)c->head_dim * (c->n_heads + c->n_kv_heads);
+
+    return 4.0 * c->n_layers * c->hidden_size * (width + 1.5 * c->intermediate_size);
+}

@@ -121,7 +121,10 @@ qe_engine_open(const struct qe_config *config, const char *const *paths, int n_p
     }
     e->pid = getpid();
     pthread_mutex_init(&e->measuring, NULL);
-    status = qe_model_open(config, paths, n_paths, &e->model, err);
+    status = options->places == NULL
+                 ? qe_model_open(config, paths, n_paths, &e->model, err)
+                 : qe_model_open_places(config, paths[0], options->places,
+                                        options->n_places, &e->model, err);
     if (status < 0) {
         goto fail;
     }

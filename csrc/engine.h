@@ -17,6 +17,9 @@ struct qe_engine_options {
     int batch_tokens; /* 0: chosen                                              */
     struct qe_cuda_paths cuda; /* where its libraries are                         */
     const char *cache_folder;  /* of GPU plans, measured once; NULL: not kept       */
+    const struct qe_place
+        *places; /* (n_places) of a GGUF file, the only path; or NULL */
+    int n_places;
 };
 
 struct qe_engine_info {

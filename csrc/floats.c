@@ -52,6 +52,16 @@ round_to_bf16(uint32_t bits)
     return (uint16_t)(((bits & 0x7fffffff) > 0x7f800000 ? nan : rounded) >> 16);
 }
 
+float
+qe_float_of_f16(uint16_t f16)
+{
+    uint32_t bits = widen_f16(f16);
+    float value;
+
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 void
 qe_floats_to_fp32(const struct qe_tensor *tensor, float *out)
 {

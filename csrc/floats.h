@@ -6,6 +6,8 @@
 
 #include "safetensors.h"
 
+float qe_float_of_f16(uint16_t f16);
+
 /* out (elements of tensor): the exact values of a BF16, F16 or F32 tensor. */
 void qe_floats_to_fp32(const struct qe_tensor *tensor, float *out);
 

@@ -20,6 +20,8 @@
 #define ALIGNMENT 64    /* bytes; of every vector and rounded matrix               */
 #define SHAPE_BYTES 144 /* room for the longest shape in a message                 */
 
+const float qe_in_blocks[1] = {0.0f};
+
 /* A place in the model for one tensor. */
 struct slot {
     const struct qe_weight *weight;
@@ -49,7 +51,7 @@ static bool
 is_rounded(const struct slot *slot)
 {
     return !qe_weight_is_head(slot->weight) && slot->tensor->dtype != QE_BF16 &&
-           slot->tensor->dtype != QE_I8;
+           slot->tensor->dtype != QE_I8 && slot->tensor->dtype != QE_Q8_0;
 }
 
 /* The last part of a path. */
@@ -134,7 +136,8 @@ check_tensor(const struct binding *binding, const struct slot *slot)
     char found[SHAPE_BYTES], expected[SHAPE_BYTES];
 
     if (tensor->dtype == QE_OTHER ||
-        (tensor->dtype == QE_I8 && slot->weight->scales == 0)) {
+        (tensor->dtype == QE_I8 && slot->weight->scales == 0) ||
+        (tensor->dtype == QE_Q8_0 && (n_dims == 1 || is_widened(slot)))) {
         return qe_fail(binding->err, QE_EFORMAT,
                        "%s: dtype %s, expected BF16, F16 or F32 (in %.120s); use an "
                        "unquantised copy of the model",
@@ -185,32 +188,42 @@ static bool
 is_needed(const struct binding *binding, const struct slot *slot)
 {
     return !qe_weight_is_head(slot->weight) &&
-           (binding->model->is_int8 || !qe_weight_is_scale(slot->weight));
+           (!qe_weight_is_scale(slot->weight) ||
+            (binding->model->is_int8 && !binding->model->has_blocks));
 }
 
-/* Finds whether the layers' matrices are int8: all are, or none. */
+/* Finds how the layers' matrices are stored: all in one way. */
 static int
 check_int8(struct binding *binding)
 {
-    const struct slot *int8 = NULL, *other = NULL;
+    const struct slot *floats = NULL, *int8 = NULL, *blocks = NULL, *scales = NULL;
 
     for (size_t i = 0; i < binding->n_slots; i++) {
         const struct slot *slot = &binding->slots[i];
-        if (slot->tensor != NULL && slot->weight->scales != 0) {
-            *(slot->tensor->dtype == QE_I8 ? &int8 : &other) = slot;
-        } else if (slot->tensor != NULL && qe_weight_is_scale(slot->weight) &&
-                   other != NULL) {
-            int8 = slot;
+        if (slot->tensor == NULL) {
+            continue;
+        }
+        if (qe_weight_is_scale(slot->weight)) {
+            scales = slot;
+        } else if (slot->weight->scales != 0) {
+            *(slot->tensor->dtype == QE_I8     ? &int8
+              : slot->tensor->dtype == QE_Q8_0 ? &blocks
+                                               : &floats) = slot;
         }
     }
-    if (int8 != NULL && other != NULL) {
+    const struct slot *first = floats != NULL ? floats : blocks;
+    const struct slot *second = int8 != NULL ? int8 : scales;
+    second = second == NULL && floats != NULL ? blocks : second;
+    if (first != NULL && second != NULL) {
         return qe_fail(binding->err, QE_EFORMAT,
                        "%.120s: dtype %s beside %.120s of dtype %s, expected the "
-                       "layers' matrices all in I8 with their weight_scale, or none",
-                       other->tensor->name, other->tensor->dtype_name,
-                       int8->tensor->name, int8->tensor->dtype_name);
+                       "layers' matrices all in I8 with their weight_scale, all in "
+                       "Q8_0, or none",
+                       first->tensor->name, first->tensor->dtype_name,
+                       second->tensor->name, second->tensor->dtype_name);
     }
-    binding->model->is_int8 = int8 != NULL;
+    binding->model->has_blocks = blocks != NULL;
+    binding->model->is_int8 = int8 != NULL || blocks != NULL;
     return 0;
 }
 
@@ -314,6 +327,12 @@ bind_slot(const struct binding *binding, const struct slot *slot, float **vector
         *rounded += round_up(n_rows * n_columns * sizeof(uint16_t), ALIGNMENT);
     }
     memcpy(owner + slot->weight->member, &values, sizeof values);
+    if (tensor->dtype == QE_Q8_0 && slot->weight->scales != 0) {
+        const float *scales = qe_in_blocks;
+        memcpy(owner + slot->weight->scales, &scales, sizeof scales);
+    } else if (slot->weight == &qe_embed_tokens) {
+        binding->model->weights.embed_in_blocks = tensor->dtype == QE_Q8_0;
+    }
 }
 
 /* Allocates what the model owns, and binds every slot. */
@@ -379,62 +398,60 @@ open_files(struct qe_model *model, const char *const *paths, int n_paths,
     return 0;
 }
 
+/* Binds the weights in model's open files. On failure everything is closed. */
+static int
+bind_model(struct qe_model *model, struct qe_error *err)
+{
+    struct binding binding = {.model = model, .err = err};
+    bool ok = make_slots(&binding) == 0 && fill_slots(&binding) == 0 &&
+              check_unknown(&binding) == 0 && bind_slots(&binding) == 0;
+
+    free(binding.slots);
+    if (!ok) {
+        qe_model_close(model);
+        return err->status;
+    }
+    return 0;
+}
+
 int
 qe_model_open(const struct qe_config *config, const char *const *paths, int n_paths,
               struct qe_model *model, struct qe_error *err)
 {
-    struct binding binding = {.model = model, .err = err};
-
     *model = (struct qe_model){.config = *config};
     if (n_paths < 1) {
         qe_fail(err, QE_EVALUE, "%d weight files, expected at least 1", n_paths);
         goto fail;
     }
     if (qe_config_check(config, err) < 0 ||
-        open_files(model, paths, n_paths, err) < 0 || make_slots(&binding) < 0 ||
-        fill_slots(&binding) < 0 || check_unknown(&binding) < 0 ||
-        bind_slots(&binding) < 0) {
+        open_files(model, paths, n_paths, err) < 0) {
         goto fail;
     }
-    free(binding.slots);
-    return 0;
+    return bind_model(model, err);
 
 fail:
-    free(binding.slots);
     qe_model_close(model);
     return err->status;
 }
 
-/* Of the embedding table a pass needs only some rows. Matrices that were rounded are in
- * memory already: going through them is quick. */
-void
-qe_model_prefetch(struct qe_model *model)
+int
+qe_model_open_places(const struct qe_config *config, const char *path,
+                     const struct qe_place *places, int n_places,
+                     struct qe_model *model, struct qe_error *err)
 {
-    const struct qe_config *c = &model->config;
-    const size_t C = c->hidden_size, I = c->intermediate_size;
-    const size_t q_width = (size_t)c->n_heads * c->head_dim;
-    const size_t kv_width = (size_t)c->n_kv_heads * c->head_dim;
-    const size_t max_ranges = 7 * (size_t)c->n_layers;
-    struct qe_range *ranges = malloc(max_ranges * sizeof *ranges);
-    size_t n_ranges = 0;
-
-    for (int l = 0; ranges != NULL && l < c->n_layers; l++) {
-        const struct qe_layer *layer = &model->weights.layers[l];
-        const struct {
-            const void *matrix;
-            size_t n_elements;
-        } parts[] = {
-            {layer->k_proj, kv_width * C}, {layer->v_proj, kv_width * C},
-            {layer->q_proj, q_width * C},  {layer->o_proj, q_width * C},
-            {layer->gate_proj, I * C},     {layer->up_proj, I * C},
-            {layer->down_proj, I * C},
-        };
-        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-            ranges[n_ranges++] = (struct qe_range){
-                parts[i].matrix, parts[i].n_elements * (model->is_int8 ? 1 : 2)};
-        }
+    *model = (struct qe_model){.config = *config};
+    model->files = calloc(1, sizeof *model->files);
+    if (model->files == NULL) {
+        return qe_fail(err, QE_ENOMEM, "no memory for a file");
     }
-    model->prefetch = qe_prefetch_open(ranges, n_ranges);
+    if (qe_config_check(config, err) < 0 ||
+        qe_safetensors_open_places(path, places, n_places, model->files, err) < 0) {
+        qe_model_close(model);
+        return err->status;
+    }
+    model->n_files = 1;
+    model->mapped_bytes = model->files->map_bytes;
+    return bind_model(model, err);
 }
 
 void

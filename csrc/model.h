@@ -29,6 +29,9 @@ struct qe_config {
     const float *rope_inv_freq; /* (HS/2) borrowed by qe_model_open, then copied */
 };
 
+/* In place of a matrix's scales: they are in its blocks, Q8_0 of GGUF. */
+extern const float qe_in_blocks[1];
+
 /* One scale per row of a layer's matrices in int8; NULL: the matrix is bf16. */
 struct qe_row_scales {
     const float *q_proj, *k_proj, *v_proj, *o_proj, *gate_proj, *up_proj, *down_proj;
@@ -51,9 +54,11 @@ struct qe_layer {
 
 /* The weights of a forward pass. */
 struct qe_weights {
-    const void *embed_tokens; /* (V, C) bf16, any alignment */
-    const float *norm;        /* (C) */
-    struct qe_layer *layers;  /* (L) */
+    const void
+        *embed_tokens; /* (V, C) bf16, or Q8_0 if embed_in_blocks; any alignment */
+    bool embed_in_blocks;
+    const float *norm;       /* (C) */
+    struct qe_layer *layers; /* (L) */
 };
 
 struct qe_prefetch;
@@ -63,7 +68,9 @@ struct qe_model {
     struct qe_weights weights;    /* layers is owned */
     struct qe_safetensors *files; /* (n_files) owned */
     int n_files;
-    bool is_int8;                 /* the layers' matrices are, in the files */
+    bool is_int8;                 /* the layers' matrices are, in the files: with a
+                                     scale per row, or per block of Q8_0 */
+    bool has_blocks;              /* ... the latter */
     float *vectors;               /* owned storage of all fp32 vectors */
     unsigned char *rounded;       /* owned storage of matrices rounded to bf16 */
     struct qe_prefetch *prefetch; /* owned; maps pages ahead of the first pass */
@@ -76,6 +83,11 @@ struct qe_model {
  * left zeroed. */
 int qe_model_open(const struct qe_config *config, const char *const *paths, int n_paths,
                   struct qe_model *model, struct qe_error *err);
+
+/* The same of one GGUF file, whose header Python has read. */
+int qe_model_open_places(const struct qe_config *config, const char *path,
+                         const struct qe_place *places, int n_places,
+                         struct qe_model *model, struct qe_error *err);
 
 /* Starts a thread that maps the pages of the layers in the order of a forward pass, for
  * an engine that reads weights in place. At most once. */

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "model.h"
 #include "thread.h"
 
 #ifndef MADV_POPULATE_READ
@@ -89,4 +90,36 @@ qe_prefetch_close(struct qe_prefetch *prefetch)
     }
     free(prefetch->ranges);
     free(prefetch);
+}
+
+/* Of the embedding table a pass needs only some rows. Matrices that were rounded are in
+ * memory already: going through them is quick. */
+void
+qe_model_prefetch(struct qe_model *model)
+{
+    const struct qe_config *c = &model->config;
+    const size_t C = c->hidden_size, I = c->intermediate_size;
+    const size_t q_width = (size_t)c->n_heads * c->head_dim;
+    const size_t kv_width = (size_t)c->n_kv_heads * c->head_dim;
+    const size_t max_ranges = 7 * (size_t)c->n_layers;
+    struct qe_range *ranges = malloc(max_ranges * sizeof *ranges);
+    size_t n_ranges = 0;
+
+    for (int l = 0; ranges != NULL && l < c->n_layers; l++) {
+        const struct qe_layer *layer = &model->weights.layers[l];
+        const struct {
+            const void *matrix;
+            size_t n_elements;
+        } parts[] = {
+            {layer->k_proj, kv_width * C}, {layer->v_proj, kv_width * C},
+            {layer->q_proj, q_width * C},  {layer->o_proj, q_width * C},
+            {layer->gate_proj, I * C},     {layer->up_proj, I * C},
+            {layer->down_proj, I * C},
+        };
+        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+            ranges[n_ranges++] = (struct qe_range){
+                parts[i].matrix, parts[i].n_elements * (model->is_int8 ? 1 : 2)};
+        }
+    }
+    model->prefetch = qe_prefetch_open(ranges, n_ranges);
 }

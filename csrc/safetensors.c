@@ -6,14 +6,12 @@
 #define _DEFAULT_SOURCE
 #include "safetensors.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "json.h"
+#include "map_file.h"
 
 #define LENGTH_BYTES 8             /* the header's length, before the header          */
 #define MAX_HEADER_BYTES 100000000 /* the reference reader's bound */
@@ -21,7 +19,6 @@
 #define MAX_NAME_BYTES 512
 #define MAX_WORD_BYTES 31 /* keys and dtypes; the longest known has 12       */
 #define MAX_DIM ((uint64_t)1 << 40)
-#define SHOWN_PATH_BYTES 200 /* so that a message keeps room for its point      */
 
 _Static_assert(sizeof(size_t) == 8, "sizes of files and tensors need 64 bits");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are little-endian");
@@ -50,15 +47,6 @@ static const struct {
     {"F8_E5M2", QE_OTHER, 8},     {"F8_E8M0", QE_OTHER, 8},
     {"F8_E4M3FNUZ", QE_OTHER, 8}, {"F8_E5M2FNUZ", QE_OTHER, 8},
 };
-
-/* The end of a long path says more than its start. */
-static const char *
-shown_path(const char *path)
-{
-    size_t n_bytes = strlen(path);
-
-    return n_bytes > SHOWN_PATH_BYTES ? path + n_bytes - SHOWN_PATH_BYTES : path;
-}
 
 /* QE_EFORMAT: what the header says of a tensor can't be. */
 static int
@@ -312,7 +300,7 @@ check_tensors(const struct header *header)
 static int
 parse(struct qe_safetensors *file, struct qe_error *err)
 {
-    const char *path = file->path == NULL ? "safetensors" : shown_path(file->path);
+    const char *path = file->path == NULL ? "safetensors" : qe_shown_path(file->path);
     struct header header = {.file = file};
     uint64_t header_bytes;
 
@@ -373,66 +361,70 @@ qe_safetensors_parse(const unsigned char *bytes, size_t n_bytes,
     return 0;
 }
 
-/* Maps file->path; the mapping outlives the descriptor. */
-static int
-map_file(struct qe_safetensors *file, struct qe_error *err)
-{
-    const char *path = shown_path(file->path);
-    struct stat before, after;
-    void *map;
-
-    /* O_NONBLOCK: a named pipe must not hold us; it changes nothing for a file. */
-    int fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) {
-        return qe_fail_errno(err, "%s: can't open", path);
-    }
-    if (fstat(fd, &before) < 0) {
-        qe_fail_errno(err, "%s: can't read its size", path);
-        goto fail;
-    }
-    if (!S_ISREG(before.st_mode)) {
-        qe_fail(err, QE_EFORMAT, "%s: a folder or device, expected a file", path);
-        goto fail;
-    }
-    if (before.st_size == 0) {
-        qe_fail(err, QE_EFORMAT, "%s: empty; download the file again", path);
-        goto fail;
-    }
-    map = mmap(NULL, (size_t)before.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (map == MAP_FAILED) {
-        qe_fail_errno(err, "%s: can't map %lld bytes", path, (long long)before.st_size);
-        goto fail;
-    }
-    file->map = map;
-    file->map_bytes = (size_t)before.st_size;
-    /* Pages past the end of a file that shrinks kill the process that reads them. */
-    if (fstat(fd, &after) < 0) {
-        qe_fail_errno(err, "%s: can't read its size", path);
-        goto fail;
-    }
-    if (after.st_size != before.st_size) {
-        qe_fail(err, QE_EFORMAT,
-                "%s: it went from %lld to %lld bytes while being opened; wait until "
-                "its download ends",
-                path, (long long)before.st_size, (long long)after.st_size);
-        goto fail;
-    }
-    close(fd);
-    return 0;
-
-fail:
-    close(fd);
-    return err->status;
-}
-
 int
 qe_safetensors_open(const char *path, struct qe_safetensors *file, struct qe_error *err)
 {
     *file = (struct qe_safetensors){.path = strdup(path)};
     if (file->path == NULL) {
-        return qe_fail(err, QE_ENOMEM, "%s: no memory for its path", shown_path(path));
+        return qe_fail(err, QE_ENOMEM, "%s: no memory for its path",
+                       qe_shown_path(path));
     }
-    if (map_file(file, err) < 0 || parse(file, err) < 0) {
+    if (qe_map_file(path, &file->map, &file->map_bytes, err) < 0 ||
+        parse(file, err) < 0) {
+        qe_safetensors_close(file);
+        return err->status;
+    }
+    return 0;
+}
+
+/* Copies the places' tensors and their names, once each lies within the file. */
+static int
+take_places(struct qe_safetensors *file, const struct qe_place *places, int n_places,
+            struct qe_error *err)
+{
+    size_t name_bytes = 0;
+
+    for (int i = 0; i < n_places; i++) {
+        name_bytes += strlen(places[i].tensor.name) + 1;
+        if (places[i].offset > file->map_bytes ||
+            places[i].tensor.n_bytes > file->map_bytes - places[i].offset) {
+            return qe_fail(err, QE_EFORMAT,
+                           "%s: tensor '%.120s' ends past the %zu bytes of the file",
+                           qe_shown_path(file->path), places[i].tensor.name,
+                           file->map_bytes);
+        }
+    }
+    file->tensors = calloc((size_t)n_places + 1, sizeof *file->tensors);
+    file->names = malloc(name_bytes + 1);
+    if (file->tensors == NULL || file->names == NULL) {
+        return qe_fail(err, QE_ENOMEM, "%s: no memory for its %d tensors",
+                       qe_shown_path(file->path), n_places);
+    }
+    char *name = file->names;
+    for (int i = 0; i < n_places; i++) {
+        struct qe_tensor *tensor = &file->tensors[file->n_tensors++];
+        size_t n_bytes = strlen(places[i].tensor.name) + 1;
+        *tensor = places[i].tensor;
+        tensor->name = memcpy(name, places[i].tensor.name, n_bytes);
+        tensor->data = file->map + places[i].offset;
+        name += n_bytes;
+    }
+    qsort(file->tensors, (size_t)n_places, sizeof *file->tensors, by_name);
+    return 0;
+}
+
+int
+qe_safetensors_open_places(const char *path, const struct qe_place *places,
+                           int n_places, struct qe_safetensors *file,
+                           struct qe_error *err)
+{
+    *file = (struct qe_safetensors){.path = strdup(path)};
+    if (file->path == NULL) {
+        return qe_fail(err, QE_ENOMEM, "%s: no memory for its path",
+                       qe_shown_path(path));
+    }
+    if (qe_map_file(path, &file->map, &file->map_bytes, err) < 0 ||
+        take_places(file, places, n_places, err) < 0) {
         qe_safetensors_close(file);
         return err->status;
     }

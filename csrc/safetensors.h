@@ -18,6 +18,7 @@ enum qe_dtype {
     QE_F16,
     QE_F32,
     QE_I8,
+    QE_Q8_0,  /* of GGUF: blocks of 32 integers after a scale in F16 */
     QE_OTHER, /* a valid safetensors dtype that no weight of ours may have */
 };
 
@@ -29,6 +30,12 @@ struct qe_tensor {
     uint64_t shape[QE_MAX_DIMS];
     const unsigned char *data; /* borrowed from the mapping; any alignment */
     uint64_t n_bytes;
+};
+
+/* A tensor, so far without data, and where in a file that is. */
+struct qe_place {
+    struct qe_tensor tensor;
+    uint64_t offset;
 };
 
 struct qe_safetensors {
@@ -43,6 +50,12 @@ struct qe_safetensors {
 /* Maps path and parses its header. On failure nothing is left open. */
 int qe_safetensors_open(const char *path, struct qe_safetensors *file,
                         struct qe_error *err);
+
+/* Maps path, a file of another format, and takes its tensors from a table that Python
+ * has read from its header. names are copied. */
+int qe_safetensors_open_places(const char *path, const struct qe_place *places,
+                               int n_places, struct qe_safetensors *file,
+                               struct qe_error *err);
 
 /* Parses bytes (n_bytes), borrowed for the life of file: the part that is fuzzed. */
 int qe_safetensors_parse(const unsigned char *bytes, size_t n_bytes,

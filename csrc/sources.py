@@ -19,16 +19,20 @@ VNNI = [*AVX512, "-mavx512vnni"]
 BF16 = [*VNNI, "-mavx512bf16"]
 PLAIN = ["pack.c", "epilogue.c", "softmax.c", "int8_pack.c"]
 WIDE = ["pack_avx512.c", "epilogue_avx512.c", "softmax_avx512.c"]
-WIDE_INT8 = ["int8_avx512.c", "int8_pack_avx512.c"]
+WIDENED = ["int8_avx2.c", "q8_0_avx2.c"]
+WIDE_INT8 = ["int8_avx512.c", "int8_pack_avx512.c", "q8_0_avx512.c"]
 SETS = {
-    "portable": (["gemm_portable.c", "int8_portable.c", *PLAIN], WORDS),
-    "avx2": (["gemm_avx2.c", "int8_avx2.c", *PLAIN], [*AVX2, *WORDS]),
-    "avx_vnni": (["gemm_avx2.c", "int8_avx_vnni.c", *PLAIN], [*AVX2, "-mavxvnni", *BYTES]),
-    "avx512": (["gemm_avx512.c", "int8_avx2.c", "int8_pack.c", *WIDE], [*AVX512, *WORDS]),
+    "portable": (["gemm_portable.c", "int8_portable.c", "q8_0_portable.c", *PLAIN], WORDS),
+    "avx2": (["gemm_avx2.c", *WIDENED, *PLAIN], [*AVX2, *WORDS]),
+    "avx_vnni": (
+        ["gemm_avx2.c", "int8_avx_vnni.c", "q8_0_avx_vnni.c", *PLAIN],
+        [*AVX2, "-mavxvnni", *BYTES],
+    ),
+    "avx512": (["gemm_avx512.c", *WIDENED, "int8_pack.c", *WIDE], [*AVX512, *WORDS]),
     "avx512_vnni": (["gemm_avx512.c", *WIDE_INT8, *WIDE], [*VNNI, *BYTES]),
     "avx512_bf16": (["gemm_avx512_bf16.c", *WIDE_INT8, *WIDE], [*BF16, *BYTES]),
     "amx_bf16": (
-        ["gemm_amx.c", "int8_amx.c", "int8_pack_avx512.c", *WIDE],
+        ["gemm_amx.c", "int8_amx.c", "int8_pack_avx512.c", "q8_0_avx512.c", *WIDE],
         [*BF16, "-mamx-tile", "-mamx-bf16", "-mamx-int8", *SIGNED_BYTES],
     ),
 }

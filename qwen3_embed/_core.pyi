@@ -1,6 +1,6 @@
 """The C engine (csrc/python/py_*.c). Private: `qwen3_embed.Embedder` is the interface."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -37,6 +37,7 @@ class Engine:
         cuda_library: str | None = None,
         cublas_folder: str | None = None,
         cache_folder: str | None = None,
+        places: Mapping[str, tuple[str, tuple[int, ...], int, int]] | None = None,
     ) -> None:
         """Maps the safetensors files and checks every weight; copies them to a CUDA device.
 
@@ -46,6 +47,7 @@ class Engine:
         num_threads and batch_tokens. device is "cpu", "cuda" or "cuda:1"; dtype "int8" is for
         the CPU, "float8" for CUDA. cuda_library is None where the build has none, cublas_folder
         None for the system's. In cache_folder the CUDA engine keeps what it measured.
+        `places`, as of `tensor_places`, are those of the only path, if that is a GGUF file.
         """
     def rows(self, n: int, dim: int, /) -> npt.NDArray[np.float32]:
         """A new (n, dim) array over engine memory, not yet written; it outlives the engine."""

@@ -163,6 +163,7 @@ class Model(SentenceTransformersNames):
             [str(shard) for shard in self._files.shards],
             self._files.config.for_engine(self._max_length),
             dtype=self._dtype,
+            places=self._files.places,
             **options,
         )
         try:

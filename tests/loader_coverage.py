@@ -24,7 +24,7 @@ from tests.support.make_bad_safetensors import all_cases
 from tests.support.model_files import SIZES, random_weights, small_weights, write_file
 
 MEASURED = ("json.c", "safetensors.c", "config.c", "model.c", "floats.c", "prefetch.c")
-MEASURED += ("weight_table.c",)
+MEASURED += ("weight_table.c", "map_file.c")
 LEAST_PERCENT = 95.0
 COVERAGE = ("-fprofile-instr-generate", "-fcoverage-mapping")
 

@@ -8,12 +8,14 @@
 #include <string.h>
 
 #include "../arithmetic.h"
+#include "../config.h"
 #include "../linear.h"
 #include "gemm.h"
 #include "int8_weights.h"
 #include "layout.h"
 #include "ops.h"
 #include "peak.h"
+#include "q8_0.h"
 #include "threads.h"
 #include "workspace.h"
 
@@ -85,9 +87,14 @@ embed_rows(void *context, int task, int worker)
         int n_prefix = p->ws->spans[s].n_keys - p->batch->seqs[s].n_tokens;
         const struct qe_seq *seq = &p->batch->seqs[s];
         size_t token = (size_t)seq->tokens[p->ws->row_position[row] - n_prefix];
-        p->cpu->isa->widen(p->ws->h + row * p->ws->ldh,
-                           embed_tokens + 2 * token * c->hidden_size, c->hidden_size,
-                           p->ws->hidden_padded);
+        float *h = p->ws->h + row * p->ws->ldh;
+        if (p->int8 != NULL && p->int8->embed_in_blocks) {
+            qe_q8_0_widen(h, embed_tokens + token * qe_q8_0_bytes(c->hidden_size),
+                          c->hidden_size, p->ws->hidden_padded);
+        } else {
+            p->cpu->isa->widen(h, embed_tokens + 2 * token * c->hidden_size,
+                               c->hidden_size, p->ws->hidden_padded);
+        }
     }
 }
 
@@ -435,16 +442,6 @@ describe_linears(struct cpu_backend *cpu)
     memcpy(cpu->linears, linears, sizeof linears);
 }
 
-static int
-few_tokens(const struct qe_config *c)
-{
-    double width = (double)c->head_dim * (c->n_heads + c->n_kv_heads);
-    double token_flop =
-        4.0 * c->n_layers * c->hidden_size * (width + 1.5 * c->intermediate_size);
-
-    return (int)(FEW_FLOP / token_flop);
-}
-
 int
 qe_backend_cpu_open(const struct qe_model *model, const struct qe_cpu_options *options,
                     struct qe_backend **backend, struct qe_error *err)
@@ -464,7 +461,7 @@ qe_backend_cpu_open(const struct qe_model *model, const struct qe_cpu_options *o
         .n_threads = options->n_threads > 0 ? options->n_threads : qe_usable_cores(),
         .batch_tokens =
             options->batch_tokens > 0 ? options->batch_tokens : DEFAULT_BATCH_TOKENS,
-        .few_tokens = few_tokens(&model->config),
+        .few_tokens = (int)(FEW_FLOP / qe_config_token_flop(&model->config)),
         .forward = forward,
         .after_fork = after_fork,
         .measure = qe_peak_measure,

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../arithmetic.h"
+#include "q8_0.h"
 
 #define MAX_TASK_M 512 /* most rows of X in a task; isa->max_task_m says how many */
 #define MAX_TASK_N 96  /* rows of W in a task, and of each tile                */
@@ -18,7 +19,7 @@
 struct product {
     const struct qe_gemm *gemm;
     const struct qe_isa *isa;
-    bool is_int8;
+    bool is_int8;           /* or Q8_0 */
     int k_padded;           /* to a multiple of QE_K_STEP, or of QE_GROUP for int8  */
     size_t value_bytes;     /* of one value in the panel                            */
     unsigned char *panel;   /* (round_up(m, 16) / 16, k_padded, 16) values, see isa.h */
@@ -35,7 +36,8 @@ struct product {
 struct scratch {
     /* For gate and up, or only the first; rows ldt floats apart. */
     float tile[2][MAX_TASK_N * (MAX_TASK_M + QE_PANEL_ROWS)];
-    unsigned char tail[MAX_TASK_N * QE_GROUP]; /* last columns of W, zero-padded */
+    unsigned char
+        tail[MAX_TASK_N * QE_Q8_0_GROUP_BYTES]; /* last columns of W, padded */
 };
 
 /* Of a panel whose values take as many bytes as bf16, the most. */
@@ -170,11 +172,49 @@ fill_tile_int8(const struct product *p, float *tile, unsigned char *tail,
     }
 }
 
+/* The same of Q8_0. */
+static void
+fill_tile_q8_0(const struct product *p, float *tile, unsigned char *tail,
+               const struct qe_matrix *w, int row, int n, int m0, int m)
+{
+    const int k = p->gemm->k, n_groups = ceil_div(k, QE_GROUP);
+    const int whole_k = k - k % QE_GROUP;
+    const size_t row_bytes = qe_q8_0_bytes(k);
+    const unsigned char *blocks = (const unsigned char *)w->rows + row * row_bytes;
+    struct qe_q8_0_rows rows = {.row_bytes = row_bytes,
+                                .sum_stride = (size_t)n_groups * QE_Q8_0_BLOCKS};
+    struct qe_int8_panel panel = {
+        .block_bytes = (size_t)p->k_padded * QE_PANEL_ROWS * p->value_bytes,
+        .scale_stride = (size_t)n_groups * QE_PANEL_ROWS,
+    };
+
+    for (int k0 = 0, part_k; k0 < k; k0 += part_k) {
+        const size_t g0 = (size_t)k0 / QE_GROUP;
+        part_k = k0 < whole_k ? smaller(TASK_K, whole_k - k0) : QE_GROUP;
+        rows.blocks = blocks + g0 * QE_Q8_0_GROUP_BYTES;
+        rows.sums = w->sums + (row * (size_t)n_groups + g0) * QE_Q8_0_BLOCKS;
+        if (k0 == whole_k) {
+            copy_tail(tail, QE_Q8_0_GROUP_BYTES, blocks, row_bytes,
+                      row_bytes - g0 * QE_Q8_0_GROUP_BYTES, n);
+            rows.blocks = tail;
+            rows.row_bytes = QE_Q8_0_GROUP_BYTES;
+        }
+        panel.values =
+            p->panel +
+            ((size_t)m0 * p->k_padded + (size_t)k0 * QE_PANEL_ROWS) * p->value_bytes;
+        panel.scales = p->scales + (size_t)m0 * n_groups + g0 * QE_PANEL_ROWS;
+        p->isa->multiply_q8_0(tile, p->ldt, &rows, n, &panel, m, part_k / QE_GROUP,
+                              k0 > 0);
+    }
+}
+
 static void
 fill_tile(const struct product *p, float *tile, unsigned char *tail,
           const struct qe_matrix *w, int row, int n, int m0, int m)
 {
-    if (p->is_int8) {
+    if (w->sums != NULL) {
+        fill_tile_q8_0(p, tile, tail, w, row, n, m0, m);
+    } else if (p->is_int8) {
         fill_tile_int8(p, tile, tail, w, row, n, m0, m);
     } else {
         fill_tile_bf16(p, tile, tail,
@@ -265,7 +305,7 @@ qe_gemm_run(const struct qe_gemm *gemm, const struct qe_isa *isa,
             struct qe_threads *threads, unsigned char *scratch,
             const atomic_int *cancel)
 {
-    bool is_int8 = gemm->w[0].scales != NULL;
+    bool is_int8 = gemm->w[0].scales != NULL || gemm->w[0].sums != NULL;
     int k_padded = (int)round_up(gemm->k, is_int8 ? QE_GROUP : QE_K_STEP);
     int n_blocks = ceil_div(gemm->m, QE_PANEL_ROWS);
     int n_tasks_m = ceil_div(gemm->m, isa->max_task_m);

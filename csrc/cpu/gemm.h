@@ -1,4 +1,4 @@
-/* gemm.h: Y = X W^T over weights in bf16 or int8, as they lie in the file.
+/* gemm.h: Y = X W^T over weights in bf16, int8 or Q8_0, as they lie in the file.
  *
  * X, the smaller operand, is packed into panels once, and with int8 weights quantised;
  * the rows of W are read in place, each value broadcast against 16 rows of X. The work
@@ -20,11 +20,12 @@ enum qe_epilogue {
 };
 
 struct qe_matrix {
-    const void *rows; /* (n, k) bf16 or int8, row-major, any alignment */
+    const void *rows; /* (n, k) bf16, int8 or Q8_0, row-major, any alignment */
     int n;
     /* Of int8: as in struct qe_int8_rows, offset_stride being the number of groups. */
-    const float *scales; /* (n); NULL: rows are bf16 */
+    const float *scales; /* (n); NULL: rows are not int8 */
     const int32_t *offsets;
+    const int16_t *sums; /* of Q8_0: as in struct qe_q8_0_rows; NULL: rows are not */
 };
 
 struct qe_gemm {
@@ -32,7 +33,7 @@ struct qe_gemm {
     size_t ldx;
     int m, k;
     struct qe_matrix w[3]; /* stacked along n; for QE_SWIGLU: gate, up, of equal n;
-                              all in bf16 or all in int8 */
+                              all in bf16, or all in int8 or Q8_0 */
     int n_w;
     enum qe_epilogue epilogue;
     void *y; /* fp32, or bf16 for QE_SWIGLU; rows ldy elements apart   */

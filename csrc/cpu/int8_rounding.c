@@ -152,6 +152,7 @@ qe_int8_list(const struct qe_config *c, const struct qe_layer *layer,
             .k = parts[i].k,
             .values = is_int8 ? (int8_t *)parts[i].matrix : NULL,
             .scales = (float *)parts[i].scales,
+            .in_blocks = parts[i].scales == qe_in_blocks,
         };
     }
 }

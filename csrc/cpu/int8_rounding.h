@@ -19,6 +19,7 @@ struct qe_rounding {
     int8_t *values;   /* (n, k)                                                    */
     float *scales;    /* (n)                                                       */
     int32_t *offsets; /* (n, groups) as in struct qe_int8_rows, or NULL            */
+    bool in_blocks;   /* values are Q8_0, without scales and offsets               */
 };
 
 /* A layer's q, k, v, o, gate, up and down, with what they are scaled by: `from` is set,

@@ -11,6 +11,7 @@
 
 #include "../arithmetic.h"
 #include "int8_rounding.h"
+#include "q8_0.h"
 
 #define ALIGN_BYTES 64
 
@@ -91,6 +92,12 @@ lay_out_layer(const struct building *b, int l, unsigned char *base, size_t *used
         }
         bool is_int8 = r->from == NULL;
         size_t n_offsets = (size_t)r->n * ceil_div(r->k, QE_GROUP);
+        if (r->in_blocks) {
+            matrix->rows = r->values;
+            matrix->sums =
+                carve(base, used, n_offsets * QE_Q8_0_BLOCKS * sizeof(int16_t));
+            continue;
+        }
         matrix->rows = is_int8 ? r->values : carve(base, used, (size_t)r->n * r->k);
         matrix->scales = is_int8 ? r->scales : carve(base, used, r->n * sizeof(float));
         matrix->offsets =
@@ -113,6 +120,7 @@ lay_out(const struct building *b, unsigned char *base)
         lay_out_layer(b, l, base, &used);
     }
     b->table->embed_tokens = b->from->embed_tokens;
+    b->table->embed_in_blocks = b->from->embed_in_blocks;
     if (b->own != NULL && b->from->embed_tokens != b->own->embed_tokens) {
         b->table->embed_tokens =
             carve(base, &used, (size_t)c->vocab_size * c->hidden_size * 2);
@@ -143,7 +151,9 @@ round_layer(const struct building *b, int l, struct qe_threads *threads)
     for (int i = 0; i < QE_N_MATRICES; i++) {
         struct qe_rounding *r = &parts[i];
         const struct qe_matrix *matrix = matrix_of(to, i);
-        if (is_own[i] && (r->from != NULL || matrix->offsets != NULL)) {
+        if (is_own[i] && r->in_blocks) {
+            qe_q8_0_sum((int16_t *)matrix->sums, matrix->rows, r->n, r->k, threads);
+        } else if (is_own[i] && (r->from != NULL || matrix->offsets != NULL)) {
             r->int8_zero = b->int8_zero;
             r->values = (int8_t *)matrix->rows;
             r->scales = (float *)matrix->scales;

@@ -14,9 +14,10 @@
 /* Of one struct qe_weights. */
 struct qe_int8_table {
     const struct qe_weights *weights; /* borrowed: the name by which it is found    */
-    const void *embed_tokens;         /* (V, C) bf16                                 */
-    struct qe_cpu_layer *layers;      /* (L) owned                                   */
-    void *memory;                     /* owned: what layers lead to, and is its own  */
+    const void *embed_tokens;         /* (V, C) bf16, or Q8_0 if embed_in_blocks     */
+    bool embed_in_blocks;
+    struct qe_cpu_layer *layers; /* (L) owned                                   */
+    void *memory;                /* owned: what layers lead to, and is its own  */
     size_t memory_bytes;
     struct qe_int8_table *_Atomic next; /* a pass may look while one is added */
 };

@@ -39,6 +39,14 @@ struct qe_int8_rows {
     size_t offset_stride;
 };
 
+/* Rows of weights in blocks of 32, see q8_0.h. */
+struct qe_q8_0_rows {
+    const unsigned char *blocks; /* (n, k / 32, 34 bytes), rows row_bytes apart     */
+    size_t row_bytes;
+    const int16_t *sums; /* (n, groups, 4), rows sum_stride apart: of each block    */
+    size_t sum_stride;
+};
+
 /* Rows of activations, quantised and regrouped. */
 struct qe_int8_panel {
     const void *values; /* see pack_int8; blocks of 16 rows block_bytes apart       */
@@ -84,6 +92,13 @@ struct qe_isa {
     void (*multiply_int8)(float *y, size_t ldy, const struct qe_int8_rows *w, int n,
                           const struct qe_int8_panel *panel, int m, int n_groups,
                           bool accumulate, bool finish);
+
+    /* The same of Q8_0. A block's sum is an integer; a group is a chain of one fused
+     * multiply-add per block, from 0, with the block's scale; y is one of groups, each
+     * with that of its activations. */
+    void (*multiply_q8_0)(float *y, size_t ldy, const struct qe_q8_0_rows *w, int n,
+                          const struct qe_int8_panel *panel, int m, int n_groups,
+                          bool accumulate);
 
     /* y (m, n), rows ldy floats apart, = (or +=, if accumulate) the transpose of
      * tile (n, round_up(m, 16)), rows ldt floats apart. */

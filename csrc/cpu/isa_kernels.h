@@ -19,6 +19,10 @@ void ISA(qe_multiply_int8)(float *y, size_t ldy, const struct qe_int8_rows *w, i
                            const struct qe_int8_panel *panel, int m, int n_groups,
                            bool accumulate, bool finish);
 
+void ISA(qe_multiply_q8_0)(float *y, size_t ldy, const struct qe_q8_0_rows *w, int n,
+                           const struct qe_int8_panel *panel, int m, int n_groups,
+                           bool accumulate);
+
 void ISA(qe_store)(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,
                    bool accumulate);
 

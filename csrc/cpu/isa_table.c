@@ -15,6 +15,7 @@ const struct qe_isa ISA(qe_isa) = {
     .int8_zero = QE_INT8_ZERO,
     .pack_int8 = ISA(qe_pack_int8),
     .multiply_int8 = ISA(qe_multiply_int8),
+    .multiply_q8_0 = ISA(qe_multiply_q8_0),
     .store = ISA(qe_store),
     .swiglu = ISA(qe_swiglu),
     .widen = ISA(qe_widen),

@@ -66,6 +66,10 @@ int py_view_array(PyObject *name, PyObject *array, struct qe_tensor *tensor);
 int py_get_buffer(PyObject *object, const char *what, char kind, const char *type,
                   Py_buffer *view);
 
+/* The places of a dict {name: (dtype, shape, first byte, bytes)}, which holds the
+ * names; the caller's to PyMem_Free(). NULL: an exception is set. */
+struct qe_place *py_places_of(PyObject *dict);
+
 /* Fills *config from a dict; inv_freq holds its rope_inv_freq until it is released. */
 int py_config_of(PyObject *dict, struct qe_config *config, Py_buffer *inv_freq);
 

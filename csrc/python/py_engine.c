@@ -81,21 +81,23 @@ engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
                             "cuda_library",
                             "cublas_folder",
                             "cache_folder",
+                            "places",
                             NULL};
     EngineObject *self = (EngineObject *)object;
     struct qe_engine_options options = {.device = "cpu"};
     struct qe_config config = {0};
     struct qe_error err;
     Py_buffer inv_freq;
-    PyObject *sequence, *dict, *keep;
+    PyObject *sequence, *dict, *keep, *table = Py_None;
+    struct qe_place *places = NULL;
     const char *dtype = "bfloat16";
     int n_paths;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|$siiszzz", names, &sequence,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|$siiszzzO", names, &sequence,
                                      &PyDict_Type, &dict, &options.device,
                                      &options.n_threads, &options.batch_tokens, &dtype,
                                      &options.cuda.library, &options.cuda.cublas_folder,
-                                     &options.cache_folder) ||
+                                     &options.cache_folder, &table) ||
         get_dtype(dtype, &options.dtype) < 0) {
         return -1;
     }
@@ -107,7 +109,13 @@ engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
         return -1;
     }
     const char **paths = get_paths(sequence, &keep, &n_paths);
-    if (paths == NULL) {
+    if (paths != NULL && table != Py_None) {
+        places = py_places_of(table);
+        options.places = places;
+        options.n_places = (int)PyDict_Size(table);
+    }
+    if (paths == NULL || (table != Py_None && places == NULL)) {
+        PyMem_Free(paths);
         PyBuffer_Release(&inv_freq);
         return -1;
     }
@@ -115,6 +123,7 @@ engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
     Py_BEGIN_ALLOW_THREADS;
     status = qe_engine_open(&config, paths, n_paths, &options, &self->engine, &err);
     Py_END_ALLOW_THREADS;
+    PyMem_Free(places);
     PyMem_Free(paths);
     Py_DECREF(keep);
     PyBuffer_Release(&inv_freq);

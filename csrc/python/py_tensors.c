@@ -41,6 +41,79 @@ py_view_array(PyObject *name, PyObject *value, struct qe_tensor *tensor)
     return 0;
 }
 
+/* Its n_bytes must be those of its dtype and shape. */
+static int
+get_place(PyObject *name, PyObject *value, struct qe_place *place)
+{
+    static const struct {
+        const char *name;
+        enum qe_dtype dtype;
+        uint64_t block, block_bytes;
+    } dtypes[] = {{"BF16", QE_BF16, 1, 2},
+                  {"F16", QE_F16, 1, 2},
+                  {"F32", QE_F32, 1, 4},
+                  {"Q8_0", QE_Q8_0, 32, 34}};
+    struct qe_tensor *tensor = &place->tensor;
+    unsigned long long rows, columns = 1, offset, n_bytes;
+    const char *dtype;
+    PyObject *shape;
+    size_t i = 0;
+
+    tensor->name = PyUnicode_AsUTF8AndSize(name, NULL);
+    if (tensor->name == NULL || !PyTuple_Check(value) ||
+        !PyArg_ParseTuple(value, "sO!KK", &dtype, &PyTuple_Type, &shape, &offset,
+                          &n_bytes) ||
+        !PyArg_ParseTuple(shape, "K|K", &rows, &columns)) {
+        return -1;
+    }
+    tensor->n_dims = (int)PyTuple_Size(shape);
+    tensor->shape[0] = rows;
+    tensor->shape[1] = columns;
+    tensor->n_bytes = n_bytes;
+    place->offset = offset;
+    while (i < sizeof dtypes / sizeof *dtypes && strcmp(dtypes[i].name, dtype) != 0) {
+        i++;
+    }
+    if (i == sizeof dtypes / sizeof *dtypes || rows > 1ULL << 30 ||
+        columns > 1ULL << 30 ||
+        (tensor->n_dims == 2 ? columns : rows) % dtypes[i].block != 0 ||
+        rows * columns / dtypes[i].block * dtypes[i].block_bytes != n_bytes) {
+        PyErr_Format(PyExc_ValueError, "%s: no place of a tensor", tensor->name);
+        return -1;
+    }
+    tensor->dtype = dtypes[i].dtype;
+    tensor->dtype_name = dtypes[i].name;
+    return 0;
+}
+
+struct qe_place *
+py_places_of(PyObject *dict)
+{
+    PyObject *name, *value;
+    Py_ssize_t at = 0;
+    int n = 0;
+
+    if (!PyDict_Check(dict)) {
+        PyErr_SetString(PyExc_TypeError, "places: expected a dict or None");
+        return NULL;
+    }
+    struct qe_place *places = PyMem_Calloc(PyDict_Size(dict) + 1, sizeof *places);
+    if (places == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    while (PyDict_Next(dict, &at, &name, &value)) {
+        if (get_place(name, value, &places[n++]) < 0) {
+            if (!PyErr_Occurred()) {
+                PyErr_SetString(PyExc_TypeError, "places: expected tuples");
+            }
+            PyMem_Free(places);
+            return NULL;
+        }
+    }
+    return places;
+}
+
 static PyObject *
 decode_name(const char *name)
 {

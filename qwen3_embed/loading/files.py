@@ -22,6 +22,8 @@ from ..version import __version__
 from .config import Kind, ModelConfig, parse_config, read_json, read_object
 from .equalisation import EQUALISATION
 from .foreign import refuse_file, refuse_lfs_pointer, refuse_other_format
+from .gguf import CLASSIFIER, Place, read_gguf
+from .gguf_model import check_tokenizer, config_of, find_gguf
 from .modules import Modules, ModuleSettings, read_module_settings, read_modules
 from .weights import INDEX, SINGLE, check_tensors, find_shards, shard_names
 
@@ -95,6 +97,8 @@ class ModelFiles:
         The dtype of quantised weights, "int8"; None: they are floats.
     equalisation : Path or None
         The scales by which `quantize` has equalised the weights.
+    places : dict or None
+        Of a GGUF file, the only shard: where the engine's tensors lie.
     """
 
     name: str
@@ -108,6 +112,7 @@ class ModelFiles:
     adapter: Path | None = None
     stored: str | None = None
     equalisation: Path | None = None
+    places: dict[str, Place] | None = None
 
     def choose_adapter(
         self, adapter: str | os.PathLike[str] | None
@@ -181,6 +186,8 @@ def find_model(
 def _find(
     model: str | os.PathLike[str], options: HubOptions, kind: Kind, *, as_base: bool = False
 ) -> ModelFiles:
+    if (gguf := find_gguf(Path(model).expanduser())) is not None:
+        return _of_gguf(str(model), gguf, options, kind)
     place = _locate(model, options, kind)
     with place.named():
         modules = read_modules(place.folder, kind)
@@ -214,6 +221,24 @@ def _find(
         folder if has_adapter else None,
         stored,
         folder / EQUALISATION if stored and (folder / EQUALISATION).exists() else None,
+    )
+
+
+def _of_gguf(name: str, path: Path, options: HubOptions, kind: Kind) -> ModelFiles:
+    """The files of a model in a GGUF file, with the small files beside it."""
+    if options.revision is not None:
+        raise ValueError(f"revision={options.revision!r} is for a model on the hub, not for a file")
+    gguf = read_gguf(path)
+    config = parse_config(config_of(gguf, kind), str(path), kind)
+    folder, tokenizer = path.parent, path
+    if (folder / "tokenizer.json").exists():
+        tokenizer = folder / "tokenizer.json"
+        check_tokenizer(gguf, tokenizer)
+    modules = read_modules(folder, kind)
+    settings = read_module_settings(folder, modules, folder, kind)
+    places = {name: place for name, place in gguf.places.items() if name != CLASSIFIER}
+    return ModelFiles(
+        name, None, folder, config, settings, (path,), path, tokenizer, None, "int8", None, places
     )
 
 

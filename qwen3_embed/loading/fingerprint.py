@@ -20,7 +20,8 @@ __all__ = ["fingerprint_of", "sha256_of_weights"]
 
 # What else decides the bits of a dtype; CPU and GPU each have theirs.
 _SCHEMES = {"int8": "int8 activation_group=128 equalised_by=weights"}
-_STORED = {"int8": "int8 activation_group=128 weights=stored"}
+_STORED = "int8 activation_group=128 weights=stored"
+_BLOCKS = "int8 activation_group=128 weights=q8_0"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -55,17 +56,30 @@ def fingerprint_of(
     inv_freq = config.pop("rope_inv_freq")
     parts = [f"weights {sha256_of_weights(shard)}" for shard in files.shards]
     parts += [
-        f"tokenizer {_sha256(files.tokenizer)} special_tokens_in_text={special_tokens_in_text}",
+        f"tokenizer {_sha256_of_tokenizer(files)} special_tokens_in_text={special_tokens_in_text}",
         *(f"{name}={value!r}" for name, value in sorted(config.items())),
         f"rope_inv_freq={inv_freq.astype('<f4').tobytes().hex()}",
         "pooling=last_token",
-        f"dtype={(_STORED if files.stored else _SCHEMES).get(dtype, dtype)}",
+        f"dtype={_scheme(files, dtype)}",
         f"numerics={NUMERICS_VERSION}",
         *others,
     ]
     if files.equalisation is not None:
         parts.append(f"equalisation {_sha256(files.equalisation)}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _scheme(files: ModelFiles, dtype: str) -> str:
+    if files.stored is None:
+        return _SCHEMES.get(dtype, dtype)
+    return _STORED if files.places is None else _BLOCKS
+
+
+def _sha256_of_tokenizer(files: ModelFiles) -> str:
+    """Of its file, or of the GGUF file that holds it."""
+    if files.tokenizer in files.shards:
+        return sha256_of_weights(files.tokenizer)
+    return _sha256(files.tokenizer)
 
 
 def sha256_of_weights(path: Path) -> str:

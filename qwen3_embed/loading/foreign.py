@@ -57,10 +57,10 @@ def refuse_file(model: str) -> None:
         The path names a file of a kind that is known.
     """
     path = Path(model).expanduser()
-    if model.lower().endswith(".gguf") or _is_gguf_repository(model):
+    if _is_gguf_repository(model):
         raise ModelFileError(
-            f"{model} holds GGUF weights, which are llama.cpp's and not supported: pass the folder "
-            f"or the name of the original model, whose weights are {_SINGLE}"
+            f"{model} holds GGUF files, of which one of type Q8_0 can be opened by its path: "
+            f"download it, or pass the name of the original model"
         )
     if path.is_file():
         raise ModelFileError(

@@ -6,12 +6,15 @@ read once from the weight files. A conversion for sequence classification stores
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelFileError
 from .config import read_json
 from .files import ModelFiles
+from .gguf import CLASSIFIER
 from .tensors import Tensor, TensorFiles, as_floats
 
 __all__ = ["HEADS", "logits_of", "read_head"]
@@ -43,9 +46,18 @@ def read_head(
     ModelFileError
         No such tensor, or one of another shape: an embedding model, for instance.
     """
-    config = read_json(files.config_file)
     tensors = TensorFiles(files.shards).by_bare_name()
     width = files.config.hidden_size
+    classifier = tensors.get(CLASSIFIER)
+    if classifier is not None:  # of GGUF: the rows of yes and no
+        if classifier.shape != (2, width):
+            raise ModelFileError(
+                f"{files.name}: cls.output.weight has shape {classifier.shape}, expected {2, width}"
+            )
+        return _head_of(classifier, "lm_head.weight", replaced, answers)
+    config: Any = {"tie_word_embeddings": True}
+    if files.places is None:
+        config = read_json(files.config_file)
     if "Qwen3ForSequenceClassification" in (config.get("architectures") or ()):
         score = tensors.get("score.weight")
         if score is None or score.shape != (1, width):
@@ -99,7 +111,11 @@ def _head_of(
 ) -> npt.NDArray[np.float64]:
     """The first row, less the second if there are two."""
     stored = replaced.get(name)
-    rows = as_floats((table.stored() if stored is None else stored)[list(ids)]).astype(np.float64)
+    if stored is None:
+        ids = (0, 1) if table.name == CLASSIFIER else ids
+        rows = table.rows(ids).astype(np.float64)
+    else:
+        rows = as_floats(stored[list(ids)]).astype(np.float64)
     head: npt.NDArray[np.float64] = rows[0] - rows[1] if len(rows) == 2 else rows[0]
     if not np.isfinite(head).all():
         raise ModelFileError(f"{table.name}: the rows of yes and no hold NaN or infinity")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from .._core import tensor_places
 from ..errors import ModelFileError
+from .gguf import BLOCK, BLOCK_BYTES, read_gguf
 
 __all__ = ["Tensor", "TensorFiles", "as_bf16", "as_dtype", "as_floats", "write_tensors"]
 
@@ -81,6 +82,23 @@ class Tensor:
         stored: npt.NDArray[Any] = mapped.view(np.ndarray).view(dtype)
         return stored.reshape(self.shape)
 
+    def rows(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Some rows of a matrix in float32, exactly.
+
+        Raises
+        ------
+        ModelFileError
+            A dtype other than BF16, F16, F32 and Q8_0.
+        """
+        if self.dtype != "Q8_0":
+            return as_floats(self.stored()[list(ids)])
+        n_bytes = self.shape[1] // BLOCK * BLOCK_BYTES
+        stored = np.memmap(self.path, np.uint8, "r", self.offset, (self.shape[0], n_bytes))
+        blocks = np.array(stored[list(ids)]).reshape(len(ids), -1, BLOCK_BYTES)
+        scales = np.ascontiguousarray(blocks[..., :2]).view(np.float16).astype(np.float32)
+        values = np.ascontiguousarray(blocks[..., 2:]).view(np.int8) * scales
+        return values.reshape(len(ids), -1)
+
     def blocks(self, n_elements: int) -> Iterator[npt.NDArray[Any]]:
         """The tensor as stored, read in order in flat blocks of at most `n_elements`.
 
@@ -104,7 +122,7 @@ class Tensor:
 
     def floats(self) -> npt.NDArray[np.float32]:
         """The tensor in float32, exactly; a new array."""
-        return as_floats(self.stored())
+        return self.rows(range(self.shape[0])) if self.dtype == "Q8_0" else as_floats(self.stored())
 
 
 class TensorFiles:
@@ -113,7 +131,7 @@ class TensorFiles:
     Parameters
     ----------
     paths : iterable of Path
-        Its safetensors files.
+        Its safetensors files, or its GGUF file.
 
     Raises
     ------
@@ -124,7 +142,9 @@ class TensorFiles:
     def __init__(self, paths: Iterable[Path]) -> None:
         self._tensors: dict[str, Tensor] = {}
         for path in paths:
-            for name, (dtype, shape, offset, n_bytes) in tensor_places(str(path)).items():
+            is_gguf = path.suffix.lower() == ".gguf"
+            places = read_gguf(path).places if is_gguf else tensor_places(str(path))
+            for name, (dtype, shape, offset, n_bytes) in places.items():
                 if name in self._tensors:
                     raise ModelFileError(
                         f"{name}: found in both {self._tensors[name].path} and {path}, expected "

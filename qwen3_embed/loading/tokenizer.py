@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelFileError, ModelNotFoundError
+from .gguf_model import tokenizer_json
 from .token_stream import TokenStream
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Tokenizer:
     Parameters
     ----------
     path : Path
-        The tokenizer.json.
+        The tokenizer.json, or the GGUF file that holds its content.
     vocab_size : int
         Rows of the embedding. Added tokens with ids past them are dropped, so that their text
         is split like any other; an id of the base vocabulary past them is an error.
@@ -362,10 +363,14 @@ def _load(path: Path) -> tokenizers.Tokenizer:
         raise ModelNotFoundError(
             f"{path} can't be read: {error.strerror}; a model folder needs its tokenizer.json"
         ) from error
-    if size_bytes > _MAX_FILE_BYTES:
+    if size_bytes > _MAX_FILE_BYTES and path.suffix.lower() != ".gguf":
         raise ModelFileError(f"{path} has {size_bytes} bytes, expected at most {_MAX_FILE_BYTES}")
+    text = tokenizer_json(path) if path.suffix.lower() == ".gguf" else None
     try:
-        loaded = tokenizers.Tokenizer.from_file(str(path))
+        if text is None:
+            loaded = tokenizers.Tokenizer.from_file(str(path))
+        else:
+            loaded = tokenizers.Tokenizer.from_str(text)
     except Exception as error:
         raise ModelFileError(
             f"{path} is not a tokenizer file ({error}); it may be cut short: fetch it again"

@@ -26,6 +26,7 @@ LOADER: tuple[Source, ...] = (
     "csrc/error.c",
     "csrc/floats.c",
     "csrc/json.c",
+    "csrc/map_file.c",
     "csrc/model.c",
     "csrc/config.c",
     "csrc/weight_table.c",
