@@ -310,16 +310,23 @@ def onnx(folder: Path, base: Path) -> None:
     (folder / "onnx" / "model.onnx").write_bytes(b"\x08\x07")
 
 
-@refused(Embedder, r"holds GGUF weights, which are llama.cpp's and not supported")
+@refused(Embedder, r"model-Q8_0.gguf: the header is cut short")
 def gguf(folder: Path, base: Path) -> Path:
     folder.mkdir()
     (folder / "model-Q8_0.gguf").write_bytes(b"GGUF\x03\0\0\0")
     return folder / "model-Q8_0.gguf"
 
 
-@refused(Embedder, r"holds its weights as model-Q8_0.gguf, for llama.cpp")
+@refused(Embedder, r"model-Q8_0.gguf: the header is cut short")
 def folder_of_gguf(folder: Path, base: Path) -> None:
     gguf(folder, base)
+
+
+@refused(Embedder, r"holds its weights as model-Q8_0.gguf, for llama.cpp")
+def gguf_beside_a_config(folder: Path, base: Path) -> None:
+    gguf(folder, base)
+    shutil.copy(base / "config.json", folder)
+    shutil.copy(base / "tokenizer.json", folder)
 
 
 @refused(Embedder, r"is a file: pass the folder")

@@ -29,6 +29,7 @@ from tests.support.engines import (
     rms,
 )
 from tests.support.make_adapter import make_adapter, merge_into_copy
+from tests.support.multiply_in_c import multiply_in_c
 from tests.support.reference import Floats, Reference, round_bf16
 from tests.support.reference_int8 import (
     LAYER_PARTS,
@@ -50,18 +51,6 @@ ROUNDED_ALIKE = 0.05  # of D, for the median text of a model of one layer
 
 
 # ---- products ----
-
-
-def multiply_in_c(isa: str, n_threads: int, x: Floats, w: Any, scales: Floats) -> Floats:
-    """x (m, k), of bf16 values, times the transpose of w (n, k) int8."""
-    program = build("multiply_int8", ["tests/c/multiply_int8.c", *ENGINE], flags=("-O1",))
-    (m, k), n = x.shape, len(w)
-    given = np.array([m, n, k], "<i4").tobytes() + (x.view(np.uint32) >> 16).astype("<u2").tobytes()
-    given += w.tobytes() + scales.astype("<f4").tobytes()
-    done = subprocess.run(
-        [str(program), isa, str(n_threads)], input=given, capture_output=True, check=True
-    )
-    return np.frombuffer(done.stdout, "<f4").reshape(m, n)
 
 
 def random_product(m: int, n: int, k: int, seed: int = 0) -> tuple[Floats, Any, Floats]:
@@ -86,6 +75,18 @@ def test_products_have_the_oracles_bits(isa: str, m: int, n: int, k: int) -> Non
     x, w, scales = random_product(m, n, k)
     expected = multiply_int8(*groups_of_int8(x), w, scales)
     np.testing.assert_array_equal(multiply_in_c(isa, 1 + m % 3, x, w, scales), expected)
+
+
+@pytest.mark.skipif("avx512_vnni" not in ISAS, reason="needs AVX-512-VNNI")
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 1, 1), (17, 97, 100), (65, 130, 200), (96, 31, 1152)]
+)
+def test_avx_vnni_without_such_a_processor(m: int, n: int, k: int) -> None:
+    """Its kernels, compiled for the same instruction in the encoding of AVX-512."""
+    x, w, scales = random_product(m, n, k)
+    expected = multiply_int8(*groups_of_int8(x), w, scales)
+    found = multiply_in_c("avx_vnni", 1 + m % 3, x, w, scales, forced=True)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("isa", ISAS)

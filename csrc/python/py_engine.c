@@ -112,7 +112,7 @@ engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
     if (paths != NULL && table != Py_None) {
         places = py_places_of(table);
         options.places = places;
-        options.n_places = (int)PyDict_Size(table);
+        options.n_places = places == NULL ? 0 : (int)PyDict_Size(table);
     }
     if (paths == NULL || (table != Py_None && places == NULL)) {
         PyMem_Free(paths);

@@ -98,7 +98,7 @@ class ModelFiles:
     equalisation : Path or None
         The scales by which `quantize` has equalised the weights.
     places : dict or None
-        Of a GGUF file, the only shard: where the engine's tensors lie.
+        Of a GGUF file, the only shard: where its tensors lie.
     """
 
     name: str
@@ -227,19 +227,20 @@ def _find(
 def _of_gguf(name: str, path: Path, options: HubOptions, kind: Kind) -> ModelFiles:
     """The files of a model in a GGUF file, with the small files beside it."""
     if options.revision is not None:
-        raise ValueError(f"revision={options.revision!r} is for a model on the hub, not for a file")
+        raise ValueError(f"revision={options.revision!r}: a file has none, models on the hub do")
     gguf = read_gguf(path)
     config = parse_config(config_of(gguf, kind), str(path), kind)
-    folder, tokenizer = path.parent, path
-    if (folder / "tokenizer.json").exists():
-        tokenizer = folder / "tokenizer.json"
+    folder = path.parent
+    tokenizer = folder / "tokenizer.json" if (folder / "tokenizer.json").exists() else path
+    if tokenizer != path:
         check_tokenizer(gguf, tokenizer)
     modules = read_modules(folder, kind)
     settings = read_module_settings(folder, modules, folder, kind)
+    if "qwen3.pooling_type" in gguf.metadata:
+        settings = replace(settings, is_listed=True)
     places = {name: place for name, place in gguf.places.items() if name != CLASSIFIER}
-    return ModelFiles(
-        name, None, folder, config, settings, (path,), path, tokenizer, None, "int8", None, places
-    )
+    named = (name, None, folder, config, settings, (path,), path, tokenizer)
+    return ModelFiles(*named, stored="int8", places=places)
 
 
 def _of_adapter_alone(

@@ -103,6 +103,8 @@ def read_gguf(path: Path) -> Gguf:
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Reader(path, data).read()
+    except ModelFileError:
+        raise
     except (OSError, ValueError) as error:
         if isinstance(error, OSError):
             raise ModelNotFoundError(f"{path} can't be read: {error.strerror}") from error

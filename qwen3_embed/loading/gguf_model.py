@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ModelFileError
 from .config import Kind, read_json
-from .gguf import Gguf, read_gguf
+from .gguf import Gguf
 
 __all__ = ["check_tokenizer", "config_of", "find_gguf", "tokenizer_json"]
 
@@ -157,15 +157,15 @@ def _tokens(gguf: Gguf) -> tuple[list[str], list[int], list[str]]:
     return tokens, types, merges
 
 
-def tokenizer_json(path: Path) -> str:
+def tokenizer_json(gguf: Gguf) -> str:
     """The content of a tokenizer.json with the file's tokenizer.
 
     Raises
     ------
-    ModelNotFoundError, ModelFileError
-        A damaged file, or another tokenizer than Qwen's.
+    ModelFileError
+        Another tokenizer than Qwen's.
     """
-    gguf = read_gguf(path)
+    path = gguf.path
     tokens, types, merges = _tokens(gguf)
     level = {
         "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False,

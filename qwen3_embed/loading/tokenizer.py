@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelFileError, ModelNotFoundError
+from .gguf import read_gguf
 from .gguf_model import tokenizer_json
 from .token_stream import TokenStream
 
@@ -365,7 +366,7 @@ def _load(path: Path) -> tokenizers.Tokenizer:
         ) from error
     if size_bytes > _MAX_FILE_BYTES and path.suffix.lower() != ".gguf":
         raise ModelFileError(f"{path} has {size_bytes} bytes, expected at most {_MAX_FILE_BYTES}")
-    text = tokenizer_json(path) if path.suffix.lower() == ".gguf" else None
+    text = tokenizer_json(read_gguf(path)) if path.suffix.lower() == ".gguf" else None
     try:
         if text is None:
             loaded = tokenizers.Tokenizer.from_file(str(path))

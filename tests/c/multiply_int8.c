@@ -1,15 +1,23 @@
-/* multiply_int8.c: a product with int8 weights on one instruction set, for a test that
- * compares its bits.
+/* multiply_int8.c: a product with int8 or Q8_0 weights on one instruction set, for a
+ * test that compares its bits.
  *
- *     multiply_int8 ISA THREADS < input > output
+ *     multiply_int8 ISA THREADS int8|q8_0 < input > output
  *
- * input: m, n, k as int32; x (m, k) bf16; w (n, k) int8; scales (n) fp32.
- * output: x times the transpose of w, (m, n) fp32. */
+ * input: m, n, k as int32; x (m, k) bf16; w (n, k) int8, then scales (n) fp32, or Q8_0.
+ * output: x times the transpose of w, (m, n) fp32.
+ *
+ * With FORCED_ISA that set's kernels are used, whatever the processor: the build has
+ * compiled those that run for instructions that it has. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../../csrc/cpu/gemm.h"
+#include "../../csrc/cpu/q8_0.h"
+
+#ifdef FORCED_ISA
+extern const struct qe_isa QE_PASTE(qe_isa, FORCED_ISA);
+#endif
 
 static void
 require(bool ok, const char *what)
@@ -51,16 +59,31 @@ main(int argc, char **argv)
     struct qe_error err;
     struct qe_threads *threads;
 
-    require(argc == 3, "usage: multiply_int8 ISA THREADS");
+    require(argc == 4, "usage: multiply_int8 ISA THREADS int8|q8_0");
+#ifdef FORCED_ISA
+    const struct qe_isa *isa = &QE_PASTE(qe_isa, FORCED_ISA);
+#else
     const struct qe_isa *isa = qe_isa_choose(argv[1], &err);
+#endif
+    const bool in_blocks = strcmp(argv[3], "q8_0") == 0;
     require(isa != NULL, err.message);
     require(qe_threads_open(atoi(argv[2]), &threads, &err) == 0, err.message);
     int32_t *sizes = read_array(3, sizeof *sizes);
     int m = sizes[0], n = sizes[1], k = sizes[2];
     qe_bf16 *x = read_array((size_t)m * k, sizeof *x);
-    int8_t *w = read_array((size_t)n * k, sizeof *w);
-    float *scales = read_array((size_t)n, sizeof *scales);
-    int32_t *offsets = sum_groups(w, n, k, isa->int8_zero);
+    struct qe_matrix matrix = {.n = n};
+    if (in_blocks) {
+        size_t n_groups = ((size_t)k + QE_GROUP - 1) / QE_GROUP;
+        int16_t *sums = malloc(n * n_groups * QE_Q8_0_BLOCKS * sizeof *sums);
+        require(sums != NULL, "out of memory");
+        matrix.rows = read_array(n * qe_q8_0_bytes(k), 1);
+        qe_q8_0_sum(sums, matrix.rows, n, k, threads);
+        matrix.sums = sums;
+    } else {
+        matrix.rows = read_array((size_t)n * k, 1);
+        matrix.scales = read_array((size_t)n, sizeof(float));
+        matrix.offsets = sum_groups(matrix.rows, n, k, isa->int8_zero);
+    }
     size_t n_bytes = qe_gemm_scratch_bytes(m, k, atoi(argv[2]));
     unsigned char *scratch = aligned_alloc(64, n_bytes);
     float *y = malloc((size_t)m * n * sizeof *y);
@@ -69,7 +92,7 @@ main(int argc, char **argv)
         .ldx = (size_t)k,
         .m = m,
         .k = k,
-        .w = {{w, n, scales, offsets}},
+        .w = {matrix},
         .n_w = 1,
         .epilogue = QE_STORE,
         .y = y,
@@ -82,9 +105,10 @@ main(int argc, char **argv)
     qe_threads_close(threads);
     free(y);
     free(scratch);
-    free(offsets);
-    free(scales);
-    free(w);
+    free((void *)matrix.sums);
+    free((void *)matrix.offsets);
+    free((void *)matrix.scales);
+    free((void *)matrix.rows);
     free(x);
     free(sizes);
     return 0;

@@ -18,6 +18,7 @@ from tests.support.reference import Floats, Reference, read_weights
 
 Int8s = npt.NDArray[np.int8]
 GROUP = 128  # activations that share a scale
+BLOCK = 32  # weights of Q8_0 that do
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 LAYER_PARTS = ("input_layernorm", *QKV, "self_attn.o_proj", "post_attention_layernorm", *MLP)
@@ -65,6 +66,22 @@ def multiply_int8(x: Int8s, x_scales: Floats, w: Int8s, w_scales: Floats) -> Flo
         sums = x[:, group].astype(np.float32) @ w[:, group].astype(np.float32).T
         y = (sums.astype(np.float64) * x_scales[:, g, None] + y).astype(np.float32)
     return y * w_scales
+
+
+def multiply_q8_0(x: Int8s, x_scales: Floats, w: Int8s, w_scales: Floats) -> Floats:
+    """x (T, k) times the transpose of w (n, k), whose blocks of 32 have scales (n, k / 32).
+
+    A chain over the blocks of a group, from 0, then one over groups; see `multiply_int8`.
+    """
+    y = np.zeros((len(x), len(w)), np.float32)
+    for g in range(x_scales.shape[1]):
+        part = np.zeros_like(y)
+        for b in range(g * GROUP // BLOCK, min((g + 1) * GROUP // BLOCK, w_scales.shape[1])):
+            block = slice(b * BLOCK, (b + 1) * BLOCK)
+            sums = x[:, block].astype(np.float64) @ w[:, block].astype(np.float64).T
+            part = (sums * w_scales[:, b] + part).astype(np.float32)
+        y = (part.astype(np.float64) * x_scales[:, g, None] + y).astype(np.float32)
+    return y
 
 
 def equalised(weights: dict[str, Floats], config: dict[str, Any]) -> dict[str, Floats]:
@@ -174,3 +191,22 @@ class Int8Reference(Reference):
 
     def linear(self, x: Floats, layer: int, name: str) -> Floats:
         return multiply_int8(*groups_of_int8(x), *self.matrices[f"layers.{layer}.{name}.weight"])
+
+
+class Q8Reference(Reference):
+    """The forward pass over a GGUF file's blocks of Q8_0, each (n, k) int8 with (n, k / 32) scales.
+
+    Parameters
+    ----------
+    folder : the model folder that the file was made of, for its config.
+    blocks : matrices and the embedding by the names of `folder`.
+    """
+
+    def __init__(self, folder: Path | str, blocks: dict[str, tuple[Int8s, Floats]]) -> None:
+        super().__init__(folder, "bf16")
+        self.blocks = blocks
+        values, scales = blocks["embed_tokens.weight"]
+        self.weights["embed_tokens.weight"] = values * scales.repeat(BLOCK, axis=1)
+
+    def linear(self, x: Floats, layer: int, name: str) -> Floats:
+        return multiply_q8_0(*groups_of_int8(x), *self.blocks[f"layers.{layer}.{name}.weight"])
