@@ -45,7 +45,7 @@ def change(content: bytearray, header_bytes: int, source: random.Random) -> byte
 
 
 def try_open(path: Path) -> str:
-    """What came of it: "opened" or the name of the error."""
+    """Returns "opened" or the name of the error."""
     try:
         gguf = read_gguf(path)
         config = parse_config(config_of(gguf, "embedder"), str(path))

@@ -63,7 +63,7 @@ _OF_A_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,3})\.([a-z_]+)\.weight")
 
 
 class Place(NamedTuple):
-    """Where one tensor lies: what `tensor_places` says of a safetensors file's."""
+    """The place of one tensor, as `tensor_places` describes those of a safetensors file."""
 
     dtype: str
     shape: tuple[int, ...]
