@@ -32,7 +32,7 @@ def blocks_of(section: str) -> list[tuple[str, str]]:
 
 
 def run(section: str, capsys: Any) -> str:
-    """What the blocks print, run in turn in the working directory."""
+    """The output of the blocks, run in turn in the working directory."""
     for language, code in blocks_of(section):
         if language == "sh":
             command = code.replace("qwen3-embed", f"{sys.executable} -m qwen3_embed")
