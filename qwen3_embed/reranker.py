@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
+from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, Unpack, cast
 
 import numpy as np
@@ -336,8 +337,10 @@ def _resolve(instruction: str | None, others: CrossEncoderOptions) -> tuple[str 
         if instruction is not None:
             raise TypeError("instruction and prompt_name are given at once, expected one of them")
         if prompt_name not in INSTRUCTIONS:
+            near = get_close_matches(prompt_name, INSTRUCTIONS, 1)
+            guess = f": did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"prompt_name={prompt_name!r} is unknown, expected one of the names in "
+                f"prompt_name={prompt_name!r} is unknown{guess}, expected one of the names in "
                 f"qwen3_embed.INSTRUCTIONS"
             )
         instruction = INSTRUCTIONS[prompt_name]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Literal
 
@@ -301,8 +302,10 @@ def resolve_prompt(
         return own_prompts[value]
     if value in INSTRUCTIONS:
         return instruct_prompt(INSTRUCTIONS[value])
+    near = get_close_matches(value, [*own_prompts, *INSTRUCTIONS], 1)
+    guess = f": did you mean {near[0]!r}?" if near else ""
     own = ", ".join(repr(name) for name in own_prompts) or "none"
     raise ValueError(
-        f"prompt_name={value!r} is unknown; the model's own: {own}; "
+        f"prompt_name={value!r} is unknown{guess}; the model's own: {own}; "
         f"others: the names in qwen3_embed.INSTRUCTIONS"
     )

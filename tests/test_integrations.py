@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -125,6 +124,17 @@ class TestLlamaIndex:
 
 
 class TestSentenceTransformers:
+    def test_tokenizer(self) -> None:
+        """As KeyBERT, BERTopic and others find it; its ids are the engine's."""
+        pytest.importorskip("sentence_transformers")
+        from qwen3_embed.integrations.sentence_transformers import sentence_transformer
+
+        wrapped = sentence_transformer("mini")
+        with Embedder("mini") as mini:
+            for text in TEXTS:
+                ids = wrapped.tokenizer(text)["input_ids"]
+                assert ids == mini.tokenizer.encode([text]).tokens.tolist()
+
     def test_as_its_users_call_it(self, model: Embedder) -> None:
         pytest.importorskip("sentence_transformers")
         from sentence_transformers import util
@@ -394,43 +404,3 @@ class TestVectorStores:
         found = client.search("texts", data=[model.encode_query("capital?")], limit=5)
         assert [hit["id"] for hit in found[0]] == self.expected(model)
         client.close()
-
-
-@pytest.mark.parametrize(
-    ("package", "module", "name"),
-    [
-        ("langchain_core", "langchain", "Qwen3Embeddings"),
-        ("langchain_core", "langchain", "Qwen3Rerank"),
-        ("llama_index.core", "llama_index", "Qwen3Embedding"),
-        ("llama_index.core", "llama_index", "Qwen3Rerank"),
-        ("haystack", "haystack", "Qwen3TextEmbedder"),
-        ("haystack", "haystack", "Qwen3Ranker"),
-        ("sentence_transformers", "sentence_transformers", "Qwen3Module"),
-        ("sklearn", "sklearn", "Qwen3Vectorizer"),
-        ("mteb", "mteb", "Qwen3BiEncoder"),
-        ("mteb", "mteb", "Qwen3CrossEncoder"),
-    ],
-)
-def test_settings_of_an_open_model(
-    package: str, module: str, name: str, model: Embedder, ranker: Reranker
-) -> None:
-    """They would be without effect: refused, not ignored."""
-    pytest.importorskip(package)
-    kind = getattr(import_module(f"qwen3_embed.integrations.{module}"), name)
-    given = ranker if "rank" in name.lower() or "Cross" in name else model
-
-    def use() -> None:
-        made = kind(model=given, settings={"device": "cpu"})
-        made.fit(["a"])  # where scikit-learn wants arguments to be looked at
-
-    with pytest.raises(TypeError, match=r"are given \(device\) for a \w+ that is already open"):
-        use()
-
-
-def test_one_text_is_not_many(model: Embedder) -> None:
-    """A str is not an iterable of texts of one letter each."""
-    pytest.importorskip("sklearn")
-    from qwen3_embed.integrations.sklearn import Qwen3Vectorizer
-
-    with pytest.raises(TypeError, match=r"^texts is str, expected an iterable of str$"):
-        Qwen3Vectorizer(model).transform("abc")

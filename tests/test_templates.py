@@ -109,5 +109,7 @@ def test_two_at_once_are_refused(given: dict[str, str]) -> None:
 def test_wrong_type_and_unknown_name() -> None:
     with pytest.raises(TypeError, match="instruction is bytes, expected str"):
         resolve_prompt(OWN, "", instruction=b"x")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'leagl' is unknown: did you mean 'legal'\?; the model"):
+        resolve_prompt(OWN, "", prompt_name="leagl")
     with pytest.raises(ValueError, match="'nope' is unknown; the model's own: 'query', 'legal'"):
         resolve_prompt(OWN, "", prompt_name="nope")

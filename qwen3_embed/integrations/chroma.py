@@ -9,6 +9,7 @@ from chromadb.api.types import Documents, EmbeddingFunction, Embeddings, Space
 from chromadb.utils.embedding_functions import register_embedding_function
 
 from ..embedder import Embedder
+from ..encoding.texts import list_texts
 from .opening import opened
 
 __all__ = ["Qwen3EmbeddingFunction"]
@@ -52,13 +53,16 @@ class Qwen3EmbeddingFunction(EmbeddingFunction[Documents]):
 
     def __call__(self, input: Documents) -> Embeddings:
         """One vector per document."""
-        rows = self._embedder.encode_document(list(input), dim=self._config["dim"])
+        texts = list_texts(input, "input")
+        rows = self._embedder.encode_document(texts, dim=self._config["dim"])
         return [np.asarray(row) for row in rows]
 
     def embed_query(self, input: Documents) -> Embeddings:
         """One vector per query."""
         rows = self._embedder.encode_query(
-            list(input), dim=self._config["dim"], instruction=self._config["instruction"]
+            list_texts(input, "input"),
+            dim=self._config["dim"],
+            instruction=self._config["instruction"],
         )
         return [np.asarray(row) for row in rows]
 

@@ -21,6 +21,17 @@ from .opening import opened
 __all__ = ["Qwen3DocumentEmbedder", "Qwen3Ranker", "Qwen3TextEmbedder"]
 
 
+def _check_documents(documents: Any) -> None:
+    """Raises TypeError for texts, which Haystack's embedders and rankers don't take."""
+    for i, document in enumerate([documents] if isinstance(documents, str) else documents):
+        if not isinstance(document, Document):
+            where = "documents" if isinstance(documents, str) else f"documents[{i}]"
+            raise TypeError(
+                f"{where} is {type(document).__name__}, expected Document; for one text: "
+                f"Qwen3TextEmbedder"
+            )
+
+
 class _EmbedderComponent:
     """The base of both embedders: opens the model."""
 
@@ -71,6 +82,10 @@ class Qwen3TextEmbedder(_EmbedderComponent):
     @component.output_types(embedding=list[float])
     def run(self, text: str) -> dict[str, Any]:
         """{"embedding": floats}"""
+        if not isinstance(text, str):
+            raise TypeError(
+                f"text is {type(text).__name__}, expected str; for documents: Qwen3DocumentEmbedder"
+            )
         row = self._open().encode_query(text, dim=self.dim, instruction=self.instruction)
         return {"embedding": row.tolist()}
 
@@ -116,6 +131,7 @@ class Qwen3DocumentEmbedder(_EmbedderComponent):
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, Any]:
         """{"documents": the same ones with `embedding`}; those given aren't changed."""
+        _check_documents(documents)
         texts = [self._text(document) for document in documents]
         rows = self._open().encode_document(texts, dim=self.dim, instruction=self.instruction)
         found = zip(documents, rows.tolist(), strict=True)
@@ -168,6 +184,7 @@ class Qwen3Ranker:
         self, query: str, documents: list[Document], top_k: int | None = None
     ) -> dict[str, Any]:
         """{"documents": the best, with `score`}; those given aren't changed."""
+        _check_documents(documents)
         ranked = self._open().rank(
             query,
             [document.content or "" for document in documents],

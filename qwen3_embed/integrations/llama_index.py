@@ -62,6 +62,14 @@ class Qwen3Embedding(BaseEmbedding):
         """The name under which LlamaIndex stores it."""
         return "Qwen3Embedding"
 
+    def get_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **others: Any
+    ) -> list[list[float]]:
+        """One list of floats per text."""
+        if isinstance(texts, str):
+            raise TypeError("texts is str, expected list of str; for one text: get_text_embedding")
+        return super().get_text_embedding_batch(texts, show_progress, **others)
+
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         rows = self._embedder.encode_document(texts, dim=self.dim)
         return cast("list[list[float]]", rows.tolist())
@@ -70,6 +78,8 @@ class Qwen3Embedding(BaseEmbedding):
         return self._get_text_embeddings([text])[0]
 
     def _get_query_embedding(self, query: str) -> list[float]:
+        if not isinstance(query, str):
+            raise TypeError(f"query is {type(query).__name__}, expected str")
         row = self._embedder.encode_query(query, dim=self.dim, instruction=self.instruction)
         return cast("list[float]", row.tolist())
 

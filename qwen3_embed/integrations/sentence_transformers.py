@@ -6,11 +6,13 @@ No gradients: usable as a teacher or frozen encoder, not trainable.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.input_module import InputModule
+from transformers import AutoTokenizer
 
 from ..embedder import Embedder
 from .opening import opened
@@ -61,6 +63,12 @@ class Qwen3Module(InputModule):
     def max_seq_length(self) -> int:
         """Tokens of the longest text."""
         return self.embedder.max_length
+
+    @cached_property
+    def tokenizer(self) -> Any:  # type: ignore[override]
+        """The tokenizer of the model's folder, for callers that count tokens or cut texts."""
+        folder = str(self.embedder.folder)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Refused: sentence-transformers loads foreign modules only with trust_remote_code."""

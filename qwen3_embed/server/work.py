@@ -57,10 +57,8 @@ def prefix_of(
     """`Embedder.prefix_of`, with a Problem for an unknown prompt_name."""
     try:
         return model.prefix_of(kind, instruction=instruction, prompt_name=prompt_name)
-    except ValueError:
-        raise Problem(
-            400, "prompt_name is unknown; GET /info names the model's own", param="prompt_name"
-        ) from None
+    except ValueError as error:  # it names the model's own
+        raise Problem(400, str(error), param="prompt_name") from None
 
 
 async def embed(
