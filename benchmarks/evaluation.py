@@ -63,23 +63,24 @@ def main() -> None:
         "precisions": ["float32", "binary"],
         "instructions": ["none", "default"],
     }
+    rows = []
     for options in ({}, grid):
         with Timed("mini") as model, tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             report = evaluate(data, [model], **options)
             report.save(folder)
             beyond_s = time.perf_counter() - start - model.seconds
-            row = {
-                "documents": len(data.documents),
-                "queries": len(data.queries),
-                "systems": len(report.rows),
-                "encoding_s": round(model.seconds, 2),
-                "beyond_s": round(beyond_s, 2),
-                "share": round(beyond_s / model.seconds, 4),
-            }
-        print(row, flush=True)
-        if arguments.csv:
-            record("evaluation", row)
+            rows.append(
+                {
+                    "documents": len(data.documents),
+                    "queries": len(data.queries),
+                    "systems": len(report.rows),
+                    "encoding_s": round(model.seconds, 2),
+                    "beyond_s": round(beyond_s, 2),
+                    "share": round(beyond_s / model.seconds, 4),
+                }
+            )
+    record("evaluation", arguments, rows)
 
 
 if __name__ == "__main__":

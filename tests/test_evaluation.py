@@ -18,7 +18,16 @@ from qwen3_embed.evaluation import Dataset, evaluate, read_dataset
 from qwen3_embed.evaluation.bootstrap import Bootstrap
 from qwen3_embed.evaluation.datasets import Query
 from qwen3_embed.evaluation.metrics import Judge
-from qwen3_embed.evaluation.rankings import comparable, rank, rank_candidates, tie_places
+from qwen3_embed.evaluation.rankings import (
+    PRECISIONS,
+    Index,
+    Setting,
+    rank,
+    rank_candidates,
+    tie_places,
+)
+from qwen3_embed.retrieval.quantizer import default_quantizer, quantize_binary
+from qwen3_embed.retrieval.staged_search import staged_search
 
 Capture = pytest.CaptureFixture[str]
 
@@ -88,13 +97,64 @@ def test_ties_favour_no_place() -> None:
 
 def test_binary_is_hamming() -> None:
     random = np.random.default_rng(7)
-    rows = random.standard_normal((6, 24)).astype(np.float32)
+    rows = random.standard_normal((60, 24)).astype(np.float32)
     bits = rows[:, :16] > 0
-    signs = comparable(rows, 16, "binary")
     hamming = (bits[:, None] != bits[None]).sum(axis=2)
-    assert np.array_equal(signs @ signs.T, 16 - 2 * hamming)
-    unit = comparable(np.vstack([rows, np.zeros((1, 24), np.float32)]), 8, "float32")
-    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), [1] * 6 + [0], atol=1e-6)
+    places = tie_places(60)
+    rankings = Index(rows, Setting(16, "binary")).rank(rows, 60)
+    for i, ranking in enumerate(rankings):
+        assert ranking.tolist() == sorted(range(60), key=lambda d: (hamming[i, d], places[d]))
+
+
+def test_zeros_have_no_direction() -> None:
+    rows = np.array([[0, 0], [3, 4], [-3, 4]], np.float32)
+    for precision in ("float32", "int8"):
+        ranking = Index(rows, Setting(2, precision)).rank(rows[1:2], 3)[0]
+        assert ranking.tolist() == [1, 2, 0]
+
+
+def test_int8_is_the_codes_of_encode() -> None:
+    """Documents and queries by the codes of `encode(precision="int8")`, cut and normalised."""
+    data = read_dataset("hard-en")
+    with Embedder("mini") as model:
+        full = model.encode(data.documents), model.encode(data.queries)
+        codes = [
+            model.encode(texts, dim=64, precision="int8").astype(np.int64)
+            for texts in (data.documents, data.queries)
+        ]
+    found = Index(full[0], Setting(64, "int8"), "mini").rank(full[1], 10)
+    places = tie_places(len(data.documents))
+    scores = codes[1] @ codes[0].T
+    for i, ranking in enumerate(found):
+        expected = sorted(range(len(places)), key=lambda d: (-scores[i, d], places[d]))
+        assert ranking.tolist() == expected[:10]
+
+
+@pytest.mark.parametrize("second", ["int8", "float32"])
+def test_rescoring_is_staged_search(second: str) -> None:
+    """The same candidates and order as `staged_search`, where no Hamming distance ties."""
+    random = np.random.default_rng(9)
+    rows = random.standard_normal((60, 512)).astype(np.float32)
+    queries = random.standard_normal((20, 512)).astype(np.float32)
+    rows, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, queries))
+    codes = rows if second == "float32" else default_quantizer("", 512).quantize(rows, "int8")
+    setting = Setting(512, f"binary+{second}", 2)  # type: ignore[arg-type]
+    rankings = Index(rows, setting).rank(queries, 20)
+    _, expected = staged_search(queries, quantize_binary(rows, "ubinary"), codes, 10, 2)
+    bits = np.where(rows > 0, 1, -1) @ np.where(queries > 0, 1, -1).T
+    n_compared = 0
+    for i, (ranking, other) in enumerate(zip(rankings, expected, strict=True)):
+        border = np.sort(bits[:, i])[::-1][19:21]
+        if border[0] != border[1]:
+            n_compared += 1
+            assert ranking[:10].tolist() == other.tolist()
+    assert n_compared > 10
+
+
+def test_costs() -> None:
+    assert [Setting(100, p).bytes_per_vector for p in PRECISIONS] == [400, 100, 13, 113, 413]
+    assert [Setting(100, p).memory_per_vector for p in PRECISIONS] == [400, 100, 13, 13, 13]
+    assert str(Setting(64, "binary+int8", 4)) == "64 dims, binary+int8 x4"
 
 
 def test_intervals() -> None:
@@ -153,21 +213,24 @@ def test_settings_are_compared_one_at_a_time() -> None:
     report = evaluate(
         "hard-en",
         dims=[64, 256],
-        precisions=["float32", "binary"],
+        precisions=["float32", "binary", "int8", "binary+int8"],
+        oversample=4,
         instructions=["default", "none", "legal"],
     )
-    assert len(report.rows) == 12
+    assert len(report.rows) == 24
     base = report.rows[1]
     assert (base.instruction, base.dim, base.precision) == ("none", 256, "float32")
     subjects = [comparison.subject for comparison in report.comparisons]
-    assert subjects == ["instruction default", "instruction legal", "binary", "64 dimensions"]
-    assert [row.bytes_per_vector for row in report.rows[::3]] == [1024, 32, 256, 8]
+    precisions = ["binary", "int8", "binary+int8 x4"]
+    assert subjects == ["instruction default", "instruction legal", *precisions, "64 dimensions"]
+    sizes = [row.bytes_per_vector for row in report.rows[::3]]
+    assert sizes == [1024, 32, 256, 288, 256, 8, 64, 72]
     with Embedder("mini") as model:
         data = read_dataset("hard-en")
         documents = model.encode_document(data.documents, dim=64)
         queries = model.encode_query(data.queries, dim=64, prompt_name="legal")
     own = evaluate(data, [], vectors={"v": (documents, queries)}).rows[0]
-    found = report.rows[8]
+    found = report.rows[14]
     assert (found.instruction, found.dim, found.precision) == ("legal", 64, "float32")
     for metric in report.metrics:
         np.testing.assert_array_equal(found.values[metric], own.values[metric])
@@ -244,8 +307,9 @@ def test_arguments_refused() -> None:
     for options, words in [
         ({"dims": [512]}, r"mini has 1\.\.256 dimensions, and none of dims=512"),
         ({"instructions": ["leagl"]}, "'leagl' is unknown; expected none, default"),
-        ({"precisions": ["int4"]}, "precisions are float32, binary"),
+        ({"precisions": ["int4"]}, "precisions are float32, int8, binary"),
         ({"rerank_top": 0}, "expected a positive int"),
+        ({"oversample": 0.5}, "expected a number of 1 or more"),
         ({"models": []}, "nothing to evaluate"),
     ]:
         with pytest.raises(ValueError, match=words):

@@ -29,6 +29,7 @@ _COMMANDS = {
     "merge": "merge an adapter into its base model, or interpolate models",
     "quantize": "write a model folder with int8 weights, half the size",
     "evaluate": "compare models, dimensions, precisions and instructions on your own queries",
+    "choose": "find the cheapest dimension and precision that keep the quality you ask for",
     "verify": "compare a model's vectors with published numbers; exit status 1 on a miss",
     "bench": "measure throughput, latency and load time beside the device's limits",
     "info": "show the version, instruction sets, GPUs, instructions and a model's settings",

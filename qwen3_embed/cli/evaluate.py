@@ -39,8 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         nargs="+",
         default=["float32"],
-        choices=("float32", "binary"),
-        help="of the vectors (default: float32)",
+        choices=("float32", "int8", "binary", "binary+int8", "binary+float32"),
+        help="of the vectors; binary+... finds candidates by bits and rescores them "
+        "(default: float32)",
+    )
+    parser.add_argument(
+        "--oversample",
+        type=float,
+        default=10.0,
+        metavar="N",
+        help="candidates of binary+... per document of a search for ten (default: 10)",
     )
     parser.add_argument(
         "--instruction",
@@ -118,6 +126,7 @@ def run(namespace: argparse.Namespace) -> int:
         [] if namespace.no_model else namespace.model,
         dims=namespace.dims,
         precisions=namespace.precision,
+        oversample=namespace.oversample,
         instructions=namespace.instruction,
         reranker=reranker,
         rerank_top=namespace.rerank_top,

@@ -26,6 +26,7 @@ def add_model_arguments(
     *,
     many: bool = False,
     takes_cache: bool = True,
+    named_adapters: bool = False,
 ) -> None:
     """Adds --model and the options that go with it.
 
@@ -38,6 +39,8 @@ def add_model_arguments(
         Whether --model takes several names.
     takes_cache : bool
         False for commands that measure or check the engine itself.
+    named_adapters : bool
+        Whether --adapter is repeatable and takes names, for servers.
     """
     group = parser.add_argument_group("model")
     group.add_argument(
@@ -58,7 +61,7 @@ def add_model_arguments(
         help="of the weights; float8 needs a GPU, int8 the CPU (default: bfloat16)",
     )
     adapter = "LoRA adapter: a PEFT folder or owner/name on the hub"
-    if many:
+    if named_adapters:
         group.add_argument(
             "--adapter",
             action="append",

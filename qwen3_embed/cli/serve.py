@@ -104,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds for a client to send its header, and again for its body (default: 60)",
     )
-    add_model_arguments(parser, "mini", many=True)
+    add_model_arguments(parser, "mini", many=True, named_adapters=True)
     for option, advice in _COUNTERPARTS.items():
         parser.add_argument(
             option, action=_Counterpart, nargs="?", help=argparse.SUPPRESS, metavar=advice

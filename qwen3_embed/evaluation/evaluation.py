@@ -21,13 +21,12 @@ from .comparisons import compare
 from .datasets import Dataset
 from .metrics import DEPTH, Judge
 from .rankings import (
+    OVERSAMPLE,
     PRECISIONS,
+    Index,
     Precision,
-    bytes_per_vector,
-    comparable,
+    Setting,
     order_by_score,
-    rank,
-    rank_candidates,
     tie_places,
 )
 from .readers import read_dataset
@@ -50,6 +49,7 @@ def evaluate(
     *,
     dims: Sequence[int] | None = None,
     precisions: Sequence[Precision] = ("float32",),
+    oversample: float = OVERSAMPLE,
     instructions: Sequence[str] = (DEFAULT,),
     reranker: Reranker | None = None,
     rerank_top: int = 50,
@@ -71,7 +71,10 @@ def evaluate(
     dims : sequence of int, optional
         Dimensions; by default each model's own. Those that a model hasn't are left out, with a
         warning.
-    precisions : sequence of {"float32", "binary"}
+    precisions : sequence of {"float32", "int8", "binary", "binary+int8", "binary+float32"}
+        As `Setting` defines them; "binary+..." finds candidates by bits and rescores them.
+    oversample : float
+        Candidates of "binary+..." per document of a search for ten.
     instructions : sequence of str
         For queries: "default" (the model's own prompt), "none", a name of
         `qwen3_embed.INSTRUCTIONS`, or a sentence. Vectors and servers take none.
@@ -114,6 +117,8 @@ def evaluate(
     """
     if type(rerank_top) is not int or rerank_top < 1:
         raise ValueError(f"rerank_top={rerank_top!r}, expected a positive int")
+    if not 1 <= oversample < np.inf:
+        raise ValueError(f"oversample={oversample!r}, expected a number of 1 or more")
     unknown = [precision for precision in precisions if precision not in PRECISIONS]
     if unknown or not precisions or not instructions:
         raise ValueError(
@@ -132,7 +137,7 @@ def evaluate(
     for encoded in _sources(
         data, models, instructions, vectors or {}, servers or {}, show_progress_bar, settings
     ):
-        table.add(encoded, dims, precisions)
+        table.add(encoded, _kept_dims(encoded, dims), precisions, oversample)
         if reranker is not None:
             table.add_reranked(reranker, rerank_top, show_progress_bar)
     rows = table.rows
@@ -170,6 +175,20 @@ def _sources(
         yield of_server(name, url, model_name, data)
 
 
+def _kept_dims(encoded: Vectors, dims: Sequence[int] | None) -> list[int]:
+    """The dimensions that these vectors have, of those asked for; the largest first."""
+    full = encoded.documents.shape[1]
+    wanted = sorted(set(dims or [full]), reverse=True)
+    kept = [dim for dim in wanted if 1 <= dim <= full]
+    if len(kept) < len(wanted):
+        out = ", ".join(str(dim) for dim in wanted if dim not in kept)
+        told = f"{encoded.name} has 1..{full} dimensions"
+        if not kept:
+            raise ValueError(f"{told}, and none of dims={out} is among them")
+        warnings.warn(f"{told}: {out} left out", stacklevel=3)
+    return kept
+
+
 class _Table:
     """Rows of the report, and the rankings that a reranker starts from."""
 
@@ -180,42 +199,29 @@ class _Table:
         self._first: tuple[Row, Rankings] | None = None  # of the latest model
 
     def add(
-        self, encoded: Vectors, dims: Sequence[int] | None, precisions: Sequence[Precision]
+        self,
+        encoded: Vectors,
+        dims: Sequence[int],
+        precisions: Sequence[Precision],
+        oversample: float,
     ) -> None:
-        """A row per instruction, dimension and precision."""
-        full = encoded.documents.shape[1]
-        wanted = sorted(set(dims or [full]), reverse=True)
-        kept = [dim for dim in wanted if 1 <= dim <= full]
-        if len(kept) < len(wanted):
-            out = ", ".join(str(dim) for dim in wanted if dim not in kept)
-            told = f"{encoded.name} has 1..{full} dimensions"
-            if not kept:
-                raise ValueError(f"{told}, and none of dims={out} is among them")
-            warnings.warn(f"{told}: {out} left out", stacklevel=3)
+        """A row per dimension, precision and instruction."""
         self._first = None
-        for dim in kept:
+        candidates = self._data.candidates
+        for dim in dims:
             for precision in precisions:
-                documents = comparable(encoded.documents, dim, precision)
-                for instruction, rows in encoded.queries.items():
-                    queries = comparable(rows, dim, precision)
+                setting = Setting(dim, precision, oversample if "+" in precision else 1.0)
+                index = Index(encoded.documents, setting, encoded.model_name, candidates)
+                for instruction, queries in encoded.queries.items():
                     row = Row(
                         encoded.name,
                         instruction,
-                        dim,
-                        precision,
-                        bytes_per_vector(dim, precision),
+                        setting,
                         query_ms=encoded.query_ms,
                         texts_per_s=encoded.texts_per_s,
                         peak_mb=encoded.peak_mb,
                     )
-                    self._judge_row(row, self._rankings(queries, documents))
-
-    def _rankings(
-        self, queries: npt.NDArray[np.float32], documents: npt.NDArray[np.float32]
-    ) -> Rankings:
-        if self._data.candidates is None:
-            return rank(queries, documents, DEPTH)
-        return rank_candidates(queries, documents, self._data.candidates)
+                    self._judge_row(row, index.rank(queries, DEPTH))
 
     def _judge_row(self, row: Row, rankings: Rankings) -> None:
         row.values.update(self._judge.judge(rankings))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from .rankings import Precision
+from .rankings import Setting
 
 __all__ = ["Row"]
 
@@ -20,9 +20,8 @@ class Row:
     ----------
     model, instruction : str
         The instruction is "" where none can be given.
-    dim : int
-    precision : {"float32", "binary"}
-    bytes_per_vector : int
+    setting : Setting
+        Dimension, precision, and what they cost.
     reranked : bool
     query_ms, texts_per_s, peak_mb : float or None
         Of the model at full dimension; None where they were not measured.
@@ -34,15 +33,28 @@ class Row:
 
     model: str
     instruction: str
-    dim: int
-    precision: Precision
-    bytes_per_vector: int
+    setting: Setting
     reranked: bool = False
     query_ms: float | None = None
     texts_per_s: float | None = None
     peak_mb: float | None = None
     values: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions compared."""
+        return self.setting.dim
+
+    @property
+    def precision(self) -> str:
+        """With the oversampling, where candidates are rescored: "binary+int8 x10"."""
+        return str(self.setting).partition(", ")[2]
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Stored bytes."""
+        return self.setting.bytes_per_vector
 
     @property
     def name(self) -> str:

@@ -47,6 +47,8 @@ class Vectors:
         Documents per second.
     peak_mb : float or None
         Peak memory of this process meanwhile; a GPU's memory is not in it.
+    model_name : str
+        `Embedder.name`; "" of vectors from elsewhere.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Vectors:
     query_ms: float | None = None
     texts_per_s: float | None = None
     peak_mb: float | None = None
+    model_name: str = ""
 
 
 class _Prompt(TypedDict, total=False):
@@ -114,7 +117,8 @@ def of_model(
         model.encode_query(text, show_progress_bar=False, **prompts[instructions[0]])
         times.append(time.perf_counter() - start)
     query_ms = float(np.median(times)) * 1e3
-    return Vectors(name, documents, queries, query_ms, len(documents) / documents_s, _peak_mb())
+    texts_per_s = len(documents) / documents_s
+    return Vectors(name, documents, queries, query_ms, texts_per_s, _peak_mb(), model.name)
 
 
 def _reset_peak() -> None:
