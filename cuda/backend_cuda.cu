@@ -85,7 +85,7 @@ qk_norm_rope(struct pass *p, const int32_t *positions, const struct device_layer
     const struct device_shape *s = &gpu->shape;
     const struct head_norm norm = head_norm_of(p, layer);
 
-    if (!layout_raw(&gpu->layout)) {
+    if (!gpu->layout.raw) {
         keep_first_error(p, launch_qk_norm_rope(gpu->ws.qkv, positions, &norm,
                                                 p->n_rows, s->NH, s->NKV, s->HS,
                                                 first_head, n_heads, gpu->stream));
@@ -101,8 +101,7 @@ attention(struct pass *p, const struct attention_block *blocks, int n_blocks, bo
 
     if (n_blocks > 0) {
         keep_first_error(p, attention_run(&gpu->attention, blocks, n_blocks, tall,
-                                          layout_raw(&gpu->layout) ? &norm : NULL,
-                                          gpu->stream));
+                                          gpu->layout.raw ? &norm : NULL, gpu->stream));
     }
 }
 
@@ -303,8 +302,8 @@ run_small(struct pass *p, const struct qe_batch *batch)
     struct device *gpu = p->gpu;
     const struct layout *layout = &gpu->layout;
     const struct graph_key key = {
-        p->weights,      layout->n_rows,      layout->n_last,      layout->n_tall,
-        layout->n_short, layout->n_last_tall, layout->n_last_short};
+        p->weights,      layout->n_rows,      layout->n_last,       layout->n_tall,
+        layout->n_short, layout->n_last_tall, layout->n_last_short, layout->raw};
     struct graph *graph = graphs_use(&gpu->graphs, &key);
 
     if (graph->exec == NULL && graph->n_uses > 1 &&

@@ -7,7 +7,7 @@ same_key(const struct graph_key *a, const struct graph_key *b)
     return a->weights == b->weights && a->n_rows == b->n_rows &&
            a->n_last == b->n_last && a->n_tall == b->n_tall &&
            a->n_short == b->n_short && a->n_last_tall == b->n_last_tall &&
-           a->n_last_short == b->n_last_short;
+           a->n_last_short == b->n_last_short && a->raw == b->raw;
 }
 
 static void

@@ -10,6 +10,7 @@
 struct graph_key {
     const void *weights; /* identifies the weights that products read */
     int n_rows, n_last, n_tall, n_short, n_last_tall, n_last_short;
+    bool raw;
 };
 
 struct graph {

@@ -115,6 +115,19 @@ count_blocks(struct layout *p, const struct qe_batch *batch)
     }
 }
 
+/* Whether all blocks are short and see one tile of keys, by the counts. */
+static bool
+sees_one_tile(const struct layout *p)
+{
+    const int n_lengths = p->max_tiles + 1;
+    bool one = true;
+
+    for (int i = 0; i < 2 * n_lengths; i++) {
+        one = one && (i <= 1 || p->n_by_length[i] == 0);
+    }
+    return one;
+}
+
 /* From counts to each length's first place, longest first. Returns the total. */
 static int
 rank_lengths(int32_t *n_by_length, int n_lengths)
@@ -289,6 +302,7 @@ layout_fill(struct layout *p, const struct qe_batch *batch, size_t ring_floats)
 
     const size_t n_floats = count_lengths(p, batch);
     count_blocks(p, batch);
+    p->raw = p->n_rows <= RAW_ROWS && sees_one_tile(p);
     p->n_short = rank_lengths(p->n_by_length, n_lengths);
     p->n_tall = rank_lengths(p->n_by_length + n_lengths, n_lengths);
     const int n_short = p->n_short, n_tall = p->n_tall;

@@ -27,6 +27,7 @@ struct layout {
     /* Lengths of the arrays. In a small batch they are padded (see SMALL_ROWS). */
     int n_rows, n_last, n_tall, n_short, n_last_tall, n_last_short;
     bool pruned; /* only last rows are left at the end */
+    bool raw;    /* attention applies q-norm, k-norm and RoPE itself */
     bool small;  /* padded, and the ring has room for all results at once */
     size_t n_bytes;
 
@@ -49,19 +50,13 @@ int layout_open(const struct attention *attention, int max_rows, int max_seqs,
  * most batches find a graph of their lengths: rows by tokens 0, last rows by row 0
  * without an output, and blocks by ones whose query, key and output are the spare row
  * after the batch's. Of up to SMALLEST_ROWS rows the last layer is not pruned to last
- * tokens, because a few rows cost no more than one. Of up to RAW_ROWS attention may
- * apply q-norm, k-norm and RoPE itself. */
+ * tokens, because a few rows cost no more than one. Of up to RAW_ROWS,
+ * whose blocks are short and see one tile of keys, attention applies q-norm, k-norm and
+ * RoPE itself: a small batch spends much of its time on launches, and this saves one.
+ */
 #define SMALL_ROWS 2048
 #define RAW_ROWS 512
 #define SMALLEST_ROWS 64
-
-/* Whether attention applies q-norm, k-norm and RoPE itself, which its short blocks can:
- * a small batch spends much of its time on launches, and this saves one. */
-static inline bool
-layout_raw(const struct layout *layout)
-{
-    return layout->n_rows <= RAW_ROWS && layout->n_tall == 0;
-}
 
 /* Fills the arrays for a batch. Results are written in pieces of at most ring_floats:
  * pool_rows[].first restarts from 0 in each piece. */

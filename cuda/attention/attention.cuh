@@ -7,10 +7,11 @@
 #include "attention/attention.h"
 #include "common.cuh"
 
-/* Arguments of a kernel. An item is a block of one kv head. */
+/* Arguments of a kernel. An item is a block of one kv head, or of one query head if
+ * heads are raw. */
 struct attention_work {
     bf16 *qkv;                     /* (T, NH + 2 NKV, HS) */
-    const attention_block *blocks; /* (n_items / NKV)     */
+    const attention_block *blocks; /* (n_items / heads)   */
     int n_items, NKV, group;       /* NH / NKV            */
     float scale_log2;              /* log2(e) / sqrt(HS)  */
     head_norm norm;                /* for raw heads alone */
@@ -24,6 +25,14 @@ power_of_2(float x)
     asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
     return y;
 }
+
+/* ---- attention_raw.cu ---- */
+
+cudaError_t attention_raw_init(int HS);
+
+/* Blocks of short rows whose keys are one tile. */
+cudaError_t launch_attention_raw(int HS, const attention_work &work,
+                                 struct stream stream);
 
 /* ---- attention_sm90.cu ---- */
 

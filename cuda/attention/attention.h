@@ -43,8 +43,8 @@ bool attention_is_tall(const struct attention *attention, int n_tokens, int n_ke
                        bool few);
 
 /* blocks (n_blocks) in device memory, all tall or all short, longest first. norm: apply
- * q-norm, k-norm and RoPE while loading (short blocks only, which are then read before
- * the preceding kernel has finished). NULL if already applied. */
+ * q-norm, k-norm and RoPE while loading (short blocks of one tile of keys only, which
+ * are then read before the preceding kernel has finished). NULL if already applied. */
 cudaError_t attention_run(const struct attention *attention,
                           const struct attention_block *blocks, int n_blocks, bool tall,
                           const struct head_norm *norm, struct stream stream);

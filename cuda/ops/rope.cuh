@@ -28,15 +28,19 @@ load_half_pair(const float *left, int half)
 }
 
 static __device__ __forceinline__ half_pair
-load_half_pair(const bf16 *left, int half)
+widen_half_pair(uint2 l, uint2 r)
 {
-    const uint2 l = *reinterpret_cast<const uint2 *>(left);
-    const uint2 r = *reinterpret_cast<const uint2 *>(left + half);
-
     return {{__uint_as_float(l.x << 16), __uint_as_float(l.x & 0xffff0000u),
              __uint_as_float(l.y << 16), __uint_as_float(l.y & 0xffff0000u)},
             {__uint_as_float(r.x << 16), __uint_as_float(r.x & 0xffff0000u),
              __uint_as_float(r.y << 16), __uint_as_float(r.y & 0xffff0000u)}};
+}
+
+static __device__ __forceinline__ half_pair
+load_half_pair(const bf16 *left, int half)
+{
+    return widen_half_pair(*reinterpret_cast<const uint2 *>(left),
+                           *reinterpret_cast<const uint2 *>(left + half));
 }
 
 static __device__ __forceinline__ void
@@ -69,71 +73,6 @@ norm_and_turn(half_pair &x, const half_pair &weight, const half_pair &turn, floa
         float q = __fmul_rn(__fmul_rn(x.right[i], scale), weight.right[i]);
         x.left[i] = __fmaf_rn(p, turn.left[i], -__fmul_rn(q, turn.right[i]));
         x.right[i] = __fmaf_rn(q, turn.left[i], __fmul_rn(p, turn.right[i]));
-    }
-}
-
-/* ---- a tile in shared memory, by all THREADS of a block ---- */
-
-/* Rows that a group of lanes has at a time, since each waits for its sum. */
-#define ROWS_AT_ONCE 4
-
-/* rows_smem (n_rows, STRIDE) <- normed and turned; row r is one of `heads` rows of
- * position start + r / heads. */
-template <int HS, int STRIDE, int THREADS>
-static __device__ __forceinline__ void
-norm_rows(bf16 *rows_smem, int n_rows, int start, int heads, const float *weights,
-          const head_norm &norm)
-{
-    constexpr int LANES = HEAD_LANES<HS>, GROUPS = THREADS / LANES, HALF = HS / 2;
-    const int column = threadIdx.x % LANES * 4, group = threadIdx.x / LANES;
-    const bool active = column < HALF;
-    half_pair weight = {};
-
-    if (active) {
-        weight = load_half_pair(weights + column, HALF);
-    }
-    /* Every lane of a warp makes the same number of rounds, as the sums need. */
-    for (int first = 0; first < n_rows; first += ROWS_AT_ONCE * GROUPS) {
-        half_pair x[ROWS_AT_ONCE] = {}, turn[ROWS_AT_ONCE] = {};
-
-#pragma unroll
-        for (int i = 0; i < ROWS_AT_ONCE; i++) {
-            int row = first + i * GROUPS + group;
-            if (active && row < n_rows) {
-                size_t position = start + row / heads;
-                turn[i] = load_half_pair(norm.cos_sin + position * HS + column, HALF);
-                x[i] = load_half_pair(rows_smem + row * STRIDE + column, HALF);
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < ROWS_AT_ONCE; i++) {
-            norm_and_turn<HS>(x[i], weight, turn[i], norm.eps);
-        }
-#pragma unroll
-        for (int i = 0; i < ROWS_AT_ONCE; i++) {
-            int row = first + i * GROUPS + group;
-            if (active && row < n_rows) {
-                store_half_pair(rows_smem + row * STRIDE + column, HALF, x[i]);
-            }
-        }
-    }
-}
-
-/* Brings near what no kernel writes: weights, cosines and sines of the first positions.
- */
-template <int HS, int THREADS>
-static __device__ __forceinline__ void
-prefetch_norm(const head_norm &norm, int n_positions)
-{
-    constexpr int LINE_FLOATS = 32;
-
-    for (int i = threadIdx.x * LINE_FLOATS; i < n_positions * HS;
-         i += THREADS * LINE_FLOATS) {
-        prefetch_line(norm.cos_sin + i);
-    }
-    if (threadIdx.x * LINE_FLOATS < HS) {
-        prefetch_line(norm.q_weight + threadIdx.x * LINE_FLOATS);
-        prefetch_line(norm.k_weight + threadIdx.x * LINE_FLOATS);
     }
 }
 

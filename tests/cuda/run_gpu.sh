@@ -48,7 +48,8 @@ for part in "$@"; do
         build 90a # of this machine alone: the other architectures are CI's
         nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -Icuda -Icsrc -shared \
             -Xcompiler -fPIC -o "$QE_ATTENTION_LIBRARY" tests/cuda/attention_entry.cu \
-            cuda/attention/attention.cu cuda/attention/attention_sm90.cu &
+            cuda/attention/attention.cu cuda/attention/attention_raw.cu \
+            cuda/attention/attention_sm90.cu &
         python3 - <<'END'
 import subprocess
 from csrc.toolkit import find_toolkit
