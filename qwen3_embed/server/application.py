@@ -78,7 +78,7 @@ class Application:
             Metrics(self._models),
             turns,
             deliveries,
-            Tokenising(turns),
+            Tokenising(turns, has_cores=all(m.device != "cpu" for m in self._models.values())),
             threads,
             IdleModels(self._models, deliveries, threads, settings.idle_s),
         )

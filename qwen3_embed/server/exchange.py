@@ -299,8 +299,8 @@ class Exchange:
 
         The engine takes jobs in order: shorter ones then wait for one long text, not for all.
         """
-        longest = int(np.diff(batch.cu_seqlens).max())
-        if longest <= model.engines.batch_tokens // 2:
+        room = model.engines.batch_tokens // 2
+        if len(batch.tokens) <= room or int(np.diff(batch.cu_seqlens).max()) <= room:
             return _NO_TURN
         turns = self._shared.long_turns
         return turns.setdefault(model.engines, asyncio.Semaphore(len(model.engines)))

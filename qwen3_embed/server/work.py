@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from ..embedder import Embedder
 from ..encoding.cached_pipeline import CachedRows
-from ..encoding.truncation import Truncation
 from ..loading.tokenizer import TokenBatch, tokens_in_words
 from ..reranker import Reranker
 from .bodies import Texts
@@ -150,10 +149,10 @@ def _vectors(
     max_length: int,
     n_cached: int = 0,
 ) -> Vectors:
-    truncation = Truncation()
-    truncation.add(lengths, max_length)
-    n_tokens = int(np.minimum(lengths, max_length).sum())
-    return Vectors(rows, Usage(n_tokens, truncation.n_cut, n_cached))
+    counts: list[int] = lengths.tolist()
+    n_cut = sum(count > max_length for count in counts)
+    n_tokens = sum(min(count, max_length) for count in counts)
+    return Vectors(rows, Usage(n_tokens, n_cut, n_cached))
 
 
 async def _tokenised(
@@ -198,11 +197,13 @@ def _look_up(
 def _check_lengths(
     lengths: npt.NDArray[np.int64], max_length: int, truncate: bool, settings: Settings
 ) -> None:
-    longest = int(lengths.argmax())
-    if lengths[longest] > max_length and not truncate:
-        found = tokens_in_words(int(lengths[longest]), max_length)
-        raise too_long(longest, f"{found} tokens", max_length)
-    n_tokens = int(np.minimum(lengths, max_length).sum())
+    counts: list[int] = lengths.tolist()  # faster than NumPy for one text
+    longest = max(counts)
+    if longest > max_length and not truncate:
+        raise too_long(
+            counts.index(longest), f"{tokens_in_words(longest, max_length)} tokens", max_length
+        )
+    n_tokens = sum(min(count, max_length) for count in counts)
     if n_tokens > settings.max_request_tokens:
         raise Problem(
             422,
