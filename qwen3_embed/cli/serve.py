@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,6 +203,10 @@ def run(namespace: argparse.Namespace) -> int:
     log_to_stderr(namespace.log_level, as_json)
     with contextlib.ExitStack() as opened:
         registry = _open_models(namespace, opened)
+        if all(model.device == "cpu" for _, model in registry.opened()):
+            # The engine computes on every core: a pool of tokenizing threads would only wait for
+            # them. Read by `tokenizers` at each call.
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         application = Application(registry, keys, settings, foreign_ids)
         listen(application, namespace.host, namespace.port, namespace.api_key_file)
     return 0

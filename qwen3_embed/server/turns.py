@@ -19,32 +19,38 @@ _MAX_PER_ITERATION = 32
 
 
 class Turns:
-    """Callbacks in order of arrival."""
+    """Callbacks in order of arrival; the first of an iteration are called at once."""
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
         self._n_per_iteration = 8
-        self._last_s: float | None = None  # when the last turns were given; None: no turn waits
+        self._n_given = 0  # in this iteration
+        self._begin_s: float | None = None  # of this iteration; None: no turn was given in it
 
     def add(self, callback: Callable[[], None]) -> None:
         """Calls it in its turn. To be called on the event loop."""
-        self._waiting.append(callback)
-        if self._last_s is None:
-            self._last_s = time.perf_counter()
-            asyncio.get_running_loop().call_soon(self._give)
+        if self._begin_s is None:
+            self._begin_s = time.perf_counter()
+            asyncio.get_running_loop().call_soon(self._go_on)
+        if self._waiting or self._n_given >= self._n_per_iteration:
+            self._waiting.append(callback)
+        else:
+            self._n_given += 1
+            callback()
 
-    def _give(self) -> None:
-        """Gives turns; what they have made ready runs before the next call of this function."""
+    def _go_on(self) -> None:
+        """Gives the next turns; what the last ones have made ready ran before this."""
         now_s = time.perf_counter()
-        assert self._last_s is not None
-        if now_s - self._last_s > _LONG_S:
+        assert self._begin_s is not None
+        if now_s - self._begin_s > _LONG_S:
             self._n_per_iteration = max(1, self._n_per_iteration // 2)
         elif self._n_per_iteration < _MAX_PER_ITERATION:
             self._n_per_iteration += 1
-        for _ in range(min(self._n_per_iteration, len(self._waiting))):
+        self._n_given = min(self._n_per_iteration, len(self._waiting))
+        for _ in range(self._n_given):
             self._waiting.popleft()()
-        if self._waiting:
-            self._last_s = now_s
-            asyncio.get_running_loop().call_soon(self._give)
+        if self._n_given:
+            self._begin_s = now_s
+            asyncio.get_running_loop().call_soon(self._go_on)
         else:
-            self._last_s = None
+            self._begin_s = None
