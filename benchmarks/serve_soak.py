@@ -93,7 +93,7 @@ class Soak:
         texts: list[int],
         leaves: bool,
     ) -> bool:
-        """Whether the request was answered, and not left."""
+        """Asks one request; True if it was answered, False if it was left."""
         body: dict[str, Any] = {"input": [text(i) for i in texts], "model": self._name}
         content = json.dumps(body | {"encoding_format": "base64"}).encode()
         request = HEAD % len(content) + content

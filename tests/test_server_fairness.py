@@ -1,4 +1,4 @@
-"""Who waits for whom: newcomers at a loaded server, connections beside each other, long texts."""
+"""Fairness: newcomers at a loaded server, connections beside each other, long texts."""
 
 from __future__ import annotations
 
