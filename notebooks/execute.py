@@ -1,7 +1,7 @@
-"""Runs a notebook from its first cell to its last, and keeps what the cells say.
+"""Runs notebooks from their first cell to their last, and keeps what the cells print.
 
-`python notebooks/execute.py` writes the outputs of `quickstart.ipynb` anew; do so after a change
-of its cells or of the embedded model's weights.
+`python notebooks/execute.py [NAME ...]` writes the outputs of these notebooks anew, by default of
+all; do so after a change of their cells or of the embedded model's weights.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-QUICKSTART = Path(__file__).with_name("quickstart.ipynb")
+FOLDER = Path(__file__).parent
 _CELL_S = 120  # a cell that takes longer hangs
 
 
@@ -24,18 +24,22 @@ def executed(path: Path, folder: Path) -> Any:
         notebook,
         timeout=_CELL_S,
         record_timing=False,  # would change the file at every run
+        coalesce_streams=True,  # where a cell's output is split depends on time
         resources={"metadata": {"path": str(folder)}},
     )
     return client.execute()
 
 
 def main() -> None:
-    notebook = executed(QUICKSTART, QUICKSTART.parent)
-    notebook.metadata = {
-        "kernelspec": notebook.metadata["kernelspec"],
-        "language_info": {"name": "python"},
-    }
-    nbformat.write(notebook, QUICKSTART)
+    names = sys.argv[1:] or sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+    for name in names:
+        path = FOLDER / f"{name}.ipynb"
+        notebook = executed(path, FOLDER)
+        notebook.metadata = {
+            "kernelspec": notebook.metadata["kernelspec"],
+            "language_info": {"name": "python"},
+        }
+        nbformat.write(notebook, path)
 
 
 if __name__ == "__main__":
