@@ -76,7 +76,7 @@ class Model(SentenceTransformersNames):
         self,
         model: str | os.PathLike[str],
         *,
-        device: str | Sequence[str] = "auto",
+        device: str | Sequence[str] | None = "auto",
         dtype: str = "auto",
         max_length: int | None = None,
         batch_tokens: int | None = None,
@@ -91,6 +91,7 @@ class Model(SentenceTransformersNames):
         **others: Any,
     ) -> None:
         cache_dir = chosen_cache_dir(others, cache_dir)
+        device = "auto" if device is None else device
         devices = resolve_device(device)
         if dtype not in ("auto", *DTYPES):
             raise ValueError(f"dtype={dtype!r}, expected 'auto' or {', '.join(map(repr, DTYPES))}")

@@ -332,6 +332,8 @@ def _resolve(instruction: str | None, others: CrossEncoderOptions) -> tuple[str 
     for name in others:
         if name not in CrossEncoderOptions.__annotations__:
             raise TypeError(f"unexpected keyword argument {name!r}")
+    if others.get("prompt") is not None:
+        raise TypeError("prompt is not supported: pass instruction=, which the model's prompt has")
     prompt_name = others.get("prompt_name")
     if prompt_name is not None:
         if instruction is not None:

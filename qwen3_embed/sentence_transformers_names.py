@@ -47,6 +47,8 @@ _ARGUMENTS: dict[str, str] = {
     "modules": "pass the folder that holds them",
     "backend": "there is one backend: leave it out",
     "similarity_fn_name": "similarity is the cosine: leave it out",
+    "use_auth_token": "pass token=",
+    "keep_in_fp32_modules": "norms and sums are fp32 already: leave it out",
     "num_labels": "a reranker has one score: leave it out",
     "activation_fn": "pass activation= to predict",
 }

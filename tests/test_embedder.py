@@ -63,7 +63,6 @@ class TestConstruction:
             {"batch_tokens": 2**31},
             {"num_threads": 10**12},
             {"num_threads": 4097},
-            {"device": None},
             {"device": 0},
             {"device": []},
             {"num_threads": -1},

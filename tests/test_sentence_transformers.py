@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,32 @@ class TestWithoutTheirPackage:
             "chunk_size": None,
         }
         assert np.array_equal(mini.encode(["a"], **defaults), mini.encode(["a"]))
+
+    def test_every_default_of_theirs(self, mini: Embedder, ranker: Reranker) -> None:
+        """Whatever arguments the installed version has: spelling out a default changes nothing."""
+        theirs = pytest.importorskip("sentence_transformers")
+        sentences, pairs = theirs.SentenceTransformer, theirs.CrossEncoder
+
+        def defaults_of(function: Any) -> dict[str, Any]:
+            found = inspect.signature(function).parameters.values()
+            return {each.name: each.default for each in found if each.default is not each.empty}
+
+        for name in ("encode", "encode_query", "encode_document"):
+            defaults = defaults_of(getattr(sentences, name)) | {"normalize_embeddings": True}
+            assert len(defaults) >= 12
+            ours = getattr(mini, name)
+            assert np.array_equal(ours(["a"], **defaults), ours(["a"]))
+        found = ranker.predict([("a", "b")], **defaults_of(pairs.predict))
+        assert np.array_equal(found, ranker.predict([("a", "b")]))
+        assert ranker.rank("a", ["b"], **defaults_of(pairs.rank)) == ranker.rank("a", ["b"])
+        for kind, opened in ((sentences, mini), (pairs, ranker)):
+            defaults = defaults_of(kind.__init__)
+            defaults.pop("model_name_or_path", None)
+            assert len(defaults) >= 15
+            with type(opened)(str(opened.folder), **defaults) as again:
+                assert again.max_length == opened.max_length
+        with pytest.raises(TypeError, match="pass instruction="):
+            ranker.predict([("a", "b")], prompt="Find it")
 
     def test_defaults_of_predict(self, ranker: Reranker) -> None:
         defaults: dict[str, Any] = {

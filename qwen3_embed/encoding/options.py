@@ -59,6 +59,7 @@ class CrossEncoderOptions(TypedDict, total=False):
     """Arguments of `CrossEncoder.predict` and `rank`; some may only have their default value."""
 
     prompt_name: str | None
+    prompt: None
     convert_to_numpy: bool
     convert_to_tensor: bool
     activation_fn: None
