@@ -214,6 +214,67 @@ def test_cut_keeps_the_head_and_the_end_token(with_end: Path) -> None:
     assert batch.lengths.tolist() == [31, 6, 2, 5]
 
 
+@pytest.fixture(scope="module")
+def plain(with_end: Path) -> Tokenizer:
+    """As rerankers have it: what looks like a control token is text."""
+    return Tokenizer(with_end, vocab_size=ROWS, max_length=4096, special_tokens_in_text=False)
+
+
+MIXED = "The capital of China is 北京 \U0001f98a\U0001f98a, unbelievably 龘龘 so"
+
+
+@pytest.mark.parametrize("n_tokens", [1, 2, 5, 9, 12, 14, 20, 25, 40])
+def test_the_ends_of_a_text(tokenizer: Tokenizer, plain: Tokenizer, n_tokens: int) -> None:
+    """Its last tokens instead of its first; as text without the half of a character."""
+    ids = ids_of(tokenizer, MIXED)[:-1]
+    cut = tokenizer.with_max_length(n_tokens + 1).encode_ends([MIXED, "a"])
+    assert cut.tokens[: cut.cu_seqlens[1]].tolist() == [*ids[-n_tokens:], END]
+    assert cut.tokens[cut.cu_seqlens[1] :].tolist() == ids_of(tokenizer, "a")
+    assert cut.lengths.tolist() == [len(ids) + 1, 2]
+    first = tokenizer.first_tokens(MIXED, n_tokens)
+    last = tokenizer.last_tokens(MIXED, n_tokens)
+    assert MIXED.startswith(first)
+    assert MIXED.endswith(last)
+    for text, own in ((first, ids[:n_tokens]), (last, ids[-n_tokens:])):
+        assert len(text.encode()) <= len(tokenizer.decode(own).encode())
+        assert len(ids_of(tokenizer, text)) - 1 <= n_tokens
+    if n_tokens >= len(ids):
+        assert first == last == MIXED
+    assert plain.first_tokens(MIXED, n_tokens) == first
+    assert plain.last_tokens(MIXED, n_tokens) == last
+    # At most one character, of four bytes, is missing at the cut.
+    assert n_tokens - 4 < len(ids_of(tokenizer, first)) or first == MIXED
+
+
+def test_the_ends_of_a_long_text(tokenizer: Tokenizer) -> None:
+    """Which is tokenised piece by piece."""
+    long = "one two three 重力 " * 20_000
+    whole = ids_of(tokenizer.with_max_length(10**6), long)
+    cut = tokenizer.with_max_length(1000).encode_ends([long])
+    assert cut.tokens.tolist() == whole[-1000:]
+    assert long.startswith(tokenizer.first_tokens(long, 1000))
+    assert long.endswith(tokenizer.last_tokens(long, 1000))
+
+
+def test_a_prefix_outlives_the_cut(tokenizer: Tokenizer) -> None:
+    prefix = f"Instruct: {TASK}\nQuery:"
+    limit = len(PROMPT_IDS) + 4
+    cut = tokenizer.with_max_length(limit).encode_ends([GRAVITY, "gravity"], prefix)
+    own = ids_of(tokenizer, GRAVITY)
+    assert cut.tokens[:limit].tolist() == [*PROMPT_IDS, *own[-4:]]
+    assert cut.tokens[limit:].tolist() == ids_of(tokenizer, prefix + "gravity")
+    with pytest.raises(ValueError, match="the prompt's tokens and one of the text"):
+        tokenizer.with_max_length(len(PROMPT_IDS) + 1).encode_ends(["a"], prefix)
+
+
+def test_decode(tokenizer: Tokenizer) -> None:
+    ids = ids_of(tokenizer, MIXED)
+    assert tokenizer.decode(ids) == MIXED
+    assert tokenizer.decode(ids, skip_special_tokens=False) == MIXED + "<|endoftext|>"
+    with pytest.raises(ValueError, match="token id 999999 is not in the vocabulary"):
+        tokenizer.decode([999_999])
+
+
 def test_max_length_one_leaves_the_end_token(with_end: Path) -> None:
     tokenizer = Tokenizer(with_end, vocab_size=ROWS, max_length=1)
     assert tokenizer.encode(["test", ""]).tokens.tolist() == [END, END]

@@ -37,6 +37,7 @@ _FEW_TEXTS = 64
 _FEW_CHARACTERS = 4096
 _LONG_TEXT = 1 << 17  # characters; longer ones are tokenised piece by piece
 _COUNTED_TOKENS = 1 << 15
+_INCOMPLETE = "\ufffd"  # the bytes of an incomplete character are decoded to these
 
 
 def counted_tokens(max_length: int) -> int:
@@ -238,31 +239,26 @@ class Tokenizer:
         return TokenBatch(tokens, cu_seqlens, lengths)
 
     def first_tokens(self, text: str, n_tokens: int) -> str:
-        """The beginning of a text, of at most n_tokens tokens when tokenised alone."""
-        n_characters = 16 * n_tokens  # more than most texts need
-        while True:
-            found = self._fast.encode(text[:n_characters], add_special_tokens=False)
-            if n_characters >= len(text) or len(found) > 2 * n_tokens:
-                break
-            n_characters *= 4
-        return text if len(found) <= n_tokens else text[: found.offsets[n_tokens][0]]
+        """The text of the first n_tokens tokens, without a character that is cut in two."""
+        kept: list[int] = []
+        for ids in self._pieces_of(text):
+            kept += ids
+            if len(kept) > n_tokens:
+                found: str = self._fast.decode(kept[:n_tokens], skip_special_tokens=False)
+                return found.rstrip(_INCOMPLETE)
+        return text
 
     def last_tokens(self, text: str, n_tokens: int) -> str:
-        """The end of a text, of at most n_tokens tokens when tokenised alone."""
-        n_characters = 16 * n_tokens
-        while True:
-            start = max(0, len(text) - n_characters)
-            found = self._fast.encode(text[start:], add_special_tokens=False)
-            if start == 0 or len(found) > 2 * n_tokens:
-                break
-            n_characters *= 4
-        if len(found) <= n_tokens:
+        """The text of the last n_tokens tokens, without a character that is cut in two."""
+        kept: deque[int] = deque(maxlen=n_tokens)
+        total = 0
+        for ids in self._pieces_of(text):
+            kept.extend(ids)
+            total += len(ids)
+        if total <= n_tokens:
             return text
-        offsets = found.offsets
-        first = len(offsets) - n_tokens
-        while first < len(offsets) and offsets[first][0] < offsets[first - 1][1]:
-            first += 1  # the rest of a character
-        return text[start + offsets[first][0] :] if first < len(offsets) else ""
+        found: str = self._fast.decode(list(kept), skip_special_tokens=False)
+        return found.lstrip(_INCOMPLETE)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids.
@@ -466,6 +462,8 @@ def _without_added_tokens(
         fewer.normalizer = loaded.normalizer
     if loaded.pre_tokenizer is not None:
         fewer.pre_tokenizer = loaded.pre_tokenizer
+    if loaded.decoder is not None:
+        fewer.decoder = loaded.decoder
     for token_id in sorted(added):
         if token_id >= first_dropped:
             continue

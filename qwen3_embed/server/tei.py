@@ -211,6 +211,14 @@ async def decode_ids(exchange: Exchange) -> Answer:
     """POST /decode: the text of each sequence of token ids."""
     body = decode(await exchange.body(), DecodeRequest)
     sequences = decode_inputs(body.ids, exchange.settings.max_inputs, "ids")
+    n_tokens = sum(map(len, sequences))
+    if n_tokens > exchange.settings.max_request_tokens:
+        raise Problem(
+            422,
+            f"ids has {n_tokens} token ids, expected at most "
+            f"{exchange.settings.max_request_tokens} per request",
+            param="ids",
+        )
     _, model, _ = exchange.registry.embedder(None)
     skips = body.skip_special_tokens is not False
 

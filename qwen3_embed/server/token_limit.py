@@ -204,6 +204,8 @@ def cut_pairs(
             if max_tokens_per_query:
                 query = tokenizer.first_tokens(query, max_tokens_per_query)
             room = max_tokens_per_doc or None
+            if room is not None and room >= model.max_length:
+                room = None  # the pair as a whole is cut before
             if not is_own and limit.is_allowed:
                 left = _room(model, model.body_of(query, "", instruction=instruction), limit)
                 room = min(left, room or left)
