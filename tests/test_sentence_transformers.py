@@ -113,7 +113,7 @@ class TestWithoutTheirPackage:
         assert np.array_equal(mini.encode(["a"], **defaults), mini.encode(["a"]))
 
     def test_every_default_of_theirs(self, mini: Embedder, ranker: Reranker) -> None:
-        """Whatever arguments the installed version has: spelling out a default changes nothing."""
+        """Spelling out any default of the installed version changes nothing."""
         theirs = pytest.importorskip("sentence_transformers")
         sentences, pairs = theirs.SentenceTransformer, theirs.CrossEncoder
 

@@ -247,7 +247,7 @@ def test_the_ends_of_a_text(tokenizer: Tokenizer, plain: Tokenizer, n_tokens: in
 
 
 def test_the_ends_of_a_long_text(tokenizer: Tokenizer) -> None:
-    """Which is tokenised piece by piece."""
+    """A long text is tokenised piece by piece."""
     long = "one two three 重力 " * 20_000
     whole = ids_of(tokenizer.with_max_length(10**6), long)
     cut = tokenizer.with_max_length(1000).encode_ends([long])
