@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         TruncationWarning,
     )
     from .reranker import Reranker
+    from .retrieval.domain_map import DomainMap, fit_domain
     from .retrieval.quantizer import Quantizer
     from .retrieval.staged_search import staged_search
     from .templates import INSTRUCTIONS
@@ -36,6 +37,7 @@ __all__ = [
     "INSTRUCTIONS",
     "DeviceError",
     "DeviceMemoryError",
+    "DomainMap",
     "Embedder",
     "InputTooLongError",
     "ModelFileError",
@@ -47,15 +49,18 @@ __all__ = [
     "TruncationWarning",
     "VectorCache",
     "__version__",
+    "fit_domain",
     "staged_search",
 ]
 
 _HOMES = {
+    "DomainMap": "retrieval.domain_map",
     "Embedder": "embedder",
     "INSTRUCTIONS": "templates",
     "Quantizer": "retrieval.quantizer",
     "Reranker": "reranker",
     "VectorCache": "cache",
+    "fit_domain": "retrieval.domain_map",
     "staged_search": "retrieval.staged_search",
 }
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 import numpy as np
 import numpy.typing as npt
 
+from .adapters.weights import Weights
 from .encoding.options import EncodeOptions, PromptOptions, Request, SentenceTransformersOptions
 from .encoding.pipeline import Pipeline, chunk_bounds
 from .encoding.progress import progress
 from .encoding.texts import Texts, check_texts, iterate_texts, list_texts, surrogate_error
 from .encoding.truncation import LengthReport
-from .model import Model, Weights
+from .model import Model
 from .retrieval import similarity as _similarity
 from .retrieval.quantizer import Precision, Quantizer
 
@@ -73,6 +74,8 @@ class Embedder(Model):
     cache : path-like or VectorCache, optional
         A file that keeps vectors, so that a text is computed once; models, threads and
         processes may share it. A `VectorCache` says how large it may grow.
+    projection : path-like or DomainMap, optional
+        A map of `fit_domain` for this very model: full vectors are mapped, cut, normalised.
 
     Raises
     ------

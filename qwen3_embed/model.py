@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from .adapters.weights import Weights
 from .encoding.options import Request
 from .errors import DeviceError, DeviceMemoryError, ModelFileError
 from .loading.config import Kind, ModelConfig
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from ._core import Job
     from .adapters.adapter import Adapter
     from .cache import VectorCache
+    from .retrieval.domain_map import DomainMap
 
-__all__ = ["Model", "Weights"]
+__all__ = ["Model"]
 
 _MAX_INT = 2**31 - 1  # of the engine's numbers
 
@@ -43,34 +44,11 @@ _FIRST_ADAPTER = "default"  # the name of the one that the constructor is given
 _logger = logging.getLogger("qwen3_embed")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Weights:
-    """The model's own weights, or those with one of its adapters.
-
-    Attributes
-    ----------
-    number : int
-        Number of these weights in `Engine.submit`.
-    name : str or None
-        None: the model's own.
-    adapter : Adapter or None
-    location : str or None
-        Folder or hub name to load the adapter from again.
-    head : ndarray or None
-        The output head of a reranker, see head.py.
-    """
-
-    number: int
-    name: str | None
-    adapter: Adapter | None
-    location: str | None
-    head: npt.NDArray[np.float64] | None
-
-
 class Model(SentenceTransformersNames):
     """The base class of `Embedder`, which documents the parameters and errors, and `Reranker`."""
 
     _KIND: ClassVar[Kind] = "embedder"
+    _projection: DomainMap | None = None
 
     def __init__(
         self,
@@ -88,6 +66,7 @@ class Model(SentenceTransformersNames):
         local_files_only: bool = False,
         special_tokens_in_text: bool = True,
         cache: str | os.PathLike[str] | VectorCache | None = None,
+        projection: str | os.PathLike[str] | DomainMap | None = None,
         **others: Any,
     ) -> None:
         cache_dir = chosen_cache_dir(others, cache_dir)
@@ -128,11 +107,7 @@ class Model(SentenceTransformersNames):
         self._adding = threading.Lock()
         self._fingerprints: dict[str | None, str] = {}
         try:
-            self._own_weights = Weights(0, None, None, None, self._head({}))
-            self._weights = self._own_weights
-            if first_adapter is not None:
-                self.add_adapter(_FIRST_ADAPTER, first_adapter)
-                self.set_adapter(_FIRST_ADAPTER)
+            self._adapt(first_adapter, projection)
         except BaseException:
             self.close()
             raise
@@ -151,7 +126,18 @@ class Model(SentenceTransformersNames):
             "local_files_only": local_files_only,
             "special_tokens_in_text": special_tokens_in_text,
             "cache": self._cache,
+            "projection": self._projection,
         }
+
+    def _adapt(self, adapter: Any, projection: Any) -> None:
+        """Chooses weights, then the map that was fitted for them."""
+        self._weights = self._own_weights = Weights(0, None, None, None, self._head({}))
+        if adapter is not None:
+            self.add_adapter(_FIRST_ADAPTER, adapter)
+            self.set_adapter(_FIRST_ADAPTER)
+        if projection is not None:
+            self._projection = self._engines.project(projection, self.fingerprint, self.name)
+            self._fingerprints.clear()
 
     def _around(self) -> Surroundings | None:
         """Texts to put around every text; None: those that the tokenizer's file specifies."""
@@ -233,6 +219,11 @@ class Model(SentenceTransformersNames):
         """The cache of vectors, if the model was opened with one."""
         return self._cache
 
+    @property
+    def projection(self) -> DomainMap | None:
+        """The domain map that the model was opened with."""
+        return self._projection
+
     def prefix_of(
         self,
         kind: Literal["query", "document"] | None = None,
@@ -296,7 +287,7 @@ class Model(SentenceTransformersNames):
         Raises
         ------
         ValueError
-            The name is taken, or the model is closed.
+            The name is taken, the model is closed, or it has a projection.
         ModelNotFoundError, ModelFileError
             No such adapter, or one that is damaged, not LoRA, or of another base.
         DeviceMemoryError
@@ -310,6 +301,7 @@ class Model(SentenceTransformersNames):
         """
         from .adapters.adapter import Adapter, find_adapter
 
+        self._check_no_projection()
         if not isinstance(name, str):
             raise TypeError(f"name is {type(name).__name__}, expected str")
         folder = find_adapter(adapter, self._hub)
@@ -333,12 +325,18 @@ class Model(SentenceTransformersNames):
         Raises
         ------
         ValueError
-            No adapter of that name.
+            No adapter of that name, or the model has a projection.
         """
         if name is not None and name not in self._adapters:
             known = ", ".join(map(repr, self._adapters)) or "none"
             raise ValueError(f"no adapter {name!r} is loaded, expected None or one of: {known}")
+        if name != self.adapter:
+            self._check_no_projection()
         self._weights = self._own_weights if name is None else self._adapters[name]
+
+    def _check_no_projection(self) -> None:
+        if self._projection is not None:
+            raise ValueError("a projection fits one adapter: open the model with adapter= and it")
 
     def submit_tokens(
         self,
@@ -438,7 +436,10 @@ class Model(SentenceTransformersNames):
         return self._fingerprints[weights.name]
 
     def _others_in_fingerprint(self, weights: Weights) -> list[str]:
-        return [] if weights.adapter is None else [f"adapter {weights.adapter.sha256}"]
+        others = [] if weights.adapter is None else [f"adapter {weights.adapter.sha256}"]
+        if self._projection is not None and self._projection.is_kept:
+            others.append(f"projection {self._projection.sha256}")
+        return others
 
     def __repr__(self) -> str:
         return (

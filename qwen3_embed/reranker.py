@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Unpack, cast
 import numpy as np
 import numpy.typing as npt
 
+from .adapters.weights import Weights
 from .encoding.options import CrossEncoderOptions, Request, Tensors, kind_of_tensors, to_tensor
 from .encoding.pipeline import Pipeline
 from .encoding.progress import progress
@@ -25,7 +26,7 @@ from .errors import ModelFileError
 from .loading.config import Kind
 from .loading.head import logits_of, read_head
 from .loading.tokenizer import Surroundings
-from .model import Model, Weights
+from .model import Model
 from .templates import INSTRUCTIONS, QWEN_PROMPT, PairPrompt
 
 __all__ = ["Activation", "Pairs", "Reranker"]
@@ -86,6 +87,8 @@ class Reranker(Model):
     ) -> None:
         if others.get("cache") is not None:
             raise TypeError("a Reranker takes no cache=: it keeps vectors, not scores")
+        if others.get("projection") is not None:
+            raise TypeError("a Reranker takes no projection=: it maps vectors, not scores")
         super().__init__(model, special_tokens_in_text=special_tokens_in_text, **others)
 
     def predict(

@@ -135,6 +135,7 @@ def run(namespace: argparse.Namespace) -> int:
         show_progress_bar=sys.stderr.isatty(),
         adapter=namespace.adapter,
         cache=namespace.cache,
+        projection=namespace.projection,
         **model_settings(namespace),
     )
     print(report)

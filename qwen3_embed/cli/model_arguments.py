@@ -90,8 +90,11 @@ def add_model_arguments(
     group.add_argument("--revision", help="branch, tag or commit on the hub")
     if takes_cache:
         group.add_argument("--cache", metavar="FILE", help="keep vectors in this SQLite file")
+        group.add_argument(
+            "--projection", metavar="FILE", help="domain map of fit_domain, fitted for this model"
+        )
     else:
-        parser.set_defaults(cache=None)
+        parser.set_defaults(cache=None, projection=None)
     group.add_argument("--offline", action="store_true", help="never use the network")
 
 
@@ -100,7 +103,8 @@ def open_model(namespace: argparse.Namespace, model: str) -> Embedder:
     from ..embedder import Embedder
 
     settings = model_settings(namespace)
-    return Embedder(model, adapter=namespace.adapter, cache=namespace.cache, **settings)
+    settings |= {"cache": namespace.cache, "projection": namespace.projection}
+    return Embedder(model, adapter=namespace.adapter, **settings)
 
 
 def open_reranker(namespace: argparse.Namespace, model: str) -> Reranker:

@@ -220,7 +220,7 @@ def _open_models(namespace: argparse.Namespace, opened: contextlib.ExitStack) ->
     registry = Registry(quantizer=_load_quantizer(namespace))
     own, named = _adapters(namespace)
     for name in namespace.model:
-        settings = model_settings(namespace)
+        settings = model_settings(namespace) | {"projection": namespace.projection}
         embedder = Embedder(name, adapter=own, cache=namespace.cache, **settings)
         opened.enter_context(embedder)
         served = _served_name(name, registry)

@@ -37,6 +37,7 @@ from .vectors import DEFAULT, Source, Vectors, of_arrays, of_model, of_server
 if TYPE_CHECKING:
     from ..embedder import Embedder
     from ..reranker import Reranker
+    from ..retrieval.domain_map import DomainMap
 
 __all__ = ["evaluate"]
 
@@ -55,6 +56,7 @@ def evaluate(
     rerank_top: int = 50,
     vectors: Mapping[str, tuple[Source, Source]] | None = None,
     servers: Mapping[str, tuple[str, str]] | None = None,
+    projection: str | os.PathLike[str] | DomainMap | None = None,
     split: str = "test",
     all_documents: bool = False,
     show_progress_bar: bool = False,
@@ -86,6 +88,9 @@ def evaluate(
         By name: arrays or .npy files, a row per text of the data set.
     servers : mapping of str to (url, model), optional
         By name: OpenAI-compatible servers.
+    projection : path-like or DomainMap, optional
+        Of `fit_domain`, for this very model: adds its vectors with the map to the table, by the
+        matrix at every dimension.
     split, all_documents
         As in `read_dataset`.
     show_progress_bar : bool
@@ -135,7 +140,14 @@ def evaluate(
     instructions = list(dict.fromkeys(instructions))
     precisions = list(dict.fromkeys(precisions))
     for encoded in _sources(
-        data, models, instructions, vectors or {}, servers or {}, show_progress_bar, settings
+        data,
+        models,
+        instructions,
+        vectors or {},
+        servers or {},
+        projection,
+        show_progress_bar,
+        settings,
     ):
         table.add(encoded, _kept_dims(encoded, dims), precisions, oversample)
         if reranker is not None:
@@ -156,20 +168,30 @@ def _sources(
     instructions: Sequence[str],
     vectors: Mapping[str, tuple[Source, Source]],
     servers: Mapping[str, tuple[str, str]],
+    projection: str | os.PathLike[str] | DomainMap | None,
     progress: bool,
     settings: Mapping[str, Any],
 ) -> Iterator[Vectors]:
     """Vectors of one model, file pair or server after another."""
     from ..embedder import Embedder
+    from ..retrieval.domain_map import open_projection
 
     # Files first: a wrong shape is told before a model runs for an hour.
     loaded = [of_arrays(name, *pair, data) for name, pair in vectors.items()]
     for number, model in enumerate(models, 1):
-        if isinstance(model, Embedder):
-            yield of_model(model, f"model {number}", data, instructions, progress=progress)
-            continue
-        with Embedder(model, **settings) as opened:
-            yield of_model(opened, os.fspath(model), data, instructions, progress=progress)
+        given = isinstance(model, Embedder)
+        name = f"model {number}" if isinstance(model, Embedder) else os.fspath(model)
+        opened = model if isinstance(model, Embedder) else Embedder(model, **settings)
+        try:
+            # A map of another model is told before that model runs for an hour.
+            domain = projection and open_projection(projection, opened.fingerprint, name)
+            encoded = of_model(opened, name, data, instructions, progress=progress)
+            yield encoded
+            if domain:
+                yield encoded.projected(domain)
+        finally:
+            if not given:
+                opened.close()
     yield from loaded
     for name, (url, model_name) in servers.items():
         yield of_server(name, url, model_name, data)

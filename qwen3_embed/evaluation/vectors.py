@@ -7,7 +7,7 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -19,6 +19,7 @@ from .datasets import Dataset
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
+    from ..retrieval.domain_map import DomainMap
 
 __all__ = ["DEFAULT", "Vectors", "of_arrays", "of_model", "of_server"]
 
@@ -58,6 +59,12 @@ class Vectors:
     texts_per_s: float | None = None
     peak_mb: float | None = None
     model_name: str = ""
+
+    def projected(self, domain: DomainMap) -> Vectors:
+        """The same vectors with a domain map after the model."""
+        queries = {label: domain.apply(rows) for label, rows in self.queries.items()}
+        documents = domain.apply(self.documents)
+        return replace(self, name=f"{self.name} + map", documents=documents, queries=queries)
 
 
 class _Prompt(TypedDict, total=False):

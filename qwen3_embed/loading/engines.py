@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from .cores import Cores, usable_cores
 from .device import CUDA_PATHS
 from .head import HEADS
 from .user_cache import cache_folder
+
+if TYPE_CHECKING:
+    from ..retrieval.domain_map import DomainMap
 
 __all__ = ["Engines", "open_engines"]
 
@@ -51,6 +54,7 @@ class Engines:
         self._tensors_again: list[Callable[[], dict[str, npt.NDArray[Any]]]] = []
         self._infos: list[dict[str, Any]] | None = None  # of before `unload`
         self._earlier_counts: Counter[str] = Counter()
+        self._projection: DomainMap | None = None
 
     def __len__(self) -> int:
         return len(self._engines)
@@ -87,13 +91,37 @@ class Engines:
         adapter: int = 0,
         waits: bool = False,
     ) -> Job:
-        """As `Engine.submit`, on the engine with the fewest pending tokens."""
+        """As `Engine.submit`, on the engine with the fewest pending tokens; then projected."""
         i = 0
         if len(self._engines) > 1:
             pending = [engine.pending_tokens() for engine in self._engines]
             i = pending.index(min(pending))
         number = self._adapters[adapter][i]
-        return self._engines[i].submit(tokens, cu_seqlens, out, first_row, normalize, number, waits)
+        if self._projection is None:
+            given = (tokens, cu_seqlens, out, first_row, normalize, number, waits)
+            return self._engines[i].submit(*given)
+        from ..retrieval.projected_job import ProjectedJob
+
+        n = len(cu_seqlens) - 1
+        full = self.rows(n, self._projection.dim)
+        job = self._engines[i].submit(tokens, cu_seqlens, full, 0, normalize, number, waits)
+        target = out[first_row : first_row + n]
+        # It has all of a Job's methods, and that class can't be a base.
+        return cast("Job", ProjectedJob(job, full, target, self._projection, normalize))
+
+    def project(self, projection: Any, fingerprint: str, name: str) -> DomainMap:
+        """Maps the rows of all jobs from now on, when they are waited for.
+
+        Parameters
+        ----------
+        projection, fingerprint, name
+            As `open_projection` takes them, with its errors.
+        """
+        from ..retrieval.domain_map import open_projection
+
+        found = open_projection(projection, fingerprint, name)
+        self._projection = found if found.is_kept else None
+        return found
 
     def done_fds(self) -> tuple[int, ...]:
         """File descriptors, one per engine, that become readable when jobs are done."""

@@ -216,6 +216,7 @@ def write_tensors(
     path: Path,
     layout: Mapping[str, tuple[str, tuple[int, ...]]],
     values: Iterable[npt.NDArray[Any]],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a safetensors file as a stream; the file appears only once it is whole.
 
@@ -227,8 +228,10 @@ def write_tensors(
     values : iterable of ndarray
         The tensors as stored, in the same order, whole or in blocks; each is released before
         the next is requested.
+    metadata : mapping of str to str, optional
+        By default that of PyTorch's files.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": dict(metadata or {"format": "pt"})}
     end = 0
     for name, (dtype, shape) in layout.items():
         begin, end = end, end + math.prod(shape) * np.dtype(_WRITTEN[dtype]).itemsize
