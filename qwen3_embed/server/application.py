@@ -1,4 +1,4 @@
-"""class Application: a table of a dozen routes.
+"""class Application: takes requests through the table of routes.
 
 Every request goes through the same steps: its path, its key, a place in the queue, its body, its
 work, its answer; then metrics and one line of log. A path that isn't in the table doesn't exist,
@@ -41,7 +41,7 @@ __all__ = ["Application"]
 logger = logging.getLogger("qwen3_embed.server")
 
 _THREADS = 4
-_CLIENT_LEFT = 499  # in logs and metrics, as nginx has it; nobody is there to be answered
+_CLIENT_LEFT = 499  # in logs and metrics, as in nginx; never sent
 
 
 class Application:
@@ -215,14 +215,14 @@ class Application:
             )
 
     async def health(self, exchange: Exchange) -> Answer:
-        """GET /health: 503 when the engine is, not only when the server is, out of order."""
+        """GET /health: 503 if an engine has failed or is stalled."""
         stalled_s = self.shared.deliveries.stalled_s()
         closed = [name for name, model in self._models.items() if model.info["closed"]]
         reason = self._broken
         if closed:
             reason = f"closed: {', '.join(closed)}"
         elif stalled_s > self.settings.stall_s:
-            reason = f"requests wait, and none was finished for {stalled_s:.0f} s"
+            reason = f"requests are waiting, and none has finished for {stalled_s:.0f} s"
         content = {"status": "degraded" if reason else "ok", "reason": reason}
         return Answer(503 if reason else 200, msgspec.json.encode(content))
 

@@ -141,7 +141,7 @@ class Exchange:
     request_id : str
         The client's X-Request-Id if it is well-formed, else a new one.
     begin_s : float
-        When its header was complete, in the time of time.perf_counter.
+        Time at which its header was complete, by time.perf_counter.
     held_bytes : int
         Bytes of the body read so far.
     n_texts : int
@@ -149,13 +149,13 @@ class Exchange:
     about : dict
         Fields for the log.
     is_read, is_started : bool
-        Whether its body is complete; whether work on it has begun.
+        True once its body is complete; once work on it has begun.
     keeps_open : bool
-        Whether the client may send another request after this one.
+        True if the client may send another request on the connection.
     refusal : Answer or None
         The answer, where the request was refused before any work.
     has_left : bool
-        Whether the client has closed the connection.
+        True once the client has closed the connection.
     problem_body : callable or None
         The form of errors, where the body and not the route decides it.
     read_s, submitted_s, done_s : float
@@ -241,7 +241,7 @@ class Exchange:
         return b"".join(self._parts)
 
     def release(self) -> None:
-        """Gives back its place in the queue and forgets the body. Idempotent."""
+        """Leaves the queue and frees the body. Idempotent."""
         self._shared.held_bytes -= self.held_bytes
         self._shared.n_requests -= self._is_counted
         self.held_bytes = 0

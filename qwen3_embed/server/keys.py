@@ -1,4 +1,4 @@
-"""class Keys: who may ask. Every key is compared, each in constant time."""
+"""class Keys: API keys. A request's key is compared with all of them, in constant time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MIN_CHARACTERS = 16
 
 
 class Keys:
-    """The keys of a file, one a line; lines that begin with # are remarks.
+    """The keys in a file, one per line; lines that begin with # are comments.
 
     Parameters
     ----------
@@ -21,20 +21,20 @@ class Keys:
     Raises
     ------
     ValueError
-        No key, or one that is too short to be a secret.
+        The file has no key, or one that is too short to be a secret.
     """
 
     def __init__(self, path: Path) -> None:
         lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
         keys = [line for line in lines if line and not line.startswith("#")]
         if not keys:
-            raise ValueError(f"{path} holds no key, expected one a line")
+            raise ValueError(f"{path} contains no key, expected one per line")
         if min(map(len, keys)) < _MIN_CHARACTERS:
-            raise ValueError(f"{path} holds a key of less than {_MIN_CHARACTERS} characters")
+            raise ValueError(f"{path} contains a key shorter than {_MIN_CHARACTERS} characters")
         self._digests = [sha256(key.encode()).digest() for key in keys]
 
     def allow(self, authorization: bytes) -> bool:
-        """True if the value of an Authorization header carries one of the keys."""
+        """True if the value of an Authorization header contains one of the keys."""
         scheme, _, token = authorization.partition(b" ")
         digest = sha256(token.strip()).digest()
         matches = [compare_digest(digest, known) for known in self._digests]

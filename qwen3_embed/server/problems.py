@@ -1,4 +1,4 @@
-"""class Problem: a request that is refused, with what its client is told."""
+"""class Problem: the error response to a request."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _TYPES = {
 
 
 class Problem(Exception):
-    """An answer that isn't 200.
+    """A response other than 200.
 
     Parameters
     ----------
     status : int
-        Of HTTP.
+        HTTP status.
     message : str
-        What was found, what was expected, what to do; never a text of the request.
+        Says what was found, what was expected and what to do; never quotes the request's texts.
     param : str, optional
-        The field that is wrong.
+        Name of the invalid field.
     code : str, optional
-        A word for programs.
+        Error code, for programs.
     retry_after_s : int, optional
-        When to come again.
+        Seconds after which to try again.
     """
 
     def __init__(
@@ -54,5 +54,5 @@ class Problem(Exception):
 
     @property
     def type(self) -> str:
-        """The word that OpenAI's errors have for the status."""
+        """The type that OpenAI's API gives errors of this status."""
         return _TYPES[self.status]

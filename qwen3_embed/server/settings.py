@@ -1,4 +1,4 @@
-"""struct Settings: the bounds that a server holds, all of them before it works."""
+"""struct Settings: the limits of a server, all of them checked before any work."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Bounds of requests, of what is held at a time, and of patience.
+    """Limits of requests, of memory, and of waiting.
 
     Attributes
     ----------
     max_body_bytes : int
-        Of one request: 413 beyond.
+        Body of one request; 413 above it.
     max_inputs : int
-        Texts of one request: 422 beyond.
+        Texts of one request; 422 above it.
     max_request_tokens : int
-        Tokens of one request: 422 beyond.
+        Tokens of one request; 422 above it.
     max_requests : int
-        Requests that are being read or worked on: 429 beyond.
+        Requests being read or worked on; 429 above it.
     max_held_bytes : int
-        Bodies of all of them together: 429 beyond.
+        Bodies of all these requests together; 429 above it.
     max_connections : int
-        One beyond closes that which has been idle longest, or is closed itself.
+        Open connections; above it the one that has been idle longest is closed, or the new one.
     max_header_bytes : int
-        Of one request.
+        Header of one request; the connection is closed above it.
     header_s, body_s : float
-        How long a client may take to send its header, and its body.
+        Time for a client to send its header, and its body.
     drain_s : int
-        How long requests may go on after SIGTERM.
+        Grace period for running requests after SIGTERM.
     stall_s : float
-        Requests wait and none has been finished for so long: health is degraded.
+        Time without any finished request, while some wait, after which health is degraded.
     idle_s : float or None
         Time without requests after which a model's memory is freed; None: never.
     truncate : bool
-        Whether texts that are too long are cut where a request doesn't say.
+        Default for requests that don't say whether texts that are too long are truncated.
     cors_origins : tuple of str
         Web pages that browsers may call from: "https://app.example", or "*" for all.
     """

@@ -80,4 +80,5 @@ def json_values(codes: npt.NDArray[Any], *, base64: bool) -> list[bytes]:
     """
     if base64:
         return [b'"%b"' % b2a_base64(row, newline=False) for row in codes]
-    return [msgspec.json.encode(row) for row in codes.tolist()]
+    # Row by row: a call over all of them would keep other threads from running for as long.
+    return [msgspec.json.encode(row.tolist()) for row in codes]

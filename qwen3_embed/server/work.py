@@ -1,4 +1,4 @@
-"""Models at work for a server: from a request's texts to its vectors or scores.
+"""Embedding and reranking for requests: from texts to vectors or scores.
 
 A request's texts are tokenised in a stage of their own (tokenising.py), then submitted to the
 engine, which batches them with those of other requests. A request whose client has left is
@@ -74,7 +74,7 @@ async def embed(
     Raises
     ------
     Problem
-        400 and 422, before the engine has begun.
+        400 or 422, before the engine starts.
     Gone
         The client has left.
     """
@@ -91,7 +91,7 @@ async def embed(
                 rows, job = model.submit_tokens(
                     batch.tokens, batch.cu_seqlens, dim, normalize=normalize
                 )
-            except ValueError as error:  # ids that a client has sent
+            except ValueError as error:  # token ids from the client
                 raise Problem(400, f"token ids: {error}", param="input") from None
             await exchange.finish(job)
         return rows
@@ -214,14 +214,14 @@ def _check_lengths(
 
 
 def _check_room(model: Reranker, body: str) -> None:
-    """Raises where a cut would leave nothing of the documents, so that all score the same."""
+    """Raises a Problem if the query alone fills the model: all documents would score the same."""
     n_tokens = int(model.tokenizer.count([body])[0])
     if n_tokens >= model.max_length:
         raise no_room(n_tokens, model.max_length)
 
 
 def no_room(n_tokens: int, max_length: int) -> Problem:
-    """A query of so many tokens leaves none for a document."""
+    """The error for a query of so many tokens that none is left for a document."""
     return Problem(
         422,
         f"the query has {n_tokens} tokens with its prompt, and of {max_length} none is left for a "
@@ -232,7 +232,7 @@ def no_room(n_tokens: int, max_length: int) -> Problem:
 
 
 def too_long(index: int, found: str, max_length: int) -> Problem:
-    """A text that has so many tokens is refused."""
+    """The error for a text of too many tokens."""
     return Problem(
         422,
         # LiteLLM knows the error by the words "this model's maximum context length is".
