@@ -487,7 +487,7 @@ class TestKeys:
             main(["serve", "--model", str(folder), "--host", "0.0.0.0"])
         assert "--api-key-file" in capsys.readouterr().err
         path = tmp_path / "keys"
-        for content, message in (("# none\n", "holds no key"), ("short\n", "less than 16")):
+        for content, message in (("# none\n", "contains no key"), ("short\n", "shorter than 16")):
             path.write_text(content)
             assert main(["serve", "--model", str(folder), "--api-key-file", str(path)]) == 1
             assert message in capsys.readouterr().err
