@@ -18,6 +18,7 @@ pytest.importorskip("uvloop")
 pytest.importorskip("msgspec")
 from qwen3_embed import Reranker
 from qwen3_embed.cli import main
+from tests.support.make_adapter import make_adapter
 from tests.support.rerankers import make_reranker
 from tests.support.served import Served
 
@@ -319,6 +320,16 @@ class TestHttp:
         assert f"curl http://127.0.0.1:{server.port}/v1/embeddings" in page
         _, raw, _ = server.ask("/", host="<script>alert(1)</script>")
         assert b"<script>" not in raw
+
+    def test_page_has_every_name(self, folder: Path, tmp_path: Path) -> None:
+        adapter = make_adapter(tmp_path / "legal", folder)
+        served = Served("--model", str(folder), "--adapter", f"legal={adapter}")
+        try:
+            page = served.ask("/")[1].decode()
+            for entry in ask(served, "/v1/models")["data"]:
+                assert f"<td>{entry['id']}</td>" in page
+        finally:
+            served.stop()
 
 
 class TestCrossOrigin:

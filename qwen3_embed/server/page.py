@@ -32,9 +32,10 @@ async def page(exchange: Exchange) -> Answer:
     """GET /."""
     registry = exchange.registry
     rows = []
-    for name, embedder in registry.embedders.items():
+    for name, embedder in {**registry.embedders, **registry.adapters}.items():
+        kind = "embedding model" if name in registry.embedders else "the same with an adapter"
         shape = f"{embedder.dim} dimensions, {embedder.max_length} tokens"
-        rows.append((name, "embedding model", f"{shape}, {embedder.device}, {embedder.dtype}"))
+        rows.append((name, kind, f"{shape}, {embedder.device}, {embedder.dtype}"))
         rows.append((f"{name}-query", "the same", "puts the query's instruction before each text"))
     for name, ranker in registry.rerankers.items():
         shape = f"{ranker.max_length} tokens, {ranker.device}, {ranker.dtype}"
