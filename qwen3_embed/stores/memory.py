@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,8 @@ class _FactFile(SqliteFile):
             replaced_by INTEGER,    -- id of a later fact
             space BLOB NOT NULL,    -- key of the model
             vector BLOB NOT NULL    -- (dim) float32, little-endian
-        )
+        );
+        CREATE INDEX facts_by_text ON facts (text)
     """
 
     def version(self) -> int:
@@ -75,11 +76,12 @@ class _FactFile(SqliteFile):
         with self._held() as database:
             return int(database.execute("PRAGMA data_version").fetchone()[0])
 
-    def rows(self) -> list[tuple[int, str, bool, bytes, bytes]]:
-        """(id, text, is_replaced, space, vector) of every fact."""
+    def rows(self) -> list[tuple[int, str, float, bool, bytes, bytes]]:
+        """(id, text, time, is_replaced, space, vector) of every fact."""
         with self._held() as database:
             return database.execute(
-                "SELECT id, text, replaced_by IS NOT NULL, space, vector FROM facts ORDER BY id"
+                "SELECT id, text, time, replaced_by IS NOT NULL, space, vector FROM facts "
+                "ORDER BY id"
             ).fetchall()
 
     def facts(self, ids: Sequence[int]) -> dict[int, tuple[int, str, float, int | None]]:
@@ -183,16 +185,13 @@ class Memory:
         keys = CacheKeys(model.fingerprint, model.dim, True)
         (self._space,) = keys.of(model.prefix_of("document"), ["facts"])
         self._version = -1
-        self._ids = np.empty(0, np.int64)
-        self._replaced = np.empty(0, bool)
-        self._rows = np.empty((0, model.dim), np.float32)
-        self._words = WordCoverage()
+        self._index = _Index(model.dim)
         self._load()
 
     def __len__(self) -> int:
         """The number of facts, without those that are replaced."""
         self._load()
-        return int((~self._replaced).sum())
+        return int((~self._index.facts["replaced"]).sum())
 
     def close(self) -> None:
         """Closes the file. Idempotent."""
@@ -225,15 +224,13 @@ class Memory:
         known = self._file.id_of(text)
         if known is not None and not replaces:
             self._file.touch(known, now)
+            self._index.facts["time"][self._index.facts["id"] == known] = now
             return known
         row = self._model.encode_document([text])
         self._load()
         fact = self._file.add(text, now, replaces, (self._space, _blob(row)))
-        self._ids = np.append(self._ids, fact)
-        self._rows = np.concatenate([self._rows, row])
-        self._words.add(text)
-        self._replaced = np.append(self._replaced, False)
-        self._replaced[np.isin(self._ids, replaces)] = True
+        self._index.add([(fact, now, False)], row, [text])
+        self._index.replace(replaces)
         return fact
 
     def recall(
@@ -257,28 +254,18 @@ class Memory:
         """
         row = self._model.encode_query(query)
         self._load()
-        if not len(self._ids):
-            return []
-        scores = combined(self._rows @ row, self._words.of(query))
-        # A product's last bits depend on where a row lies: equal texts get equal scores again.
-        order = np.lexsort((-self._ids, -scores.round(5)))
-        if not with_replaced:
-            order = order[~self._replaced[order]]
-        if since is not None and since.tzinfo is None:
+        if since is None:
+            since = datetime.fromtimestamp(0, UTC)
+        elif since.tzinfo is None:
             since = since.replace(tzinfo=UTC)
-        found: list[Fact] = []
-        for start in range(0, len(order), 500):
-            part = order[start : start + 500]
-            facts = self._file.facts(self._ids[part].tolist())
-            for i in part.tolist():
-                if len(found) == top_k:
-                    return found
-                if (fact := facts.get(int(self._ids[i]))) is None:
-                    continue  # forgotten by another process since `_load`
-                time = datetime.fromtimestamp(fact[2], UTC)
-                if since is None or time >= since:
-                    found.append(Fact(fact[0], fact[1], time, fact[3], float(scores[i])))
-        return found
+        best = self._index.best(query, row, top_k, since.timestamp(), with_replaced)
+        kept = self._file.facts([fact for fact, _ in best])
+        return [
+            Fact(fact, text, datetime.fromtimestamp(time, UTC), replaced_by, score)
+            for fact, score in best
+            if fact in kept  # another process may have forgotten it since `_load`
+            for _, text, time, replaced_by in [kept[fact]]
+        ]
 
     def forget(self, ids: Sequence[int]) -> int:
         """Deletes facts and those that they replaced, and overwrites their place in the file.
@@ -303,11 +290,13 @@ class Memory:
             self._embed_again(other[start : start + _SLICE_FACTS])
         if other:
             rows = self._file.rows()
-        vectors = b"".join(vector for *_, vector in rows)
-        self._ids = np.array([fact for fact, *_ in rows], np.int64)
-        self._replaced = np.array([replaced for _, _, replaced, *_ in rows], bool)
-        self._rows = np.frombuffer(vectors, "<f4").reshape(len(rows), self._model.dim)
-        self._words = WordCoverage(text for _, text, *_ in rows)
+        self._index = _Index(self._model.dim)
+        vectors = np.frombuffer(b"".join(vector for *_, vector in rows), "<f4")
+        self._index.add(
+            [(fact, time, bool(replaced)) for fact, _, time, replaced, *_ in rows],
+            vectors.reshape(len(rows), self._model.dim),
+            [text for _, text, *_ in rows],
+        )
         self._version = version
 
     def _embed_again(self, ids: list[int]) -> None:
@@ -315,6 +304,74 @@ class Memory:
         rows = self._model.encode_document([fact[1] for fact in facts.values()])
         blobs = [(fact, _blob(row)) for fact, row in zip(facts, rows, strict=True)]
         self._file.set_vectors(self._space, blobs)
+
+
+class _Index:
+    """Facts and vectors in memory, in arrays that grow by doubling.
+
+    Attributes
+    ----------
+    facts : ndarray
+        (n,) records of id, time and replaced, in order of their ids.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self._n = 0
+        self._facts = np.empty(0, [("id", np.int64), ("time", np.float64), ("replaced", bool)])
+        self._rows = np.empty((0, dim), np.float32)
+        self._words = WordCoverage()
+
+    @property
+    def facts(self) -> npt.NDArray[Any]:
+        return self._facts[: self._n]
+
+    def add(
+        self,
+        facts: list[tuple[int, float, bool]],
+        rows: npt.NDArray[np.float32],
+        texts: Sequence[str],
+    ) -> None:
+        """Adds facts: n of (id, time, is_replaced), their (n, dim) vectors and n texts."""
+        n = self._n + len(facts)
+        if n > len(self._rows):
+            room = max(n, 2 * len(self._rows)) - self._n
+            self._facts = np.append(self.facts, np.empty(room, self._facts.dtype))
+            unused = np.empty((room, self._rows.shape[1]), np.float32)
+            self._rows = np.concatenate([self._rows[: self._n], unused])
+        self._facts[self._n : n] = facts
+        self._rows[self._n : n] = rows
+        self._n = n
+        for text in texts:
+            self._words.add(text)
+
+    def replace(self, ids: Sequence[int]) -> None:
+        """Marks facts as replaced."""
+        self.facts["replaced"][np.isin(self.facts["id"], ids)] = True
+
+    def best(
+        self,
+        query: str,
+        row: npt.NDArray[np.float32],
+        top_k: int,
+        since: float,
+        with_replaced: bool,
+    ) -> list[tuple[int, float]]:
+        """(id, score) of the best facts; of equal ones the newest first."""
+        facts = self.facts
+        chosen = facts["time"] >= since
+        if not with_replaced:
+            chosen &= ~facts["replaced"]
+        (places,) = chosen.nonzero()
+        if not len(places):
+            return []
+        # A product's last bits depend on where a row lies: equal texts get equal scores again.
+        scores = combined(self._rows[: self._n] @ row, self._words.of(query)).round(5)[places]
+        ids = facts["id"][places]
+        if top_k < len(scores):
+            near = scores >= np.partition(scores, -top_k)[-top_k]
+            scores, ids = scores[near], ids[near]
+        order = np.lexsort((-ids, -scores))[:top_k]
+        return [(int(ids[i]), float(scores[i])) for i in order]
 
 
 def _blob(row: npt.NDArray[np.float32]) -> bytes:
