@@ -119,7 +119,8 @@ def test_a_thousand_facts(tmp_path: Path, notes: Path) -> None:
                 begin = time.perf_counter()
                 model.encode_query(question)
                 embed_s.append(time.perf_counter() - begin)
-        beyond_ms = (sorted(calls_s)[10] - sorted(embed_s)[10]) * 1e3
+        # The best of forty: what other tests on the machine take is none of the server's.
+        beyond_ms = (min(calls_s) - min(embed_s)) * 1e3
         print(f"a call beyond embedding: {beyond_ms:.1f} ms")
         assert beyond_ms < 20
 

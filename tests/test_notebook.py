@@ -82,7 +82,7 @@ def test_what_is_committed_is_such_a_run(fresh: Any) -> None:
 
 
 SAID = {
-    "choose_and_adapt": ["default against none", "chosen: ", "Clear Cell Output"],
+    "choose_and_adapt": ["default against none", "chosen: ", "Clear Cell Output", "kept: "],
     "quickstart_zh": ["12 of 12 numbers agree", "清除单元格输出", "Change Font Size"],
     "rag": ["Default parameter values", "topic == 'global' [('global'", "Mara lives in Porto"],
 }

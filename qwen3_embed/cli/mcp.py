@@ -11,7 +11,7 @@ from .search import user_store
 
 __all__ = ["add_arguments", "run"]
 
-_EPILOG = """example, as a client starts it:
+_EPILOG = """example:
   qwen3-embed mcp --store ~/.agent-memory --folder ~/notes"""
 
 
