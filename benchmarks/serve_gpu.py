@@ -151,7 +151,7 @@ def percentile_ms(taken_s: list[float], share: float) -> float:
 
 def engine_tokens_per_s(model: Embedder, texts: Texts) -> float:
     """The rate of `encode_tokens` over the row's texts."""
-    budget = (1 << 19) if model.device.startswith("cuda") else 1 << 13
+    budget = (1 << 17) if model.device.startswith("cuda") else 1 << 13
     n_texts = max(1, int(np.searchsorted(texts.batch.cu_seqlens, budget)) - 1)
     lengths = np.diff(texts.batch.cu_seqlens)[:n_texts]
     n = max(1, budget // int(lengths.sum()))
@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each row")
     parser.add_argument("--bodies", type=int, default=512, help="different requests of a row")
     parser.add_argument("--only", default="", help="rows, as 64x30,256x300,newcomers,long")
-    parser.add_argument("--log-level", default="info", help="of the server")
+    parser.add_argument("--log-level", default="warning", help="of the server")
     parser.add_argument("--serve-options", nargs="*", default=[], help="for the server")
     arguments = parser.parse_args()
     begin = time.perf_counter()
