@@ -314,27 +314,27 @@ class TestRefusals:
         finally:
             served.stop()
 
-    @pytest.mark.parametrize("max_connections", ["1024", "12000"])
+    @pytest.mark.parametrize("max_connections", ["1024", "4000"])
     def test_many_idle_connections(
         self, folder: Path, model: Embedder, max_connections: str
     ) -> None:
         """They take bounded memory, and keep nobody out, whether they fit or not."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if hard != resource.RLIM_INFINITY and hard < 13_000:
+        if hard != resource.RLIM_INFINITY and hard < 5_000:
             pytest.skip("fewer open files are allowed than this needs")
-        resource.setrlimit(resource.RLIMIT_NOFILE, (13_000, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (5_000, hard))
         served = Served("--model", str(folder), "--max-connections", max_connections)
         clients = []
         try:
             served.ask("/embed", {"inputs": "a"})
             before = served.resident_mb()
-            for i in range(10_000):
+            for i in range(3_000):
                 clients.append(socket.create_connection(("127.0.0.1", served.port), timeout=30))
                 if i % 1000 == 999:
                     status, answer, _ = served.ask("/embed", {"inputs": "a"})
                     assert status == 200
                     assert np.array_equal(np.array(answer[0], np.float32), model.encode("a"))
-            assert served.resident_mb() < before + 200
+            assert served.resident_mb() < before + 60
             for client in clients:
                 client.close()
             assert served.ask("/health")[0] == 200
