@@ -20,13 +20,21 @@
 #include "error.h"
 
 #define QE_BACKEND_ABI 6
-#define QE_NOTE_BYTES 256
+#define QE_NOTE_BYTES 384
 
-/* The type of both operands of matrix products: weights and activations. */
+/* The types of the operands of matrix products: weights and activations. */
 enum qe_compute_dtype {
     QE_BFLOAT16,
     QE_FLOAT8, /* e4m3, scaled by row and by channel                                 */
     QE_INT8,   /* weights scaled by row, activations by token in groups of 128       */
+    QE_INT8_WEIGHTS, /* weights scaled by row; activations in bf16                   */
+};
+
+/* Where a GPU's engine keeps the table of token embeddings. */
+enum qe_embedding {
+    QE_EMBEDDING_AUTO,   /* on the device, unless only the rest fits there           */
+    QE_EMBEDDING_DEVICE, /* in its memory                                            */
+    QE_EMBEDDING_HOST,   /* in pinned host memory, read over PCIe                    */
 };
 
 enum qe_kind {
@@ -71,8 +79,9 @@ struct qe_backend {
     int batch_tokens;         /* budget of one forward pass                           */
     int few_tokens;           /* batches up to this size are short enough to run on the
                                  calling thread, which cannot handle signals then    */
-    char note[QE_NOTE_BYTES]; /* "", or why forward() is slower than it should be: a
-                                 sentence that forward() writes at most once         */
+    char note[QE_NOTE_BYTES]; /* "", or why forward() is slower than it should be:
+                                 sentences of open() and forward(); the latter adds
+                                 at most one                                         */
     bool keeps_model;         /* reads the model's weights after opening, too         */
     size_t weight_bytes;      /* of weights in host memory of its own                 */
 

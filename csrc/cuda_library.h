@@ -8,14 +8,27 @@
 #include "backend.h"
 #include "model.h"
 
-#define QE_CUDA_ABI 2
+#define QE_CUDA_ABI 3
 #define QE_CUDA_TABLE "qe_cuda_table"
 
 struct qe_cuda_options {
     int device;       /* the driver's index                                        */
     int batch_tokens; /* 0: chosen                                                 */
     enum qe_compute_dtype dtype;
+    enum qe_embedding embedding;
     const char *cache_folder; /* where GEMM plans are kept; NULL: nowhere          */
+    const float *equalisers;  /* of all layers, see equaliser.h; NULL unless weights
+                                 become int8. Read by open() alone                 */
+};
+
+/* The memory that an engine takes, in bytes. */
+struct qe_cuda_memory {
+    size_t weights;     /* on the device; the table of embeddings if it is there      */
+    size_t activations; /* and all else that a pass writes                           */
+    size_t spare;       /* of contexts, modules and cuBLAS, estimated                 */
+    size_t host;        /* pinned: the table of embeddings if it is not on the device */
+    size_t free, total; /* of the device, now                                        */
+    int batch_tokens;   /* of a pass: as asked for, or chosen                         */
 };
 
 struct qe_cuda_device {
@@ -31,6 +44,11 @@ struct qe_cuda_table {
      * NULL. */
     int (*open)(const struct qe_cuda_options *options, const struct qe_model *model,
                 struct qe_backend **backend, struct qe_error *err);
+
+    /* Computes what open() would take for a model of this shape, without opening it.
+     * QE_EMBEDDING_AUTO counts as QE_EMBEDDING_DEVICE. */
+    int (*memory)(const struct qe_cuda_options *options, const struct qe_config *config,
+                  struct qe_cuda_memory *memory, struct qe_error *err);
 
     /* Describes the first max_devices. Returns the number of devices, at least one, or
      * fails with QE_EDEVICE. */

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "cpu/backend_cpu.h"
+#include "cpu/equalise.h"
 #include "cpu/threads.h"
 
 struct adapter_node {
@@ -55,10 +56,17 @@ open_backend(struct qe_engine *e, const struct qe_engine_options *options,
                                      .dtype = options->dtype,
                                      .n_threads = options->n_threads,
                                      .batch_tokens = options->batch_tokens};
-        if (options->dtype == QE_FLOAT8) {
+        if (options->dtype == QE_FLOAT8 || options->dtype == QE_INT8_WEIGHTS) {
             return qe_fail(err, QE_EDEVICE,
-                           "dtype float8: not on device cpu; use 'bfloat16' or 'int8', "
-                           "or an NVIDIA GPU");
+                           "dtype %s: not on device cpu; use 'bfloat16' or 'int8', or "
+                           "an NVIDIA GPU",
+                           options->dtype == QE_FLOAT8 ? "float8" : "int8-weights");
+        }
+        if (options->embedding != QE_EMBEDDING_AUTO) {
+            return qe_fail(err, QE_EDEVICE,
+                           "embedding %s: not on device cpu, which reads the table in "
+                           "place; use 'auto', or an NVIDIA GPU",
+                           options->embedding == QE_EMBEDDING_HOST ? "host" : "device");
         }
         if (e->model.is_int8 && options->dtype != QE_INT8) {
             return qe_fail(
@@ -78,24 +86,34 @@ open_backend(struct qe_engine *e, const struct qe_engine_options *options,
                        options->device);
     }
     if (options->dtype == QE_INT8) {
-        return qe_fail(err, QE_EDEVICE,
-                       "dtype int8: not on device %s; use 'bfloat16' or 'float8', or "
-                       "device cpu",
-                       options->device);
+        return qe_fail(
+            err, QE_EDEVICE,
+            "dtype int8: not on device %s; use 'int8-weights', 'bfloat16' or "
+            "'float8', or device cpu",
+            options->device);
     }
     struct qe_cuda_options cuda = {.device = cuda_index(options->device),
                                    .batch_tokens = options->batch_tokens,
                                    .dtype = options->dtype,
+                                   .embedding = options->embedding,
                                    .cache_folder = options->cache_folder};
     if (cuda.device < 0) {
         return qe_fail(err, QE_EDEVICE, "device: %s, expected cpu, cuda or cuda:1",
                        options->device);
     }
     const struct qe_cuda_table *table;
+    float *equalisers = NULL;
     int status = qe_cuda_library_load(&options->cuda, &table, err);
+    if (status == 0 && options->dtype == QE_INT8_WEIGHTS) {
+        status = qe_equalise_model(
+            &e->model, options->n_threads > 0 ? options->n_threads : qe_usable_cores(),
+            &equalisers, err);
+        cuda.equalisers = equalisers;
+    }
     if (status == 0) {
         status = table->open(&cuda, &e->model, &e->backend, err);
     }
+    free(equalisers);
     if (status == 0 &&
         (e->backend->abi != QE_BACKEND_ABI || e->backend->size != sizeof *e->backend)) {
         qe_fail(err, QE_EDEVICE,

@@ -13,6 +13,7 @@ struct qe_engine;
 struct qe_engine_options {
     const char *device; /* "cpu", "cuda" or "cuda:1"                              */
     enum qe_compute_dtype dtype;
+    enum qe_embedding embedding; /* of a GPU; the CPU's is QE_EMBEDDING_AUTO      */
     int n_threads;    /* 0: chosen                                              */
     int batch_tokens; /* 0: chosen                                              */
     struct qe_cuda_paths cuda; /* where its libraries are                         */

@@ -228,6 +228,7 @@ qe_scheduler_open(struct qe_backend *backend, struct qe_scheduler **scheduler,
         return qe_fail(err, QE_ENOMEM, "scheduler: no memory");
     }
     s->backend = backend;
+    memcpy(s->note, backend->note, sizeof s->note);
     s->done_fd = -1;
     pthread_mutex_init(&s->mutex, NULL);
     init_cond(&s->arrived);

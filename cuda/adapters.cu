@@ -9,8 +9,6 @@
 #include "arithmetic.h"
 #include "cuda_error.h"
 
-#define ALIGN_BYTES 256
-
 /* The place of the next replaced tensor. */
 struct moving {
     unsigned char *memory; /* NULL: only counts */
@@ -44,9 +42,9 @@ move_matrix(struct moving *m, bool changed, enum qe_compute_dtype dtype,
 {
     unsigned char *values = static_cast<unsigned char *>(matrix->values);
 
-    move_tensor(m, changed, &values, n * k * element_bytes(dtype));
+    move_tensor(m, changed, &values, n * k * weight_bytes(dtype));
     matrix->values = values;
-    if (dtype == QE_FLOAT8) {
+    if (has_scales(dtype)) {
         move_tensor(m, changed, &matrix->scales, n);
     }
 }
@@ -78,8 +76,8 @@ static void
 move_changed(struct moving *m, const struct device_shape *s,
              const struct qe_weights *changed, struct device_weights *weights)
 {
-    move_tensor(m, changed->embed_tokens != NULL, &weights->embed_tokens,
-                (size_t)s->V * s->C);
+    move_tensor(m, changed->embed_tokens != NULL && !s->host_table,
+                &weights->embed_tokens, (size_t)s->V * s->C);
     move_tensor(m, changed->norm != NULL, &weights->norm, s->C);
     for (int l = 0; l < s->L; l++) {
         struct device_layer layer = weights->layers[l];
@@ -101,7 +99,8 @@ adapter_bytes(const struct qe_weights *changed, const struct device_weights *own
     return moving.used;
 }
 
-/* Allocates memory for the replaced tensors, filled with the model's values. */
+/* Allocates memory for the replaced tensors, filled with the model's values; a table of
+ * embeddings in host memory is replaced as a whole. */
 static int
 open_table(const struct qe_weights *changed, const struct device_shape *shape,
            struct device_weights *weights, struct qe_error *err)
@@ -116,7 +115,9 @@ open_table(const struct qe_weights *changed, const struct device_shape *shape,
     cudaStreamDestroy(moving.stream);
     CUDA_TRY(err, moving.status);
     CUDA_TRY(err, drained);
-    return 0;
+    return changed->embed_tokens != NULL && shape->host_table
+               ? host_table_open(shape, weights, err)
+               : 0;
 }
 
 int
@@ -143,6 +144,7 @@ adapters_add(struct adapters *adapters, const struct qe_weights *changed,
     adapter->name = changed;
     adapter->weights = *own;
     adapter->weights.memory = NULL;
+    adapter->weights.host_memory = NULL;
     adapter->weights.layers = layers;
     adapter->weights.n_bytes = adapter_bytes(changed, own, shape);
     status = open_table(changed, shape, &adapter->weights, err);
@@ -158,6 +160,7 @@ adapters_add(struct adapters *adapters, const struct qe_weights *changed,
 fail:
     if (adapter != NULL) {
         cudaFree(adapter->weights.memory);
+        cudaFreeHost(adapter->weights.host_memory);
     }
     free(layers);
     free(adapter);

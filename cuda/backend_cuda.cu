@@ -360,6 +360,18 @@ run_batch(struct device *gpu, const struct device_weights *weights,
     return 0;
 }
 
+/* Adds the products' note, once there is one, to the device's. */
+static void
+add_note(struct qe_backend *backend, const struct device *gpu)
+{
+    const char *products = gemm_note(gpu->gemm);
+
+    if (products[0] != '\0' && strcmp(backend->note, gpu->note) == 0) {
+        snprintf(backend->note, sizeof backend->note, "%s%s%s", gpu->note,
+                 gpu->note[0] == '\0' ? "" : "; ", products);
+    }
+}
+
 static int
 forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_error *err)
 {
@@ -379,9 +391,7 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
     }
     CUDA_TRY(err, cudaGetDevice(&before));
     int status = run_batch(gpu, weights, batch, err);
-    if (backend->note[0] == '\0') {
-        snprintf(backend->note, sizeof backend->note, "%s", gemm_note(gpu->gemm));
-    }
+    add_note(backend, gpu);
     if (before != gpu->index && gpu->index == 0) {
         cudaSetDevice(
             before); /* it may be a caller's thread, which uses another device */
@@ -450,6 +460,7 @@ backend_cuda_open(const struct qe_cuda_options *options, const struct qe_model *
                   /* Only where a thread that never chose a device has this one: putting
                      another back would make a context there. */
                   .few_tokens = cuda->gpu.index == 0 ? FEW_TOKENS : 0,
+                  .weight_bytes = cuda->gpu.weights.host_bytes,
                   .forward = forward,
                   .add_adapter = add_adapter,
                   .after_fork = after_fork,
@@ -459,6 +470,7 @@ backend_cuda_open(const struct qe_cuda_options *options, const struct qe_model *
         close_backend(&cuda->base);
         return status;
     }
+    snprintf(cuda->base.note, sizeof cuda->base.note, "%s", cuda->gpu.note);
     *backend = &cuda->base;
     return 0;
 }

@@ -39,23 +39,42 @@ count_devices(struct qe_error *err)
                    cudaGetErrorString(status), cudaGetErrorName(status));
 }
 
+/* Makes the device current for this thread and describes it. */
+static int
+find_device(int index, cudaDeviceProp *properties, struct qe_error *err)
+{
+    const int n_devices = count_devices(err);
+
+    if (n_devices < 0) {
+        return n_devices;
+    }
+    if (index < 0 || index >= n_devices) {
+        return qe_fail(err, QE_EDEVICE, "device cuda:%d: not found, expected 0 to %d",
+                       index, n_devices - 1);
+    }
+    CUDA_TRY(err, cudaSetDevice(index));
+    CUDA_TRY(err, cudaGetDeviceProperties(properties, index));
+    return 0;
+}
+
+static int
+batch_tokens_of(const cudaDeviceProp *properties, int asked)
+{
+    return asked > 0 ? asked
+                     : properties->multiProcessorCount * ROWS_PER_MULTIPROCESSOR;
+}
+
 /* Checks that the device exists and supports the model. */
 static int
 choose_device(struct device *gpu, struct qe_error *err)
 {
     const struct device_shape *s = &gpu->shape;
     cudaDeviceProp properties;
-    const int n_devices = count_devices(err);
+    const int found = find_device(gpu->index, &properties, err);
 
-    if (n_devices < 0) {
-        return n_devices;
+    if (found < 0) {
+        return found;
     }
-    if (gpu->index < 0 || gpu->index >= n_devices) {
-        return qe_fail(err, QE_EDEVICE, "device cuda:%d: not found, expected 0 to %d",
-                       gpu->index, n_devices - 1);
-    }
-    CUDA_TRY(err, cudaSetDevice(gpu->index));
-    CUDA_TRY(err, cudaGetDeviceProperties(&properties, gpu->index));
     if (properties.major < 8) {
         return qe_fail(
             err, QE_EDEVICE,
@@ -81,49 +100,78 @@ choose_device(struct device *gpu, struct qe_error *err)
     snprintf(gpu->name, sizeof gpu->name, "cuda:%d", gpu->index);
     snprintf(gpu->kernels, sizeof gpu->kernels, "sm_%d%d", properties.major,
              properties.minor);
-    if (gpu->batch_tokens == 0) {
-        gpu->batch_tokens = properties.multiProcessorCount * ROWS_PER_MULTIPROCESSOR;
-    }
+    gpu->batch_tokens = batch_tokens_of(&properties, gpu->batch_tokens);
     gpu->max_seqs = gpu->batch_tokens; /* each has a token of its own */
     return 0;
 }
 
-/* Fails before anything is allocated if the model does not fit. */
-static int
-check_memory(const struct device *gpu, size_t activation_bytes, struct qe_error *err)
-{
-    const size_t weight_bytes = device_weights_bytes(&gpu->shape);
-    const size_t need = weight_bytes + activation_bytes + SPARE_BYTES;
-    size_t free_bytes, total_bytes;
+/* ---- memory ---- */
 
-    CUDA_TRY(err, cudaMemGetInfo(&free_bytes, &total_bytes));
-    if (need <= free_bytes) {
-        return 0;
-    }
-    return qe_fail(
-        err, QE_EDEVICEMEM,
-        "device %s: %.2f GB needed (weights %.2f, batches of %d tokens %.2f), "
-        "%.2f of %.2f GB free; lower batch_tokens or max_length, or free some",
-        gpu->name, need * 1e-9, weight_bytes * 1e-9, gpu->ws.max_rows,
-        activation_bytes * 1e-9, free_bytes * 1e-9, total_bytes * 1e-9);
+static struct qe_cuda_memory
+memory_of(const struct device_shape *shape, int batch_tokens, int max_length)
+{
+    const int max_rows = batch_tokens > max_length ? batch_tokens : max_length;
+
+    return plan_memory(shape, batch_tokens, max_length,
+                       layout_device_bytes(max_rows, batch_tokens), SPARE_BYTES);
 }
 
 static int
-allocate(struct device *gpu, const char *cache_folder, struct qe_error *err)
+memory_fail(const struct device *gpu, const struct qe_cuda_memory *need,
+            enum qe_embedding embedding, struct qe_error *err)
+{
+    return qe_fail(
+        err, QE_EDEVICEMEM,
+        "device %s: %.2f GB needed (weights %.2f%s, batches of %d tokens %.2f), %.2f "
+        "of "
+        "%.2f GB free; lower batch_tokens or max_length, %s%sor free some (qwen3-embed "
+        "info --model lists what fits)",
+        gpu->name, device_bytes(need) * 1e-9, need->weights * 1e-9,
+        need->host > 0 ? " without the embeddings" : "", need->batch_tokens,
+        need->activations * 1e-9, need->free * 1e-9, need->total * 1e-9,
+        embedding == QE_EMBEDDING_DEVICE ? "use embedding='host', " : "",
+        gpu->shape.dtype == QE_INT8_WEIGHTS ? "" : "use dtype='int8-weights', ");
+}
+
+/* Chooses where the table of embeddings lies. Fails, before anything is allocated, if
+ * the model does not fit. */
+static int
+fit_memory(struct device *gpu, enum qe_embedding embedding, struct qe_error *err)
+{
+    const int max_length = gpu->config.max_length;
+    struct qe_cuda_memory need;
+    size_t free_bytes, total_bytes;
+
+    CUDA_TRY(err, cudaMemGetInfo(&free_bytes, &total_bytes));
+    gpu->shape.host_table = embedding == QE_EMBEDDING_HOST;
+    need = memory_of(&gpu->shape, gpu->batch_tokens, max_length);
+    if (device_bytes(&need) > free_bytes && embedding == QE_EMBEDDING_AUTO) {
+        gpu->shape.host_table = true;
+        need = memory_of(&gpu->shape, gpu->batch_tokens, max_length);
+        snprintf(gpu->note, sizeof gpu->note,
+                 "the table of embeddings is in host memory, %.2f GB, because the "
+                 "device has no room for it",
+                 need.host * 1e-9);
+    }
+    need.free = free_bytes;
+    need.total = total_bytes;
+    return device_bytes(&need) <= free_bytes ? 0
+                                             : memory_fail(gpu, &need, embedding, err);
+}
+
+static int
+allocate(struct device *gpu, const struct qe_cuda_options *options,
+         struct qe_error *err)
 {
     struct linear_shape linears[N_LINEARS];
     const struct device_shape *s = &gpu->shape;
     const int max_length = gpu->config.max_length;
 
-    workspace_linears(s, linears);
-    workspace_plan(s, gpu->batch_tokens, max_length, &gpu->ws);
-    int status = check_memory(gpu,
-                              gpu->ws.n_bytes + gemm_device_bytes(linears) +
-                                  layout_device_bytes(gpu->ws.max_rows, gpu->max_seqs),
-                              err);
+    int status = fit_memory(gpu, options->embedding, err);
     if (status < 0) {
         return status;
     }
+    layer_products(s, linears);
     cudaError_t opened = stream_open(&gpu->stream);
     if (opened == cudaErrorNoKernelImageForDevice ||
         opened == cudaErrorInvalidDeviceFunction) {
@@ -138,7 +186,7 @@ allocate(struct device *gpu, const char *cache_folder, struct qe_error *err)
     }
     status = device_weights_open(s, &gpu->weights, err);
     if (status == 0) {
-        status = workspace_open(s, max_length, &gpu->ws, err);
+        status = workspace_open(s, gpu->batch_tokens, max_length, &gpu->ws, err);
     }
     if (status < 0) {
         return status;
@@ -148,20 +196,27 @@ allocate(struct device *gpu, const char *cache_folder, struct qe_error *err)
     status = layout_open(&gpu->attention, gpu->ws.max_rows, gpu->max_seqs, max_length,
                          &gpu->layout, err);
     if (status == 0) {
-        status = gemm_open(linears, cache_folder, gpu->stream, &gpu->gemm, err);
+        status =
+            gemm_open(linears, options->cache_folder, gpu->stream, &gpu->gemm, err);
     }
     return status;
 }
 
 static int
-load(struct device *gpu, const struct qe_model *model, struct qe_error *err)
+load(struct device *gpu, const struct qe_cuda_options *options,
+     const struct qe_model *model, struct qe_error *err)
 {
     const struct device_shape *s = &gpu->shape;
 
     if (s->C != s->n_columns || s->I != model->config.intermediate_size) {
         CUDA_TRY(err, cudaMemset(gpu->weights.memory, 0, gpu->weights.n_bytes));
-        CUDA_TRY(err, cudaDeviceSynchronize()); /* uploads run on other streams */
     }
+    if (s->equaliser_floats > 0) {
+        CUDA_TRY(err, cudaMemcpy(gpu->weights.equalisers, options->equalisers,
+                                 s->L * s->equaliser_floats * sizeof(float),
+                                 cudaMemcpyHostToDevice));
+    }
+    CUDA_TRY(err, cudaDeviceSynchronize()); /* uploads run on other streams */
     int status = device_weights_upload(model, s, gpu->index, &gpu->weights, err);
     if (status < 0) {
         return status;
@@ -180,9 +235,9 @@ open_parts(struct device *gpu, const struct qe_cuda_options *options,
     int status = choose_device(gpu, err);
 
     if (status == 0) {
-        status = allocate(gpu, options->cache_folder, err);
+        status = allocate(gpu, options, err);
     }
-    return status < 0 ? status : load(gpu, model, err);
+    return status < 0 ? status : load(gpu, options, model, err);
 }
 
 /* Restores the device of the calling thread, which is not ours. */
@@ -213,9 +268,40 @@ device_open(struct device *gpu, const struct qe_cuda_options *options,
     gpu->own = &model->weights;
     gpu->config = model->config;
     gpu->config.rope_inv_freq = NULL; /* the model's */
-    gpu->shape = device_shape_of(&model->config, options->dtype);
+    gpu->shape = device_shape_of(&model->config, options->dtype, false);
     int status = open_parts(gpu, options, model, err);
     restore_device(gpu, before);
+    return status;
+}
+
+static int
+count_memory(const struct qe_cuda_options *options, const struct qe_config *config,
+             struct qe_cuda_memory *memory, struct qe_error *err)
+{
+    const struct device_shape shape = device_shape_of(
+        config, options->dtype, options->embedding == QE_EMBEDDING_HOST);
+    cudaDeviceProp properties;
+    const int found = find_device(options->device, &properties, err);
+
+    if (found < 0) {
+        return found;
+    }
+    *memory = memory_of(&shape, batch_tokens_of(&properties, options->batch_tokens),
+                        config->max_length);
+    CUDA_TRY(err, cudaMemGetInfo(&memory->free, &memory->total));
+    return 0;
+}
+
+int
+device_memory(const struct qe_cuda_options *options, const struct qe_config *config,
+              struct qe_cuda_memory *memory, struct qe_error *err)
+{
+    const int before = current_device();
+    int status = count_memory(options, config, memory, err);
+
+    if (before >= 0 && before != options->device) {
+        cudaSetDevice(before);
+    }
     return status;
 }
 

@@ -15,11 +15,12 @@
 #define LAYERS_AHEAD 2
 
 struct device {
-    int index;        /* as the driver counts           */
-    int batch_tokens; /* budget of one pass             */
-    int max_seqs;     /* in one pass                    */
-    char name[32];    /* "cuda:0"                       */
-    char kernels[32]; /* "sm_90"                        */
+    int index;                /* as the driver counts           */
+    int batch_tokens;         /* budget of one pass             */
+    int max_seqs;             /* in one pass                    */
+    char name[32];            /* "cuda:0"                       */
+    char kernels[32];         /* "sm_90"                        */
+    char note[QE_NOTE_BYTES]; /* "", or why the table of embeddings is on the host */
     struct qe_config config;
     struct device_shape shape;
     const struct qe_weights
@@ -37,6 +38,10 @@ struct device {
 
 /* Returns the number of GPUs, at least one, or fails. */
 int count_devices(struct qe_error *err);
+
+/* As qe_cuda_table.memory. */
+int device_memory(const struct qe_cuda_options *options, const struct qe_config *config,
+                  struct qe_cuda_memory *memory, struct qe_error *err);
 
 /* Opens a zeroed device and uploads the model's weights. */
 int device_open(struct device *gpu, const struct qe_cuda_options *options,

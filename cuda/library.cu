@@ -27,6 +27,7 @@ const struct qe_cuda_table qe_cuda_table = {
     .abi = QE_CUDA_ABI,
     .size = sizeof qe_cuda_table,
     .open = backend_cuda_open,
+    .memory = device_memory,
     .list_devices = list_devices,
 };
 }

@@ -10,6 +10,7 @@ using std::atomic_int; /* the C type in backend.h has the same layout */
 
 extern "C" {
 #include "cuda_library.h"
+#include "equaliser.h"
 }
 
 #endif

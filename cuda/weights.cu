@@ -17,16 +17,17 @@
 
 #define MAX_THREADS 8
 #define SLOT_BYTES ((size_t)4 << 20)
-#define ALIGN_BYTES 256
 
-/* n_rows rows of row_bytes, contiguous in host memory, to_bytes apart on the device. */
+/* n_rows rows of row_bytes, contiguous in host memory, to_bytes apart where they go: on
+ * the device, or in pinned host memory. */
 struct piece {
     unsigned char *to;
-    float *scales; /* (n_rows) if the rows, of bf16, become e4m3; else NULL */
+    float *scales; /* (n_rows) if the rows, of bf16, become e4m3 or int8; else NULL */
     const unsigned char *from;
     size_t row_bytes;
     size_t to_bytes; /* while they are bf16 */
     size_t n_rows;
+    struct equalising equalising; /* of rows that become int8; or a vector's divisor */
 };
 
 struct upload {
@@ -48,98 +49,85 @@ struct worker {
 
 /* ---- layout ---- */
 
-struct device_shape
-device_shape_of(const struct qe_config *c, enum qe_compute_dtype dtype)
-{
-    struct device_shape s = {};
-
-    s.dtype = dtype;
-    s.L = c->n_layers;
-    s.C = (int)round_up(c->hidden_size, QE_PAD);
-    s.I = (int)round_up(c->intermediate_size, QE_PAD);
-    s.NH = c->n_heads;
-    s.NKV = c->n_kv_heads;
-    s.HS = c->head_dim;
-    s.V = c->vocab_size;
-    s.n_columns = c->hidden_size;
-    s.q_width = s.NH * s.HS;
-    s.kv_width = s.NKV * s.HS;
-    s.qkv_width = s.q_width + 2 * s.kv_width;
-    return s;
-}
-
 template <typename T>
 static void
-place(T **pointer, unsigned char *base, size_t *used, size_t n_elements)
+point_at(T **pointer, unsigned char *base, size_t offset)
 {
-    *pointer = base == NULL ? NULL : reinterpret_cast<T *>(base + *used);
-    *used += round_up(n_elements * sizeof(T), ALIGN_BYTES);
+    *pointer = reinterpret_cast<T *>(base + offset);
 }
 
-static void
-place_matrix(struct operand *matrix, unsigned char *base, size_t *used,
-             enum qe_compute_dtype dtype, size_t n, size_t k)
+static struct operand
+matrix_at(unsigned char *base, struct matrix_place place, enum qe_compute_dtype dtype)
 {
-    unsigned char *values = NULL;
+    struct operand matrix = {base + place.values, NULL};
 
-    place(&values, base, used, n * k * element_bytes(dtype));
-    matrix->values = values;
-    matrix->scales = NULL;
-    if (dtype == QE_FLOAT8) {
-        place(&matrix->scales, base, used, n);
+    if (has_scales(dtype)) {
+        point_at(&matrix.scales, base, place.scales);
     }
+    return matrix;
 }
 
-/* Lays out the weights from w->memory on, and fills w->layers unless it is NULL. If
- * w->memory is NULL it only counts bytes. */
-static void
-lay_out(const struct device_shape *s, struct device_weights *w)
+static struct device_layer
+layer_at(unsigned char *base, const struct layer_places *p, enum qe_compute_dtype dtype)
 {
-    const size_t C = s->C, I = s->I;
-    unsigned char *base = w->memory;
-    size_t used = 0;
+    struct device_layer layer;
 
-    place(&w->embed_tokens, base, &used, s->V * C);
-    place(&w->norm, base, &used, C);
-    place(&w->inv_freq, base, &used, s->HS / 2);
-    for (int l = 0; l < s->L; l++) {
-        struct device_layer layer;
-        place_matrix(&layer.qkv_proj, base, &used, s->dtype, s->qkv_width, C);
-        place_matrix(&layer.o_proj, base, &used, s->dtype, C, s->q_width);
-        place_matrix(&layer.gate_up_proj, base, &used, s->dtype, 2 * I, C);
-        place_matrix(&layer.down_proj, base, &used, s->dtype, C, I);
-        place(&layer.input_layernorm, base, &used, C);
-        place(&layer.post_attention_layernorm, base, &used, C);
-        place(&layer.q_norm, base, &used, s->HS);
-        place(&layer.k_norm, base, &used, s->HS);
-        if (w->layers != NULL) {
-            w->layers[l] = layer;
-        }
-    }
-    w->n_bytes = used;
-}
-
-size_t
-device_weights_bytes(const struct device_shape *shape)
-{
-    struct device_weights weights = {};
-
-    lay_out(shape, &weights);
-    return weights.n_bytes;
+    layer.qkv_proj = matrix_at(base, p->qkv_proj, dtype);
+    layer.o_proj = matrix_at(base, p->o_proj, dtype);
+    layer.gate_up_proj = matrix_at(base, p->gate_up_proj, dtype);
+    layer.down_proj = matrix_at(base, p->down_proj, dtype);
+    point_at(&layer.input_layernorm, base, p->input_layernorm);
+    point_at(&layer.post_attention_layernorm, base, p->post_attention_layernorm);
+    point_at(&layer.q_norm, base, p->q_norm);
+    point_at(&layer.k_norm, base, p->k_norm);
+    return layer;
 }
 
 int
-device_weights_open(const struct device_shape *shape, struct device_weights *w,
+host_table_open(const struct device_shape *s, struct device_weights *w,
+                struct qe_error *err)
+{
+    w->host_bytes = place_weights(s).host_bytes;
+    cudaError_t status = cudaHostAlloc(&w->host_memory, w->host_bytes,
+                                       cudaHostAllocMapped | cudaHostAllocPortable);
+    if (status != cudaSuccess) {
+        cudaGetLastError(); /* or the next launch would report this error */
+        return qe_fail(err, QE_ENOMEM,
+                       "embedding host: no %.2f GB of pinned host memory for the "
+                       "table: %s",
+                       w->host_bytes * 1e-9, cudaGetErrorString(status));
+    }
+    if (s->C != s->n_columns) {
+        memset(w->host_memory, 0, w->host_bytes);
+    }
+    w->embed_tokens = reinterpret_cast<bf16 *>(w->host_memory);
+    return 0;
+}
+
+int
+device_weights_open(const struct device_shape *s, struct device_weights *w,
                     struct qe_error *err)
 {
-    const size_t table_bytes = shape->L * sizeof *w->layers;
+    const struct weight_places p = place_weights(s);
+    const size_t table_bytes = s->L * sizeof *w->layers;
 
     w->layers = static_cast<struct device_layer *>(malloc(table_bytes));
     if (w->layers == NULL) {
         return qe_fail(err, QE_ENOMEM, "weights: no memory for %zu bytes", table_bytes);
     }
-    CUDA_TRY(err, cudaMalloc(&w->memory, device_weights_bytes(shape)));
-    lay_out(shape, w);
+    w->n_bytes = p.n_bytes;
+    CUDA_TRY(err, cudaMalloc(&w->memory, w->n_bytes));
+    point_at(&w->norm, w->memory, p.norm);
+    point_at(&w->inv_freq, w->memory, p.inv_freq);
+    point_at(&w->equalisers, w->memory, p.equalisers);
+    for (int l = 0; l < s->L; l++) {
+        w->layers[l] =
+            layer_at(w->memory + p.layers + l * p.layer.n_bytes, &p.layer, s->dtype);
+    }
+    if (s->host_table) {
+        return host_table_open(s, w, err);
+    }
+    point_at(&w->embed_tokens, w->memory, p.embed_tokens);
     return 0;
 }
 
@@ -147,6 +135,7 @@ void
 device_weights_close(struct device_weights *weights)
 {
     cudaFree(weights->memory);
+    cudaFreeHost(weights->host_memory);
     free(weights->layers);
     *weights = {};
 }
@@ -171,6 +160,7 @@ add_pieces(struct upload *u, struct piece rest)
         rest.to +=
             piece.n_rows * (rest.scales == NULL ? rest.to_bytes : rest.to_bytes / 2);
         rest.scales += rest.scales == NULL ? 0 : piece.n_rows;
+        rest.equalising.rows += rest.equalising.rows == NULL ? 0 : piece.n_rows;
         rest.from += piece.n_rows * piece.row_bytes;
         rest.n_rows -= piece.n_rows;
     }
@@ -182,18 +172,51 @@ static void
 add_tensor(struct upload *u, T *to, const void *from, size_t n_rows, size_t n_columns,
            size_t to_columns)
 {
-    add_pieces(u, {reinterpret_cast<unsigned char *>(to), NULL,
-                   static_cast<const unsigned char *>(from), n_columns * sizeof(T),
-                   to_columns * sizeof(T), n_rows});
+    add_pieces(u, {reinterpret_cast<unsigned char *>(to),
+                   NULL,
+                   static_cast<const unsigned char *>(from),
+                   n_columns * sizeof(T),
+                   to_columns * sizeof(T),
+                   n_rows,
+                   {}});
 }
 
+/* A norm's weights (n), divided by the scales (n) of the channels that they give. */
+static void
+add_norm(struct upload *u, float *to, const void *from, size_t n, const float *scales)
+{
+    add_pieces(u, {reinterpret_cast<unsigned char *>(to),
+                   NULL,
+                   static_cast<const unsigned char *>(from),
+                   n * sizeof(float),
+                   n * sizeof(float),
+                   1,
+                   {NULL, scales, 0}});
+}
+
+/* columns (n_columns), rows (n_rows): as of struct equalising. */
 static void
 add_matrix(struct upload *u, struct operand to, const void *from, size_t n_rows,
-           size_t n_columns, size_t to_columns)
+           size_t n_columns, size_t to_columns, const float *columns, const float *rows)
 {
-    add_pieces(u, {static_cast<unsigned char *>(to.values), to.scales,
-                   static_cast<const unsigned char *>(from), n_columns * sizeof(bf16),
-                   to_columns * sizeof(bf16), n_rows});
+    add_pieces(u, {static_cast<unsigned char *>(to.values),
+                   to.scales,
+                   static_cast<const unsigned char *>(from),
+                   n_columns * sizeof(bf16),
+                   to_columns * sizeof(bf16),
+                   n_rows,
+                   {columns, rows, (int)n_columns}});
+}
+
+/* On the device; all NULL if weights are not equalised. */
+static struct qe_equaliser
+equaliser_of(const struct upload *u, const struct device_shape *s,
+             const struct device_weights *w, int l)
+{
+    return s->equaliser_floats == 0
+               ? qe_equaliser{}
+               : qe_equaliser_at(&u->model->config,
+                                 w->equalisers + l * s->equaliser_floats);
 }
 
 /* If u->pieces is NULL it only counts pieces. */
@@ -212,18 +235,23 @@ add_tensors(struct upload *u, const struct device_shape *s,
         const struct qe_layer *from = &model->weights.layers[l];
         const struct device_layer *to = &w->layers[l];
         const struct operand k_proj = rows_from(to->qkv_proj, s->q_width, C);
+        const struct operand v_proj = rows_from(k_proj, s->kv_width, C);
+        const struct operand up_proj = rows_from(to->gate_up_proj, s->I, C);
+        const struct qe_equaliser e = equaliser_of(u, s, w, l);
 
-        add_matrix(u, to->qkv_proj, from->q_proj, s->q_width, c, C);
-        add_matrix(u, k_proj, from->k_proj, s->kv_width, c, C);
-        add_matrix(u, rows_from(k_proj, s->kv_width, C), from->v_proj, s->kv_width, c,
-                   C);
-        add_matrix(u, to->o_proj, from->o_proj, c, s->q_width, s->q_width);
-        add_matrix(u, to->gate_up_proj, from->gate_proj, i, c, C);
-        add_matrix(u, rows_from(to->gate_up_proj, s->I, C), from->up_proj, i, c, C);
-        add_matrix(u, to->down_proj, from->down_proj, c, i, s->I);
-        add_tensor(u, to->input_layernorm, from->input_layernorm, 1, c, C);
-        add_tensor(u, to->post_attention_layernorm, from->post_attention_layernorm, 1,
-                   c, C);
+        add_matrix(u, to->qkv_proj, from->q_proj, s->q_width, c, C, e.attention_input,
+                   NULL);
+        add_matrix(u, k_proj, from->k_proj, s->kv_width, c, C, e.attention_input, NULL);
+        add_matrix(u, v_proj, from->v_proj, s->kv_width, c, C, e.attention_input,
+                   e.value);
+        add_matrix(u, to->o_proj, from->o_proj, c, s->q_width, s->q_width, e.output,
+                   NULL);
+        add_matrix(u, to->gate_up_proj, from->gate_proj, i, c, C, e.mlp_input, NULL);
+        add_matrix(u, up_proj, from->up_proj, i, c, C, e.mlp_input, e.activation);
+        add_matrix(u, to->down_proj, from->down_proj, c, i, s->I, e.activation, NULL);
+        add_norm(u, to->input_layernorm, from->input_layernorm, c, e.attention_input);
+        add_norm(u, to->post_attention_layernorm, from->post_attention_layernorm, c,
+                 e.mlp_input);
         add_tensor(u, to->q_norm, from->q_norm, 1, s->HS, s->HS);
         add_tensor(u, to->k_norm, from->k_norm, 1, s->HS, s->HS);
     }
@@ -267,7 +295,7 @@ read_bytes(const struct upload *u, unsigned char *to, const unsigned char *from,
 /* One thread's staging: while one slot is copied, the other is filled. */
 struct staging {
     unsigned char *slots;      /* (2, SLOT_BYTES) pinned                      */
-    unsigned char *bf16_slots; /* (2, SLOT_BYTES) device, if rows become e4m3 */
+    unsigned char *bf16_slots; /* (2, SLOT_BYTES) device, if rows become bytes */
     cudaEvent_t copied[2];
     struct stream stream;
 };
@@ -278,7 +306,7 @@ open_staging(const struct upload *u, struct staging *s, struct qe_error *err)
     CUDA_TRY(err, cudaSetDevice(u->device));
     CUDA_TRY(err, stream_open(&s->stream));
     CUDA_TRY(err, cudaHostAlloc(&s->slots, 2 * SLOT_BYTES, cudaHostAllocDefault));
-    if (u->dtype == QE_FLOAT8) {
+    if (has_scales(u->dtype)) {
         CUDA_TRY(err, cudaMalloc(&s->bf16_slots, 2 * SLOT_BYTES));
     }
     for (cudaEvent_t &event : s->copied) {
@@ -303,9 +331,22 @@ close_staging(struct staging *s)
     cudaFree(s->bf16_slots);
 }
 
+static cudaError_t
+round_rows(enum qe_compute_dtype dtype, const struct piece *piece, const bf16 *rows,
+           struct stream stream)
+{
+    const int n_rows = (int)piece->n_rows, n = (int)(piece->to_bytes / sizeof(bf16));
+    const struct operand to = {piece->to, piece->scales};
+
+    return dtype == QE_FLOAT8
+               ? launch_quantize(to, rows, n_rows, n, n, stream)
+               : launch_quantize_int8(to, rows, piece->equalising, n_rows, n, stream);
+}
+
 /* Queues the copy of a piece that lies in a slot. */
 static cudaError_t
-copy_piece(const struct piece *piece, struct staging *s, int slot)
+copy_piece(enum qe_compute_dtype dtype, const struct piece *piece, struct staging *s,
+           int slot)
 {
     const int n_rows = (int)piece->n_rows;
     unsigned char *to =
@@ -318,13 +359,16 @@ copy_piece(const struct piece *piece, struct staging *s, int slot)
     if (status == cudaSuccess) {
         status = cudaMemcpy2DAsync(to, piece->to_bytes, s->slots + slot * SLOT_BYTES,
                                    piece->row_bytes, piece->row_bytes, n_rows,
-                                   cudaMemcpyHostToDevice, s->stream.handle);
+                                   cudaMemcpyDefault, s->stream.handle);
     }
     if (status == cudaSuccess && piece->scales != NULL) {
-        const size_t n = piece->to_bytes / sizeof(bf16);
-        status = launch_quantize({piece->to, piece->scales},
-                                 reinterpret_cast<const bf16 *>(to), n_rows, (int)n, n,
-                                 s->stream);
+        status =
+            round_rows(dtype, piece, reinterpret_cast<const bf16 *>(to), s->stream);
+    }
+    if (status == cudaSuccess && piece->scales == NULL &&
+        piece->equalising.rows != NULL) {
+        status = launch_divide(reinterpret_cast<float *>(to), piece->equalising.rows,
+                               (int)(piece->row_bytes / sizeof(float)), s->stream);
     }
     return status;
 }
@@ -344,7 +388,7 @@ copy_pieces(struct upload *u, struct staging *s, struct qe_error *err)
         if (status < 0) {
             return status;
         }
-        CUDA_TRY(err, copy_piece(piece, s, slot));
+        CUDA_TRY(err, copy_piece(u->dtype, piece, s, slot));
         CUDA_TRY(err, cudaEventRecord(s->copied[slot], s->stream.handle));
     }
     CUDA_TRY(err, cudaStreamSynchronize(s->stream.handle));

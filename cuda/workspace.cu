@@ -1,69 +1,26 @@
-/* workspace.cu: sizes the buffers and places them in one allocation. */
+/* workspace.cu: the buffers in one allocation, where memory_plan.h places them. */
 #include "workspace.h"
 
-#include "arithmetic.h"
 #include "cuda_error.h"
 
-/* MLP activations are the widest. A text longer than a batch may be has them made in
- * parts, so that a smaller batch_tokens takes less memory; the parts are not so small
- * that products read the weights for a few rows at a time. */
-#define MAX_MLP_ROWS 16896
-#define MIN_MLP_ROWS 128
-#define ALIGN_BYTES 256
-
-template <typename T>
-static void
-place(T **pointer, unsigned char *base, size_t *used, size_t n_elements)
-{
-    *pointer = base == NULL ? NULL : reinterpret_cast<T *>(base + *used);
-    *used += round_up(n_elements * sizeof(T), ALIGN_BYTES);
-}
-
-/* If base is NULL it only counts bytes. */
-static void
-lay_out(const struct device_shape *s, int max_length, unsigned char *base,
-        struct workspace *ws)
-{
-    const size_t T = ws->max_rows, M = ws->mlp_rows;
-    size_t used = 0;
-
-    place(&ws->h, base, &used, T * s->C);
-    const size_t C = s->C, widest = C > (size_t)s->q_width ? C : s->q_width;
-    unsigned char *x;
-    place(&x, base, &used, s->dtype == QE_FLOAT8 ? T * widest : T * C * sizeof(bf16));
-    ws->x = {x, NULL};
-    if (s->dtype == QE_FLOAT8) {
-        place(&ws->x.scales, base, &used, T);
-    }
-    place(&ws->qkv, base, &used, (T + 1) * s->qkv_width); /* and the spare row */
-    place(&ws->gate_up, base, &used, M * 2 * s->I);
-    place(&ws->cos_sin, base, &used, (size_t)max_length * s->HS);
-    ws->n_bytes = used;
-}
-
-static int
-mlp_rows(int batch_tokens, int max_rows)
-{
-    const int wanted = (int)round_up(batch_tokens, MIN_MLP_ROWS);
-
-    return smaller(smaller(wanted, MAX_MLP_ROWS), max_rows);
-}
-
-void
-workspace_plan(const struct device_shape *shape, int batch_tokens, int max_length,
-               struct workspace *ws)
-{
-    ws->max_rows = batch_tokens > max_length ? batch_tokens : max_length;
-    ws->mlp_rows = mlp_rows(batch_tokens, ws->max_rows);
-    lay_out(shape, max_length, NULL, ws);
-}
-
 int
-workspace_open(const struct device_shape *shape, int max_length, struct workspace *ws,
-               struct qe_error *err)
+workspace_open(const struct device_shape *shape, int batch_tokens, int max_length,
+               struct workspace *ws, struct qe_error *err)
 {
+    const struct workspace_places p = place_workspace(shape, batch_tokens, max_length);
+
+    ws->max_rows = p.max_rows;
+    ws->mlp_rows = p.mlp_rows;
+    ws->n_bytes = p.n_bytes;
     CUDA_TRY(err, cudaMalloc(&ws->memory, ws->n_bytes));
-    lay_out(shape, max_length, ws->memory, ws);
+    ws->h = reinterpret_cast<float *>(ws->memory + p.h);
+    ws->x = {ws->memory + p.x, NULL};
+    if (shape->dtype == QE_FLOAT8) {
+        ws->x.scales = reinterpret_cast<float *>(ws->memory + p.x_scales);
+    }
+    ws->qkv = reinterpret_cast<bf16 *>(ws->memory + p.qkv);
+    ws->gate_up = reinterpret_cast<bf16 *>(ws->memory + p.gate_up);
+    ws->cos_sin = reinterpret_cast<float *>(ws->memory + p.cos_sin);
     CUDA_TRY(err, cudaMemset(ws->qkv + (size_t)ws->max_rows * shape->qkv_width, 0,
                              shape->qkv_width * sizeof *ws->qkv));
     CUDA_TRY(err, cudaHostAlloc(&ws->ring, RING_FLOATS * sizeof(float),
@@ -77,24 +34,6 @@ workspace_close(struct workspace *ws)
     cudaFree(ws->memory);
     cudaFreeHost(ws->ring);
     *ws = {};
-}
-
-void
-workspace_linears(const struct device_shape *s, struct linear_shape linears[N_LINEARS])
-{
-    const size_t C = s->C, I = s->I, qkv = s->qkv_width;
-
-    linears[LINEAR_QKV] = {s->dtype, s->qkv_width, s->C, C, qkv, PRODUCT_STORE};
-    linears[LINEAR_KV] = {s->dtype, 2 * s->kv_width, s->C, C, qkv, PRODUCT_STORE};
-    linears[LINEAR_Q] = {s->dtype, s->q_width, s->C, C, qkv, PRODUCT_STORE};
-    linears[LINEAR_O] = {s->dtype, s->C, s->q_width, qkv, C, PRODUCT_ADD};
-    linears[LINEAR_GATE_UP] = {s->dtype, 2 * s->I, s->C, C, 2 * I, PRODUCT_SWIGLU};
-    linears[LINEAR_DOWN] = {s->dtype, s->C, s->I, 2 * I, C, PRODUCT_ADD};
-    if (s->dtype == QE_FLOAT8) { /* between products, rows are rounded */
-        linears[LINEAR_O].ldx = s->q_width;
-        linears[LINEAR_GATE_UP].output = PRODUCT_STORE;
-        linears[LINEAR_DOWN].ldx = 4 * I;
-    }
 }
 
 struct linear_trial

@@ -2,6 +2,7 @@
 #ifndef QE_WORKSPACE_H
 #define QE_WORKSPACE_H
 
+#include "memory_plan.h"
 #include "products/gemm.h"
 #include "weights.h"
 
@@ -23,19 +24,11 @@ struct workspace {
 
 #define RING_FLOATS ((size_t)4 << 20)
 
-/* Computes the sizes without allocating. */
-void workspace_plan(const struct device_shape *shape, int batch_tokens, int max_length,
-                    struct workspace *ws);
-
-int workspace_open(const struct device_shape *shape, int max_length,
+int workspace_open(const struct device_shape *shape, int batch_tokens, int max_length,
                    struct workspace *ws, struct qe_error *err);
 
 /* Accepts a zeroed or half-opened workspace. */
 void workspace_close(struct workspace *ws);
-
-/* The shapes of the products on these buffers. */
-void workspace_linears(const struct device_shape *shape,
-                       struct linear_shape linears[N_LINEARS]);
 
 /* A trial on the product's own buffers, which hold nothing between passes. */
 struct linear_trial workspace_trial(const struct workspace *ws,

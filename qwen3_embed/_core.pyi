@@ -34,6 +34,7 @@ class Engine:
         num_threads: int = 0,
         batch_tokens: int = 0,
         dtype: str = "bfloat16",
+        embedding: str = "auto",
         cuda_library: str | None = None,
         cublas_folder: str | None = None,
         cache_folder: str | None = None,
@@ -45,7 +46,8 @@ class Engine:
         n_kv_heads, head_dim, vocab_size, max_length; the floats rms_norm_eps, rope_scale;
         and rope_inv_freq, a float32 buffer of head_dim / 2. 0 lets the engine choose
         num_threads and batch_tokens. device is "cpu", "cuda" or "cuda:1"; dtype "int8" is for
-        the CPU, "float8" for CUDA. cuda_library is None where the build has none, cublas_folder
+        the CPU, "float8" and "int8-weights" for CUDA; embedding "device" or "host" too: where
+        the table of embeddings lies. cuda_library is None where the build has none, cublas_folder
         None for the system's. In cache_folder the CUDA engine keeps what it measured.
         `places`, as of `tensor_places`, are those of the only path, if that is a GGUF file.
         """
@@ -124,6 +126,23 @@ def quantize_layer(
     float32. `stream` is moved past the layer, so layers come in order. Returns by name the seven
     matrices in int8, their weight_scale (rows, 1), the two layer norms divided; and, of what
     columns were multiplied by, attention_input, value, output, mlp_input and activation.
+    """
+
+def cuda_memory(
+    config: dict[str, Any],
+    index: int,
+    dtype: str,
+    embedding: str,
+    batch_tokens: int,
+    cuda_library: str | None,
+    cublas_folder: str | None,
+    /,
+) -> dict[str, int]:
+    """The bytes that Engine would take on GPU `index`, with these options, without opening it.
+
+    On the device: weights, activations (all that a pass writes) and spare (of CUDA itself, an
+    estimate); host (pinned host memory); free and total of the device now; batch_tokens, as
+    given or chosen. "auto" counts as "device". DeviceError as of cuda_devices.
     """
 
 def cuda_devices(

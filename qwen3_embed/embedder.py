@@ -47,8 +47,12 @@ class Embedder(Model):
         "auto" (the first usable GPU, else the CPU), "cpu", "cuda", "cuda:1", "cuda:all", or a
         list of GPUs, which then share the texts of every call.
     dtype : str
-        Of the weights in the engine: "auto" or "bfloat16", which are the same; faster and less
-        exact are "int8", on CPUs, in half the memory, and "float8", on GPUs of capability 9.
+        Of the weights in the engine: "auto" or "bfloat16", which are the same. Less exact, in half
+        the memory: "int8" on CPUs, faster; on GPUs "int8-weights", and, faster, "float8" on those
+        of capability 9.
+    embedding : {"auto", "device", "host"}
+        Where a GPU's engine keeps the table of token embeddings: in the GPU's memory, or in the
+        host's, which gives the same vectors. "auto": on the host if the GPU has no room for it.
     max_length : int, optional
         Tokens of the longest text, the end token included; by default what the model's own
         files say.

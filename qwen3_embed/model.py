@@ -56,6 +56,7 @@ class Model(SentenceTransformersNames):
         *,
         device: str | Sequence[str] | None = "auto",
         dtype: str = "auto",
+        embedding: str = "auto",
         max_length: int | None = None,
         batch_tokens: int | None = None,
         num_threads: int | None = None,
@@ -83,8 +84,7 @@ class Model(SentenceTransformersNames):
         first_adapter = self._files.choose_adapter(adapter)
         self._max_length = _choose_max_length(max_length, self._files)
         self._special_tokens_in_text = bool(special_tokens_in_text)
-        # Reading tokenizer.json and opening the weights may take a third of a second each, so
-        # they run in parallel.
+        # Each of the two may take a third of a second, so they run in parallel.
         with ThreadPoolExecutor(1, thread_name_prefix="qwen3_embed tokenizer") as reader:
             reading = reader.submit(
                 Tokenizer,
@@ -97,6 +97,7 @@ class Model(SentenceTransformersNames):
             self._engines = self._open_engines(
                 devices,
                 may_fall_back=device == "auto",
+                embedding=embedding,
                 num_threads=num_threads,
                 batch_tokens=batch_tokens or 0,
             )
@@ -117,6 +118,7 @@ class Model(SentenceTransformersNames):
             "model": str(self._files.folder.absolute()) if _is_folder(self._files) else model,
             "device": device,
             "dtype": dtype,
+            "embedding": embedding,
             "max_length": max_length,
             "batch_tokens": batch_tokens,
             "num_threads": num_threads,
@@ -171,12 +173,11 @@ class Model(SentenceTransformersNames):
     @property
     def device(self) -> str:
         """The device that computes: "cpu", "cuda:0", or "cuda:0,cuda:1"."""
-        device: str = self._engines.info["device"]
-        return device
+        return str(self._engines.info["device"])
 
     @property
     def dtype(self) -> str:
-        """The dtype of the weights in the engine: "bfloat16", "float8" or "int8"."""
+        """The dtype in the engine: "bfloat16", "float8", "int8" or "int8-weights"."""
         return self._dtype
 
     @property
@@ -265,9 +266,7 @@ class Model(SentenceTransformersNames):
     @property
     def adapters(self) -> Mapping[str, Adapter]:
         """The loaded adapters by name; each says what it changes in `merged`, `replaced`."""
-        return MappingProxyType(
-            {name: w.adapter for name, w in self._adapters.items() if w.adapter}
-        )
+        return MappingProxyType({n: w.adapter for n, w in self._adapters.items() if w.adapter})
 
     @property
     def adapter(self) -> str | None:

@@ -11,6 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,6 +65,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Any:
     subprocess.run(["g++", *flags, source, "-o", str(target)], cwd=ROOT, check=True)
     loaded = ctypes.CDLL(str(target))
     loaded.stream_plan.restype = Plan
+    loaded.memory.restype = Memory
     return loaded
 
 
@@ -76,13 +79,14 @@ def products(model: str) -> list[tuple[int, int, bool]]:
     ]
 
 
+@pytest.mark.parametrize("int8", [False, True], ids=["bf16", "int8"])
 @pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("model", MODELS)
-def test_stream_plan(library: Any, gpu: str, model: str) -> None:
+def test_stream_plan(library: Any, gpu: str, model: str, int8: bool) -> None:
     """It fits the device, covers every column once, and its ring is worth having."""
     n_multiprocessors, smem_bytes = GPUS[gpu]
     for m, (n, k, swiglu) in product((1, 16, 17, 32, 33, 64), products(model)):
-        p = library.stream_plan(m, n, k, swiglu, n_multiprocessors, smem_bytes)
+        p = library.stream_plan(m, n, k, swiglu, int8, n_multiprocessors, smem_bytes)
         assert p.smem_bytes <= smem_bytes
         assert p.n_threads == (p.n_warps + 4) * 32 <= MAX_THREADS
         assert p.row_tiles * 16 >= m
@@ -95,8 +99,10 @@ def test_stream_plan(library: Any, gpu: str, model: str) -> None:
         assert 1 <= p.n_stages <= 32
         assert p.n_stages >= 3 or p.n_stages * p.stage_blocks >= k_blocks
         assert (p.n_stages - 1) * p.stage_blocks < k_blocks
-        rows = 8 * p.n_warps * p.rows_per_warp + 16 * p.row_tiles
-        assert p.smem_bytes == HEAD_BYTES + p.n_stages * p.stage_blocks * rows * 128
+        # rows of 64 columns: of w in int8 or bf16, of x in bf16
+        block_bytes = 8 * p.n_warps * p.rows_per_warp * (64 if int8 else 128)
+        block_bytes += 16 * p.row_tiles * 128
+        assert p.smem_bytes == HEAD_BYTES + p.n_stages * p.stage_blocks * block_bytes
 
 
 # (m, n, k, swiglu), GPU -> threads, blocks, stages, stage_blocks: what gemm_stream.cu computed at
@@ -113,7 +119,7 @@ KNOWN = [
 def test_known_stream_plans(
     library: Any, shape: tuple[int, int, int, bool], gpu: str, expected: tuple[int, ...]
 ) -> None:
-    p = library.stream_plan(*shape, *GPUS[gpu])
+    p = library.stream_plan(*shape, False, *GPUS[gpu])
     assert (p.n_threads, p.n_blocks, p.n_stages, p.stage_blocks) == expected
 
 
@@ -135,3 +141,166 @@ def test_other_kernels_fit_the_smallest_gpu(library: Any) -> None:
         used = library.attention_smem(head_dim, n_rows, 64)
         assert used == (n_rows + 2 * 64) * (head_dim + 8) * 2 <= 99 * KB
     assert library.attention_smem(256, 64, 64) == 99 * KB, "the largest: no byte is left"
+
+
+# ---- int8 weights ----
+
+
+def permuted(values: npt.NDArray[np.int8], library: Any) -> npt.NDArray[np.uint8]:
+    """A matrix of int8 (n, k) in the order of device memory."""
+    places = [library.place_in_group(k) for k in range(16)]
+    assert sorted(places) == list(range(16))
+    groups = values.reshape(len(values), -1, 16).view(np.uint8)
+    stored = np.empty_like(groups)
+    stored[:, :, places] = groups
+    return stored.reshape(values.shape)
+
+
+def test_words_are_the_operands_of_mma(library: Any) -> None:
+    """Lane l of mma.m16n8k16 has of B, column l / 4, rows 2 (l % 4), the next, and both 8 further.
+
+    PTX ISA, "Matrix Fragments for mma.m16n8k16"; ldmatrix gives lane l of an 8x16-byte matrix
+    the four bytes from 4 (l % 4) on of row l / 4.
+    """
+    w = np.arange(8 * 64).reshape(8, 64).astype(np.int8)
+    stored = permuted(w, library)
+    for step in range(4):
+        for lane in range(32):
+            row, q = divmod(lane, 4)
+            word = stored[row, step * 16 + q * 4 :][:4].view(np.int8)
+            k = step * 16 + 2 * q
+            assert word[[0, 2]].tolist() == w[row, k : k + 2].tolist()
+            assert word[[1, 3]].tolist() == w[row, k + 8 : k + 10].tolist()
+
+
+def test_the_ring_has_no_bank_conflicts(library: Any) -> None:
+    """The eight 16-byte rows of a matrix that ldmatrix loads lie in different banks."""
+    offsets = np.array([[library.offset_in_ring(r, g) for g in range(4)] for r in range(32)])
+    assert sorted(offsets.ravel()) == list(range(0, 32 * 64, 16)), "every place once"
+    for first in range(0, 32, 8):
+        for group in range(4):
+            units = offsets[first : first + 8, group] // 16 % 8
+            assert len(set(units)) == 8
+    # What the copying warps rely on: a row 16 further is 1,024 bytes further.
+    np.testing.assert_array_equal(offsets[16:] - offsets[:16], 1024)
+
+
+def test_bytes_become_bf16_exactly() -> None:
+    """The arithmetic of widen_int8 on bits, for every byte, against the value itself."""
+    values = np.arange(-128, 128).astype(np.int8)
+    bits = values.view(np.uint8).astype(np.uint32)
+    shifted = ((bits & 0x7F) | 0x4300) << 16
+    offset = ((bits & 0x80) | 0xC300) << 16
+    total = shifted.view(np.float32) + offset.view(np.float32)
+    np.testing.assert_array_equal(total, values.astype(np.float32))
+
+
+# ---- memory ----
+
+
+class Config(ctypes.Structure):
+    """struct qe_config."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int)
+            for name in (
+                *("hidden_size", "intermediate_size", "n_layers", "n_heads", "n_kv_heads"),
+                *("head_dim", "vocab_size", "max_length"),
+            )
+        ),
+        ("rms_norm_eps", ctypes.c_float),
+        ("rope_scale", ctypes.c_float),
+        ("rope_inv_freq", ctypes.c_void_p),
+    ]
+
+
+class Memory(ctypes.Structure):
+    """struct qe_cuda_memory."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_size_t)
+            for name in ("weights", "activations", "spare", "host", "free", "total")
+        ),
+        ("batch_tokens", ctypes.c_int),
+    ]
+
+
+DTYPES = {"bfloat16": 0, "float8": 1, "int8-weights": 3}  # enum qe_compute_dtype
+N_LAYERS = {"0.6B": 28, "4B": 36, "8B": 36, "small": 6, "least": 1}
+
+
+def config_of(model: str, max_length: int) -> Config:
+    hidden, intermediate, n_heads, n_kv_heads, head_dim = MODELS[model]
+    vocab = 151669 if model.endswith("B") else 320
+    return Config(
+        *(hidden, intermediate, N_LAYERS[model], n_heads, n_kv_heads, head_dim, vocab),
+        *(max_length, 1e-6, 1.0, None),
+    )
+
+
+def matrix_elements(model: str) -> int:
+    hidden, intermediate, n_heads, n_kv_heads, head_dim = MODELS[model]
+    attention = hidden * head_dim * (2 * n_heads + 2 * n_kv_heads)
+    return N_LAYERS[model] * (attention + 3 * hidden * intermediate)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_weights_take_what_their_elements_do(library: Any, model: str) -> None:
+    """And of vectors, scales and gaps between tensors at most 0.7 % or 20 KB per layer."""
+    config = config_of(model, 2048)
+    table = config.vocab_size * config.hidden_size * 2
+    for dtype, code in DTYPES.items():
+        per_weight = 2 if dtype == "bfloat16" else 1
+        exact = matrix_elements(model) * per_weight
+        on_device = library.memory(ctypes.byref(config), code, 0, 2048)
+        on_host = library.memory(ctypes.byref(config), code, 1, 2048)
+        slack = exact * 0.007 + 20_000 * (N_LAYERS[model] + 1)
+        assert exact <= on_host.weights <= exact + slack
+        assert on_device.weights - on_host.weights == -(-table // 256) * 256
+        assert (on_device.host, on_host.host) == (0, table)
+        assert on_device.activations == on_host.activations
+
+
+def test_int8_adds_one_matrix_in_bf16(library: Any) -> None:
+    for model in MODELS:
+        config = config_of(model, 2048)
+        needs = {
+            dtype: library.memory(ctypes.byref(config), code, 0, 2048)
+            for dtype, code in DTYPES.items()
+        }
+        hidden, intermediate = MODELS[model][:2]
+        added = needs["int8-weights"].activations - needs["bfloat16"].activations
+        largest = max(n * k for n, k, _ in products(model)) * 2
+        assert added == largest >= 2 * hidden * intermediate * 2
+
+
+# Of each: texts of 2,048 tokens in batches of as many, without what CUDA itself takes. The issue
+# asks that the first fits into 12 GB, the second into 8 GB and the third into 16 GB.
+FITTING = [
+    ("8B", "int8-weights", False, 8.7),
+    ("4B", "int8-weights", False, 4.8),
+    ("8B", "bfloat16", True, 14.5),
+    ("8B", "int8-weights", True, 7.5),
+]
+
+
+@pytest.mark.parametrize(("model", "dtype", "host", "most_gb"), FITTING)
+def test_large_models_on_small_cards(
+    library: Any, model: str, dtype: str, host: bool, most_gb: float
+) -> None:
+    config = config_of(model, 2048)
+    need = library.memory(ctypes.byref(config), DTYPES[dtype], host, 2048)
+    total_gb = (need.weights + need.activations) / 1e9
+    assert 0.96 * most_gb < total_gb < most_gb
+
+
+def test_shorter_batches_take_less(library: Any) -> None:
+    config = config_of("4B", 2048)
+    needs = [
+        library.memory(ctypes.byref(config), DTYPES["int8-weights"], 0, n).activations
+        for n in (16896, 8192, 2048, 512)
+    ]
+    assert needs == sorted(needs, reverse=True)
+    assert len(set(needs)) == 4

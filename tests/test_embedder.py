@@ -74,9 +74,17 @@ class TestConstruction:
         with pytest.raises(ValueError, match=f"{next(iter(options))}=.*, expected"):
             Embedder(folder, **options)
 
-    def test_float8_is_for_gpus(self, folder: Path) -> None:
-        with pytest.raises(DeviceError, match="dtype float8: not on device cpu; use 'bfloat16'"):
-            Embedder(folder, device="cpu", dtype="float8")
+    @pytest.mark.parametrize("dtype", ["float8", "int8-weights"])
+    def test_dtypes_of_gpus(self, folder: Path, dtype: str) -> None:
+        with pytest.raises(DeviceError, match=f"dtype {dtype}: not on device cpu; use 'bfloat16'"):
+            Embedder(folder, device="cpu", dtype=dtype)
+
+    def test_the_table_of_embeddings_is_a_gpus_choice(self, folder: Path) -> None:
+        for embedding in ("device", "host"):
+            with pytest.raises(DeviceError, match=f"embedding {embedding}: not on device cpu"):
+                Embedder(folder, device="cpu", embedding=embedding)
+        with pytest.raises(ValueError, match="embedding: 'disk', expected 'auto', 'device' or"):
+            Embedder(folder, device="cpu", embedding="disk")
 
     def test_unknown_argument(self, folder: Path) -> None:
         with pytest.raises(TypeError, match="trust_remote_code"):
@@ -127,7 +135,7 @@ class TestConstruction:
         assert found["same"] == found["unused"] == model.fingerprint
         assert len(set(found.values())) == 4
         assert Embedder(folder, max_length=99).fingerprint != model.fingerprint
-        for dtype in ("bfloat16", "float8"):
+        for dtype in ("bfloat16", "float8", "int8", "int8-weights"):
             other = fingerprint_of(
                 model._files,
                 dtype=dtype,

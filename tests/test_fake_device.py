@@ -93,6 +93,41 @@ except ValueError as error: print(json.dumps(str(error)))
     assert ask(libraries, models("tiny64"), code) == said
 
 
+def test_info_says_what_fits(libraries: Path, models: ModelMaker) -> None:
+    """The fake GPU has 2 GB free; of the weights in bf16 it says 1.6 GB, of others 0.8."""
+    code = """
+import contextlib, io
+from qwen3_embed.cli import main
+from qwen3_embed.loading import device, device_memory, engines
+paths = device.CudaPaths(str(library), str(cublas_folder))
+device.CUDA_PATHS = device_memory.CUDA_PATHS = engines.CUDA_PATHS = paths
+printed = io.StringIO()
+with contextlib.redirect_stdout(printed):
+    status = main(["info", "--model", str(folder), "--device", "cuda"])
+print(json.dumps([status, printed.getvalue()]))
+"""
+    answer = ask(libraries, models("tiny64"), code)
+    assert isinstance(answer, list)
+    assert answer[0] == 0
+    found = dict(line.split(":", 1) for line in answer[1].splitlines())
+    assert "2.00 GB of 4.00 GB free" in found["memory"]
+    assert "texts of 4096 tokens in batches of 64" in found["memory"]
+    bf16, int8 = (found[f"needs in {dtype}"].strip() for dtype in ("bfloat16", "int8-weights"))
+    assert bf16.startswith("2.26 GB, with --embedding host 2.26 GB (and 0.00 GB of the host's): ")
+    assert bf16.endswith(": fits with --embedding host --max-length 1024 --batch-tokens 1024")
+    assert int8.startswith("1.46 GB")
+    assert int8.endswith(": fits")
+    assert found["needs in float8"].strip() == int8
+
+
+def test_weights_are_equalised_for_int8(libraries: Path, models: ModelMaker) -> None:
+    code = """
+engine = open_fake(dtype="int8-weights", embedding="host", num_threads=2)
+print(json.dumps(embed(engine, random_texts([3]), 8).tolist()))
+"""
+    assert ask(libraries, models("tiny64"), code) == [[1.0] * 8]
+
+
 def test_the_cpu_has_no_note() -> None:
     code = "from qwen3_embed import Embedder; print(Embedder('mini').info['note'] == '')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)

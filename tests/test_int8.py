@@ -267,7 +267,7 @@ def test_layout_changes_no_bit(models: ModelMaker, layout: dict[str, Any]) -> No
 
 
 def test_not_on_a_gpu(models: ModelMaker) -> None:
-    with pytest.raises(DeviceError, match="dtype int8: not on device cuda:0; use 'bfloat16'"):
+    with pytest.raises(DeviceError, match="dtype int8: not on device cuda:0; use 'int8-weights'"):
         open_engine(models("tiny64"), device="cuda:0", dtype="int8")
 
 

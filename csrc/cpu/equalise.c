@@ -45,27 +45,9 @@ max_width(const struct qe_config *c)
 }
 
 size_t
-qe_equaliser_floats(const struct qe_config *c)
-{
-    return (size_t)2 * c->hidden_size + q_width(c) + kv_width(c) + c->intermediate_size;
-}
-
-size_t
 qe_moments_doubles(const struct qe_config *c)
 {
     return (size_t)2 * c->hidden_size + (size_t)5 * max_width(c);
-}
-
-struct qe_equaliser
-qe_equaliser_at(const struct qe_config *c, float *memory)
-{
-    return (struct qe_equaliser){
-        .attention_input = memory,
-        .mlp_input = memory + c->hidden_size,
-        .value = memory + 2 * c->hidden_size,
-        .output = memory + 2 * c->hidden_size + kv_width(c),
-        .activation = memory + 2 * c->hidden_size + kv_width(c) + q_width(c),
-    };
 }
 
 struct qe_moments
@@ -334,4 +316,34 @@ qe_equalise_layer(const struct qe_config *c, const struct qe_layer *layer,
 {
     equalise_attention(c, layer, m, e, threads);
     equalise_mlp(c, layer, m, e, threads);
+}
+
+int
+qe_equalise_model(const struct qe_model *model, int n_threads, float **floats,
+                  struct qe_error *err)
+{
+    const struct qe_config *c = &model->config;
+    const size_t n_floats = qe_equaliser_floats(c);
+    double *doubles = malloc(qe_moments_doubles(c) * sizeof *doubles);
+    struct qe_threads *threads = NULL;
+
+    *floats = malloc(c->n_layers * n_floats * sizeof **floats);
+    int status = *floats == NULL || doubles == NULL
+                     ? qe_fail(err, QE_ENOMEM, "int8: no memory to equalise channels")
+                     : qe_threads_open(n_threads, &threads, err);
+    if (status < 0) {
+        free(doubles);
+        free(*floats);
+        *floats = NULL;
+        return status;
+    }
+    struct qe_moments moments = qe_moments_at(c, doubles);
+    qe_equalise_begin(c, model->weights.embed_tokens, &moments);
+    for (int l = 0; l < c->n_layers; l++) {
+        struct qe_equaliser equaliser = qe_equaliser_at(c, *floats + l * n_floats);
+        qe_equalise_layer(c, &model->weights.layers[l], &moments, &equaliser, threads);
+    }
+    qe_threads_close(threads);
+    free(doubles);
+    return 0;
 }

@@ -12,17 +12,8 @@
 #ifndef QE_EQUALISE_H
 #define QE_EQUALISE_H
 
-#include "../model.h"
+#include "../equaliser.h"
 #include "threads.h"
-
-/* What a layer's columns are multiplied by; powers of two. */
-struct qe_equaliser {
-    float *attention_input; /* (C) columns of q, k and v; input_layernorm is divided */
-    float *value;           /* (NKV * HS) rows of v are divided                      */
-    float *output;     /* (NH * HS) columns of o: value, for each head of a group */
-    float *mlp_input;  /* (C) columns of gate and up; the norm before is divided */
-    float *activation; /* (I) columns of down; rows of up are divided           */
-};
 
 /* Mean squares on their way through the layers. */
 struct qe_moments {
@@ -33,12 +24,8 @@ struct qe_moments {
     double *sorted;          /* (the same)                                          */
 };
 
-/* Floats and doubles that qe_equaliser and qe_moments need for config. */
-size_t qe_equaliser_floats(const struct qe_config *config);
+/* Doubles that qe_moments needs for config, and itself, carved out of as many. */
 size_t qe_moments_doubles(const struct qe_config *config);
-
-/* Carve both out of memory of those sizes. */
-struct qe_equaliser qe_equaliser_at(const struct qe_config *config, float *memory);
 struct qe_moments qe_moments_at(const struct qe_config *config, double *memory);
 
 /* Sets stream to that of the first layer's input. embed_tokens (V, C) bf16. */
@@ -49,5 +36,10 @@ void qe_equalise_begin(const struct qe_config *config, const void *embed_tokens,
 void qe_equalise_layer(const struct qe_config *config, const struct qe_layer *layer,
                        struct qe_moments *moments, struct qe_equaliser *equaliser,
                        struct qe_threads *threads);
+
+/* Allocates the equalisers of all layers, n_layers times qe_equaliser_floats(), which
+ * the caller frees, for a device that rounds the weights itself. */
+int qe_equalise_model(const struct qe_model *model, int n_threads, float **floats,
+                      struct qe_error *err);
 
 #endif

@@ -1,4 +1,5 @@
-/* py_config.c: a model's shape from the dict that Python made of config.json. */
+/* py_config.c: a model's shape from the dict that Python made of config.json, an
+ * engine's options from their names; and what a model of a shape needs on a GPU. */
 #include "py_core.h"
 
 #include <limits.h>
@@ -104,4 +105,91 @@ py_config_of(PyObject *dict, struct qe_config *c, Py_buffer *inv_freq)
     }
     c->rope_inv_freq = inv_freq->buf;
     return 0;
+}
+
+/* Finds name among n names and sets *found to its place. */
+static int
+find_name(const char *what, const char *name, const char *const *names, int n,
+          const char *expected, int *found)
+{
+    for (int i = 0; i < n; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *found = i;
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "%s: '%s', expected %s", what, name, expected);
+    return -1;
+}
+
+int
+py_get_dtype(const char *name, enum qe_compute_dtype *dtype)
+{
+    static const char *const names[] = {[QE_BFLOAT16] = "bfloat16",
+                                        [QE_FLOAT8] = "float8",
+                                        [QE_INT8] = "int8",
+                                        [QE_INT8_WEIGHTS] = "int8-weights"};
+    int found;
+    int status = find_name("dtype", name, names, sizeof names / sizeof *names,
+                           "'bfloat16', 'float8', 'int8' or 'int8-weights'", &found);
+
+    if (status == 0) {
+        *dtype = (enum qe_compute_dtype)found;
+    }
+    return status;
+}
+
+int
+py_get_embedding(const char *name, enum qe_embedding *embedding)
+{
+    static const char *const names[] = {[QE_EMBEDDING_AUTO] = "auto",
+                                        [QE_EMBEDDING_DEVICE] = "device",
+                                        [QE_EMBEDDING_HOST] = "host"};
+    int found;
+    int status = find_name("embedding", name, names, sizeof names / sizeof *names,
+                           "'auto', 'device' or 'host'", &found);
+
+    if (status == 0) {
+        *embedding = (enum qe_embedding)found;
+    }
+    return status;
+}
+
+/* ---- cuda_memory ---- */
+
+PyObject *
+py_cuda_memory(PyObject *module, PyObject *args)
+{
+    struct qe_cuda_options options = {0};
+    struct qe_cuda_paths paths;
+    struct qe_config config = {0};
+    struct qe_cuda_memory memory;
+    const struct qe_cuda_table *table;
+    const char *dtype, *embedding;
+    Py_buffer inv_freq;
+    PyObject *dict;
+    struct qe_error err;
+
+    if (!PyArg_ParseTuple(args, "O!issizz", &PyDict_Type, &dict, &options.device,
+                          &dtype, &embedding, &options.batch_tokens, &paths.library,
+                          &paths.cublas_folder) ||
+        py_get_dtype(dtype, &options.dtype) < 0 ||
+        py_get_embedding(embedding, &options.embedding) < 0 ||
+        py_config_of(dict, &config, &inv_freq) < 0) {
+        return NULL;
+    }
+    int status = qe_cuda_library_load(&paths, &table, &err);
+    if (status == 0) {
+        status = table->memory(&options, &config, &memory, &err);
+    }
+    PyBuffer_Release(&inv_freq);
+    if (status < 0) {
+        return py_raise(PyModule_GetState(module), &err, 0);
+    }
+    return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n,s:n,s:i}", "weights",
+                         (Py_ssize_t)memory.weights, "activations",
+                         (Py_ssize_t)memory.activations, "spare",
+                         (Py_ssize_t)memory.spare, "host", (Py_ssize_t)memory.host,
+                         "free", (Py_ssize_t)memory.free, "total",
+                         (Py_ssize_t)memory.total, "batch_tokens", memory.batch_tokens);
 }

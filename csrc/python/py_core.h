@@ -53,6 +53,14 @@ PyObject *py_rows_array(npy_intp n, npy_intp dim);
 PyObject *py_job_new(EngineObject *engine, const struct qe_input *input, PyObject *out,
                      Py_ssize_t first_row);
 
+/* By the names of Python's arguments. */
+int py_get_dtype(const char *name, enum qe_compute_dtype *dtype);
+int py_get_embedding(const char *name, enum qe_embedding *embedding);
+
+/* The module's function cuda_memory(config, index, dtype, embedding, batch_tokens,
+ * cuda_library, cublas_folder): the fields of struct qe_cuda_memory as a dict. */
+PyObject *py_cuda_memory(PyObject *module, PyObject *args);
+
 /* The module's function tensor_places(path): {name: (dtype, shape, first byte, bytes)}
  * for the tensors of a safetensors file. */
 PyObject *py_tensor_places(PyObject *module, PyObject *path);

@@ -53,23 +53,6 @@ fail:
 }
 
 static int
-get_dtype(const char *name, enum qe_compute_dtype *dtype)
-{
-    static const char *const names[] = {
-        [QE_BFLOAT16] = "bfloat16", [QE_FLOAT8] = "float8", [QE_INT8] = "int8"};
-
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (strcmp(name, names[i]) == 0) {
-            *dtype = (enum qe_compute_dtype)i;
-            return 0;
-        }
-    }
-    PyErr_Format(PyExc_ValueError,
-                 "dtype: '%s', expected 'bfloat16', 'float8' or 'int8'", name);
-    return -1;
-}
-
-static int
 engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"",
@@ -78,6 +61,7 @@ engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
                             "num_threads",
                             "batch_tokens",
                             "dtype",
+                            "embedding",
                             "cuda_library",
                             "cublas_folder",
                             "cache_folder",
@@ -90,15 +74,16 @@ engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
     Py_buffer inv_freq;
     PyObject *sequence, *dict, *keep, *table = Py_None;
     struct qe_place *places = NULL;
-    const char *dtype = "bfloat16";
+    const char *dtype = "bfloat16", *embedding = "auto";
     int n_paths;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|$siiszzzO", names, &sequence,
-                                     &PyDict_Type, &dict, &options.device,
-                                     &options.n_threads, &options.batch_tokens, &dtype,
-                                     &options.cuda.library, &options.cuda.cublas_folder,
-                                     &options.cache_folder, &table) ||
-        get_dtype(dtype, &options.dtype) < 0) {
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "OO!|$siisszzzO", names, &sequence, &PyDict_Type, &dict,
+            &options.device, &options.n_threads, &options.batch_tokens, &dtype,
+            &embedding, &options.cuda.library, &options.cuda.cublas_folder,
+            &options.cache_folder, &table) ||
+        py_get_dtype(dtype, &options.dtype) < 0 ||
+        py_get_embedding(embedding, &options.embedding) < 0) {
         return -1;
     }
     if (self->engine != NULL) {

@@ -232,6 +232,8 @@ static PyMethodDef module_methods[] = {
      "Mean squares of the embeddings' channels, for quantize_layer()."},
     {"quantize_layer", py_quantize_layer, METH_VARARGS,
      "A layer's weights in int8, equalised."},
+    {"cuda_memory", py_cuda_memory, METH_VARARGS,
+     "The memory that a model of a shape would take on a GPU."},
     {"cuda_devices", cuda_devices, METH_VARARGS,
      "(name, major, minor, memory_bytes) of each GPU."},
     {NULL, NULL, 0, NULL},

@@ -13,11 +13,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "products/linear_shape.h"
 #include "stream.h"
 
 typedef __nv_bfloat16 bf16;
 
-/* Rows that a product reads: bf16, or e4m3 with one scale per row. */
+/* Rows that a product reads: bf16, or e4m3 or int8 with one scale per row. */
 struct operand {
     void *values;  /* (rows, .)                  */
     float *scales; /* (rows); NULL: they are bf16 */
@@ -64,6 +65,29 @@ cudaError_t launch_rms_norm(struct operand x, const float *h, const float *weigh
 /* y (T, n) in e4m3 <- x (T, n) rows ldx elements apart; n a multiple of 8. */
 cudaError_t launch_quantize(struct operand y, const bf16 *x, int T, int n, size_t ldx,
                             struct stream stream);
+
+/* ---- int8_weights.cu ---- */
+
+/* What equalises a matrix before it is rounded: powers of two. */
+struct equalising {
+    const float *columns; /* (n_columns) they are multiplied by; NULL: none */
+    const float *rows;    /* (T) they are divided by; NULL: none            */
+    int n_columns;        /* without padding                                */
+};
+
+/* y (T, n) in int8, in the order of int8_layout.h, <- x (T, n), contiguous; n a
+ * multiple of 16. Scales are bf16 numbers. A row with NaN or infinity has such a scale,
+ * and its products are NaN. */
+cudaError_t launch_quantize_int8(struct operand y, const bf16 *x,
+                                 struct equalising equalising, int T, int n,
+                                 struct stream stream);
+
+/* x (n) /= divisors (n). */
+cudaError_t launch_divide(float *x, const float *divisors, int n, struct stream stream);
+
+/* y (n, k) <- values times scales of w (n, k), rounded to bf16; k a multiple of 32. */
+cudaError_t launch_expand_int8(bf16 *y, struct operand w, int n, int k,
+                               struct stream stream);
 
 /* ---- qk_norm_rope.cu ---- */
 
@@ -128,14 +152,6 @@ cudaError_t launch_pool(float *out, const float *h, const pool_row *rows,
                         const float *weight, int n_rows, int C, int n_columns,
                         float eps, struct stream stream);
 
-/* The output of a product x (m, k) w (n, k)^T. */
-enum product_output {
-    PRODUCT_STORE,  /* y (m, n) bf16 = product                                     */
-    PRODUCT_ADD,    /* y (m, n) fp32 += product                                    */
-    PRODUCT_SWIGLU, /* y (m, 2, n / 2) bf16: silu(gate) * up replaces gate; up is
-                       undefined                                                   */
-};
-
 /* ---- gemm_rows.cu ---- */
 
 #define N_GEMM_ROWS_VARIANTS 7
@@ -162,5 +178,16 @@ cudaError_t gemm_stream_init(void);
 cudaError_t launch_gemm_stream(void *y, const bf16 *x, const bf16 *w, int m, int n,
                                int k, size_t ldx, size_t ldy,
                                enum product_output output, struct stream stream);
+
+/* ---- gemm_stream_int8.cu ---- */
+
+/* To be called once per device, before the first launch. */
+cudaError_t gemm_stream_int8_init(void);
+
+/* The sums of launch_expand_int8()'s bf16, for any m; k a multiple of
+ * GEMM_STREAM_BLOCK_K, n of 16. */
+cudaError_t launch_gemm_stream_int8(void *y, const bf16 *x, struct operand w, int m,
+                                    int n, int k, size_t ldx, size_t ldy,
+                                    enum product_output output, struct stream stream);
 
 #endif

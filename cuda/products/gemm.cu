@@ -150,10 +150,22 @@ run_plan(struct gemm *gemm, enum qe_linear linear, const struct plan *plan, void
          struct operand x, struct operand w, int m, struct stream stream)
 {
     const struct linear_shape *s = &gemm->shapes[linear];
+    const bool int8 = s->dtype == QE_INT8_WEIGHTS;
     const bf16 *const rows = static_cast<bf16 *>(x.values);
-    const bf16 *const weights = static_cast<bf16 *>(w.values);
-    cudaError_t status;
+    cudaError_t status = cudaSuccess;
 
+    if (plan->kind == PLAN_STREAM && int8) {
+        return launch_gemm_stream_int8(y, rows, w, m, s->n, s->k, s->ldx, s->ldy,
+                                       s->output, stream);
+    }
+    if (int8) {
+        status = launch_expand_int8(gemm->expanded, w, s->n, s->k, stream);
+        w = {gemm->expanded, NULL};
+    }
+    const bf16 *const weights = static_cast<bf16 *>(w.values);
+    if (status != cudaSuccess) {
+        return status;
+    }
     if (plan->kind == PLAN_STREAM) {
         return launch_gemm_stream(y, rows, weights, m, s->n, s->k, s->ldx, s->ldy,
                                   s->output, stream);
@@ -201,8 +213,7 @@ run_canonical(struct gemm *gemm, enum qe_linear linear, void *y, struct operand 
     const struct linear_shape *s = &gemm->shapes[linear];
     const struct plan plan = canonical_plan(gemm, linear);
     const int n_at_once = plan.kind == PLAN_CUBLAS ? CHECKED_ROWS : m;
-    const size_t row_bytes =
-        s->ldy * (s->output == PRODUCT_ADD ? sizeof(float) : sizeof(bf16));
+    const size_t row_bytes = s->ldy * output_bytes(s);
     cudaError_t status = cudaSuccess;
 
     for (int row = 0; row < m && status == cudaSuccess; row += n_at_once) {
@@ -276,25 +287,6 @@ gemm_save(struct gemm *gemm)
 
 /* ---- open, close ---- */
 
-static size_t
-canonical_bytes(const struct linear_shape shapes[N_LINEARS])
-{
-    size_t n_bytes = PROBE_WIDTH * sizeof(bf16); /* per row */
-
-    for (int i = 0; i < N_LINEARS; i++) {
-        size_t row = shapes[i].ldy *
-                     (shapes[i].output == PRODUCT_ADD ? sizeof(float) : sizeof(bf16));
-        n_bytes = row > n_bytes ? row : n_bytes;
-    }
-    return n_bytes * 2 * CHECKED_ROWS;
-}
-
-size_t
-gemm_device_bytes(const struct linear_shape shapes[N_LINEARS])
-{
-    return WORKSPACE_BYTES + canonical_bytes(shapes);
-}
-
 static int
 open_parts(struct gemm *gemm, const char *cache_folder, struct stream stream,
            struct qe_error *err)
@@ -307,6 +299,10 @@ open_parts(struct gemm *gemm, const char *cache_folder, struct stream stream,
     }
     CUDA_TRY(err, gemm_rows_init());
     CUDA_TRY(err, gemm_stream_init());
+    CUDA_TRY(err, gemm_stream_int8_init());
+    if (expanded_bytes(gemm->shapes) > 0) {
+        CUDA_TRY(err, cudaMalloc(&gemm->expanded, expanded_bytes(gemm->shapes)));
+    }
     CUDA_TRY(err, cudaMalloc(&gemm->workspace, WORKSPACE_BYTES));
     CUDA_TRY(err, cudaMalloc(&gemm->canonical, canonical_bytes(gemm->shapes)));
     CUDA_TRY(err,
@@ -333,8 +329,10 @@ gemm_open(const struct linear_shape shapes[N_LINEARS], const char *cache_folder,
     for (int i = 0; i < N_LINEARS; i++) {
         g->shapes[i] = shapes[i];
     }
-    g->shapes[LINEAR_PROBE] = {shapes[0].dtype, PROBE_WIDTH, PROBE_WIDTH,
-                               PROBE_WIDTH,     PROBE_WIDTH, PRODUCT_STORE};
+    const enum qe_compute_dtype probed =
+        shapes[0].dtype == QE_FLOAT8 ? QE_FLOAT8 : QE_BFLOAT16;
+    g->shapes[LINEAR_PROBE] = {probed,      PROBE_WIDTH, PROBE_WIDTH,
+                               PROBE_WIDTH, PROBE_WIDTH, PRODUCT_STORE};
     return open_parts(g, cache_folder, stream, err);
 }
 
@@ -354,6 +352,7 @@ gemm_close(struct gemm *gemm)
         cublasLtDestroy(gemm->handle);
     }
     cudaFree(gemm->workspace);
+    cudaFree(gemm->expanded);
     cudaFree(gemm->canonical);
     cudaFreeHost(gemm->differs);
     if (gemm->start != NULL) {

@@ -6,18 +6,10 @@
 #ifndef QE_GEMM_H
 #define QE_GEMM_H
 
-#include "linear.h"
 #include "ops/kernels.h"
+#include "products/linear_shape.h"
 #include "products/stream_plan.h"
 #include "seam.h"
-
-/* X (m, k) times W (n, k)^T, for any m. */
-struct linear_shape {
-    enum qe_compute_dtype dtype; /* of X and W */
-    int n, k;                    /* k a multiple of 8, n of 16 */
-    size_t ldx, ldy;             /* elements                   */
-    enum product_output output;
-};
 
 /* The operands of a trial: buffers that may be overwritten, and the weights of several
  * layers, used in turns so that they come from memory rather than from a cache. */
@@ -30,9 +22,6 @@ struct linear_trial {
 };
 
 struct gemm;
-
-/* Device memory that gemm_open takes. */
-size_t gemm_device_bytes(const struct linear_shape shapes[N_LINEARS]);
 
 /* cache_folder may be NULL, and need not exist. Runs a few products on the stream. */
 int gemm_open(const struct linear_shape shapes[N_LINEARS], const char *cache_folder,

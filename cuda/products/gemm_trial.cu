@@ -88,18 +88,12 @@ candidate_of(struct gemm *gemm, enum qe_linear linear, const struct linear_trial
     return {gemm, linear, trial, m, stream, canonical_plan(gemm, linear)};
 }
 
-static size_t
-element_bytes(const struct linear_shape *shape)
-{
-    return shape->output == PRODUCT_ADD ? sizeof(float) : sizeof(bf16);
-}
-
 static unsigned char *
 y_row(const struct candidate *c, int row)
 {
     const struct linear_shape *s = &c->gemm->shapes[c->linear];
 
-    return static_cast<unsigned char *>(c->trial->y) + row * s->ldy * element_bytes(s);
+    return static_cast<unsigned char *>(c->trial->y) + row * s->ldy * output_bytes(s);
 }
 
 template <typename T>
@@ -141,7 +135,7 @@ static cudaError_t
 launch_reset(const struct candidate *c, void *y, int n_rows)
 {
     const struct linear_shape *s = &c->gemm->shapes[c->linear];
-    const size_t width = s->n * element_bytes(s), pitch = s->ldy * element_bytes(s);
+    const size_t width = s->n * output_bytes(s), pitch = s->ldy * output_bytes(s);
 
     return cudaMemset2DAsync(y, pitch, s->output == PRODUCT_ADD ? 0 : 0xff, width,
                              n_rows, c->stream.handle);
@@ -191,7 +185,7 @@ check_plan(const struct candidate *c, const struct plan *plan, bool *equal,
 {
     const struct linear_shape *s = &c->gemm->shapes[c->linear];
     unsigned char *first = static_cast<unsigned char *>(c->gemm->canonical);
-    unsigned char *last = first + CHECKED_ROWS * s->ldy * element_bytes(s);
+    unsigned char *last = first + CHECKED_ROWS * s->ldy * output_bytes(s);
     const int n = smaller(c->m, CHECKED_ROWS);
     const int last_row = (c->m - n + 3) / 4 * 4; /* its scale 16-byte aligned */
 
@@ -316,13 +310,13 @@ try_cublas_plans(const struct candidate &c, struct plan_list *list,
     return status;
 }
 
-/* Those of gemm_stream.cu and gemm_rows.cu, which are for bf16. */
+/* Those of gemm_stream.cu, gemm_stream_int8.cu and gemm_rows.cu. */
 static int
 try_own_plans(const struct candidate &c, struct plan_list *list, struct qe_error *err)
 {
     int status = 0;
 
-    if (gemm_stream_takes(c.m, c.gemm->shapes[c.linear].k)) {
+    if (stream_takes(&c.gemm->shapes[c.linear], c.m)) {
         struct plan plan = {PLAN_STREAM, 0, {}};
         status = try_plan(c, &plan, list, err);
     }
@@ -369,7 +363,7 @@ plan_by_trial(struct gemm *gemm, enum qe_linear linear, int bucket,
     }
     CUDA_TRY(err, launch_fill_rows(trial, s->ldx, stream));
     int status = try_cublas_plans(c, &list, err);
-    if (s->dtype == QE_BFLOAT16 && status == 0) {
+    if (s->dtype != QE_FLOAT8 && status == 0) {
         status = try_own_plans(c, &list, err);
     }
     for (bool equal = false; list.n > 0 && !equal && status == 0;) {

@@ -84,7 +84,7 @@ is_usable(struct gemm *gemm, enum qe_linear linear, int bucket, const struct pla
     cublasLtMatmulHeuristicResult_t result;
 
     if (plan->kind == PLAN_STREAM &&
-        !gemm_stream_takes(bucket_rows(bucket), gemm->shapes[linear].k)) {
+        !stream_takes(&gemm->shapes[linear], bucket_rows(bucket))) {
         return false;
     }
     if (plan->kind != PLAN_CUBLAS) {

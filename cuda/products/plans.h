@@ -31,9 +31,6 @@ struct plan {
 #define N_BUCKETS 11
 /* The last bucket is measured at this many rows at most: 132 tiles of 128. */
 #define MAX_TRIAL_ROWS 16896
-/* Rows that are compared with the canonical plan at a time. */
-#define CHECKED_ROWS 128
-#define WORKSPACE_BYTES ((size_t)32 << 20)
 
 struct gemm {
     struct linear_shape shapes[N_LINEARS + 1]; /* the last: of the probe           */
@@ -41,6 +38,7 @@ struct gemm {
     bool chain; /* the canonical plan is gemm_rows.cu's                           */
     cublasLtHandle_t handle;
     void *workspace; /* (WORKSPACE_BYTES) device                          */
+    bf16 *expanded;  /* one matrix of int8 in bf16, device; NULL: there are none  */
     void *canonical; /* (2 CHECKED_ROWS, largest n) device                */
     int *differs;    /* (1) mapped host memory                            */
     cudaEvent_t start, stop;
@@ -52,8 +50,19 @@ struct gemm {
 
 /* A product of every device, on which choose_canonical() tries cuBLASLt. */
 #define LINEAR_PROBE static_cast<enum qe_linear>(N_LINEARS)
-#define PROBE_ROWS 2048
-#define PROBE_WIDTH 1024
+
+/* gemm_stream.cu reads weights once, gemm_stream_int8.cu once per launch, of which it
+ * needs several for more rows: still fewer bytes than to expand the matrix first. */
+#define MAX_STREAM_LAUNCHES 4
+
+/* Whether a plan of one of them computes m rows of a product. */
+static inline bool
+stream_takes(const struct linear_shape *s, int m)
+{
+    const int n_launches = s->dtype == QE_INT8_WEIGHTS ? MAX_STREAM_LAUNCHES : 1;
+
+    return s->dtype != QE_FLOAT8 && gemm_stream_takes(ceil_div(m, n_launches), s->k);
+}
 
 int bucket_of(int m);
 

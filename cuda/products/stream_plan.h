@@ -1,5 +1,6 @@
-/* stream_plan.h: the launch of gemm_stream.cu for a product on a device, as a pure
- * function in plain C++, so that a test without a GPU can check it for every device. */
+/* stream_plan.h: the launch of gemm_stream.cu and gemm_stream_int8.cu for a product on
+ * a device, as a pure function in plain C++, so that a test without a GPU can check it
+ * for every device. */
 #ifndef QE_STREAM_PLAN_H
 #define QE_STREAM_PLAN_H
 
@@ -28,6 +29,7 @@ struct device_limits {
 struct stream_shape {
     int m, n, k;
     bool swiglu;
+    bool int8; /* w, at one byte per value in the ring; else bf16 */
 };
 
 struct stream_plan {
@@ -70,8 +72,9 @@ plan_stream(struct stream_shape shape, struct device_limits device)
     p.n_blocks = ceil_div(p.n_columns, p.n_step);
     p.n_threads = (p.n_warps + 2 * COPY_WARPS) * 32;
 
-    const int rows = p.n_warps * 8 * p.rows_per_warp + p.row_tiles * 16;
-    const int block_bytes = rows * GEMM_STREAM_BLOCK_K * 2; /* of bf16 */
+    const int column_bytes =
+        p.n_warps * 8 * p.rows_per_warp * (shape.int8 ? 1 : 2) + p.row_tiles * 16 * 2;
+    const int block_bytes = column_bytes * GEMM_STREAM_BLOCK_K;
     const int n_k_blocks = shape.k / GEMM_STREAM_BLOCK_K;
     p.stage_blocks = block_bytes <= STAGE_BYTES / 4   ? 4
                      : block_bytes <= STAGE_BYTES / 2 ? 2

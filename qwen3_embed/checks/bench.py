@@ -20,7 +20,7 @@ __all__ = ["Bench", "Ceiling", "Query", "Throughput", "as_dict", "run_bench"]
 
 _LENGTHS = (16, 64, 128, 512, 2048, 8192, 32768)
 _BATCHES = 3  # forward passes in a call, at least: enough that their ends don't count
-_BYTES_PER_WEIGHT = {"bfloat16": 2, "float8": 1, "int8": 1}
+_BYTES_PER_WEIGHT = {"bfloat16": 2, "float8": 1, "int8": 1, "int8-weights": 1}
 _QUERY = "What is the capital of China?"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..version import NUMERICS_VERSION, __version__
 from .model_arguments import add_model_arguments, model_settings, open_model
@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-_EPILOG = """example:
-  qwen3-embed info --model mini"""
+_EPILOG = """examples:
+  qwen3-embed info --model mini
+  qwen3-embed info --model Qwen3-Embedding-8B --device cuda --max-length 2048
+
+On a GPU it lists the memory that the model needs in every dtype, and with its token
+embeddings in host memory, whether it opens or not."""
+
+_GPU_DTYPES = ("bfloat16", "float8", "int8-weights")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,27 +70,48 @@ def _facts(namespace: argparse.Namespace) -> dict[str, str]:
         "instruction sets": ", ".join(instruction_sets()) + " (the first is the default)",
         "cuda": _describe_gpus(),
     }
-    if namespace.model is not None:
+    return lines if namespace.model is None else lines | _model_facts(namespace)
+
+
+def _model_facts(namespace: argparse.Namespace) -> dict[str, str]:
+    """The model's settings, or why it does not open; and on a GPU what memory it needs."""
+    from ..errors import DeviceMemoryError
+
+    try:
         with open_model(namespace, namespace.model) as model:
-            info = model.info
-            lines |= {
-                "model": model.name,
-                "revision": model.revision or "none (a folder)",
-                "dim": str(model.dim),
-                "max length": f"{model.max_length} tokens",
-                "dtype": model.dtype,
-                "device": model.device,
-                "kernels": info["kernels"],
-                "threads": f"{info['num_threads']} ({info['threads_from']})",
-                "batch": f"{info['batch_tokens']} tokens",
-                "weights mapped": f"{info['mapped_bytes'] / 1e6:.1f} MB",
-                "weights owned": f"{info['owned_bytes'] / 1e6:.1f} MB",
-                "adapter": _describe_adapter(model),
-                "fingerprint": model.fingerprint,
-            }
-            if info["note"]:
-                lines["note"] = info["note"]
+            lines, device = _settings_of(model), model.device
+            config = model.config.for_engine(model.max_length)
+    except DeviceMemoryError as error:
+        from ..loading.device import resolve_device
+
+        device = resolve_device(namespace.device)[0]
+        on_cpu = {"device": "cpu", "dtype": "auto", "embedding": "auto", "adapter": None}
+        with open_model(argparse.Namespace(**vars(namespace) | on_cpu), namespace.model) as model:
+            lines = {"model": model.name, "does not open": str(error)}
+            config = model.config.for_engine(model.max_length)
+    if device.startswith("cuda"):
+        lines |= _memory_needs(config, device.split(",")[0], namespace.batch_tokens or 0)
     return lines
+
+
+def _settings_of(model: Embedder) -> dict[str, str]:
+    info = model.info
+    lines = {
+        "model": model.name,
+        "revision": model.revision or "none (a folder)",
+        "dim": str(model.dim),
+        "max length": f"{model.max_length} tokens",
+        "dtype": model.dtype,
+        "device": model.device,
+        "kernels": info["kernels"],
+        "threads": f"{info['num_threads']} ({info['threads_from']})",
+        "batch": f"{info['batch_tokens']} tokens",
+        "weights mapped": f"{info['mapped_bytes'] / 1e6:.1f} MB",
+        "weights owned": f"{info['owned_bytes'] / 1e6:.1f} MB",
+        "adapter": _describe_adapter(model),
+        "fingerprint": model.fingerprint,
+    }
+    return lines | ({"note": info["note"]} if info["note"] else {})
 
 
 def _describe_adapter(model: Embedder) -> str:
@@ -93,6 +120,53 @@ def _describe_adapter(model: Embedder) -> str:
         return "none"
     adapter = model.adapters[model.adapter]
     return f"{adapter.source}{f' ({adapter.note})' if adapter.note else ''}"
+
+
+def _memory_needs(config: dict[str, Any], device: str, batch_tokens: int) -> dict[str, str]:
+    """The free memory of a GPU, and what the model needs of it in each dtype."""
+    from ..loading.device import list_gpus
+    from ..loading.device_memory import memory_need
+
+    need = memory_need(
+        config, device, dtype="bfloat16", embedding="device", batch_tokens=batch_tokens
+    )
+    gpu = next(gpu for gpu in list_gpus() if gpu.device == device)
+    lines = {
+        "memory": f"on {device} {_gb(need.free)} of {_gb(need.total)} free; needed for texts of "
+        f"{config['max_length']} tokens in batches of {need.batch_tokens}:"
+    }
+    for dtype in _GPU_DTYPES:
+        if dtype == "float8" and gpu.capability[0] != 9:
+            lines[f"needs in {dtype}"] = "not on this GPU, which needs compute capability 9.x"
+        else:
+            lines[f"needs in {dtype}"] = _need_in(dtype, config, device, batch_tokens)
+    return lines
+
+
+def _need_in(dtype: str, config: dict[str, Any], device: str, batch_tokens: int) -> str:
+    """The memory for one dtype, and the options with which it fits."""
+    from ..loading.device_memory import largest_fitting_length, memory_need
+
+    on_device, on_host = (
+        memory_need(config, device, dtype=dtype, embedding=place, batch_tokens=batch_tokens)
+        for place in ("device", "host")
+    )
+    words = (
+        f"{_gb(on_device.device_bytes)}, with --embedding host {_gb(on_host.device_bytes)} "
+        f"(and {_gb(on_host.host)} of the host's): "
+    )
+    if on_device.fits:
+        return words + "fits"
+    if on_host.fits:
+        return words + "fits with --embedding host"
+    length = largest_fitting_length(config, device, dtype=dtype, embedding="host")
+    if length is None:
+        return words + "does not fit"
+    return words + f"fits with --embedding host --max-length {length} --batch-tokens {length}"
+
+
+def _gb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB"
 
 
 def _describe_gpus() -> str:

@@ -16,6 +16,7 @@ _OPTIONS = {
     "device": "--device",
     "dim": "--dim",
     "dtype": "--dtype",
+    "embedding": "--embedding",
     "instruction": "--instruction",
     "max_length": "--max-length",
     "num_threads": "--threads",

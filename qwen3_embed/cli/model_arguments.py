@@ -57,8 +57,14 @@ def add_model_arguments(
     group.add_argument(
         "--dtype",
         default="auto",
-        choices=("auto", "bfloat16", "float8", "int8"),
-        help="of the weights; float8 needs a GPU, int8 the CPU (default: bfloat16)",
+        choices=("auto", "bfloat16", "float8", "int8", "int8-weights"),
+        help="of the weights; float8 and int8-weights need a GPU, int8 the CPU (default: bfloat16)",
+    )
+    group.add_argument(
+        "--embedding",
+        default="auto",
+        choices=("auto", "device", "host"),
+        help="where a GPU keeps the token embeddings (default: on the host if memory is short)",
     )
     adapter = "LoRA adapter: a PEFT folder or owner/name on the hub"
     if named_adapters:
@@ -119,6 +125,7 @@ def model_settings(namespace: argparse.Namespace) -> dict[str, Any]:
     return {
         "device": namespace.device,
         "dtype": namespace.dtype,
+        "embedding": namespace.embedding,
         "max_length": namespace.max_length,
         "num_threads": namespace.threads,
         "batch_tokens": namespace.batch_tokens,

@@ -154,6 +154,7 @@ def _reranked(hits: list[FoundPassage], namespace: argparse.Namespace) -> list[F
         namespace.rerank,
         device=namespace.device,
         dtype=namespace.dtype,
+        embedding=namespace.embedding,
         num_threads=namespace.threads,
         batch_tokens=namespace.batch_tokens,
         local_files_only=namespace.offline,

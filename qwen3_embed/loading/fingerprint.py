@@ -19,7 +19,10 @@ from .user_cache import cache_folder
 __all__ = ["fingerprint_of", "sha256_of_weights"]
 
 # What else decides the bits of a dtype; CPU and GPU each have theirs.
-_SCHEMES = {"int8": "int8 activation_group=128 equalised_by=weights"}
+_SCHEMES = {
+    "int8": "int8 activation_group=128 equalised_by=weights",
+    "int8-weights": "int8-weights group=row scale=bf16 equalised_by=weights",
+}
 _STORED = "int8 activation_group=128 weights=stored"
 _BLOCKS = "int8 activation_group=128 weights=q8_0"
 

@@ -15,7 +15,7 @@ from ..errors import ModelFileError
 
 __all__ = ["DTYPES", "INT8_CONFIG", "check_int8_config", "choose_dtype"]
 
-DTYPES = ("bfloat16", "float8", "int8")
+DTYPES = ("bfloat16", "float8", "int8", "int8-weights")
 
 _WEIGHTS: dict[str, Any] = {
     "num_bits": 8,

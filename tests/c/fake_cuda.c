@@ -88,6 +88,30 @@ open_fake(const struct qe_cuda_options *options, const struct qe_model *model,
 }
 
 static int
+count_memory(const struct qe_cuda_options *options, const struct qe_config *config,
+             struct qe_cuda_memory *memory, struct qe_error *err)
+{
+    const bool host = options->embedding == QE_EMBEDDING_HOST;
+    const size_t table_bytes = (size_t)config->vocab_size * config->hidden_size * 2;
+    const int n_rows = options->batch_tokens > config->max_length
+                           ? options->batch_tokens
+                           : config->max_length;
+    (void)err;
+
+    *memory = (struct qe_cuda_memory){
+        .weights = (options->dtype == QE_BFLOAT16 ? 1600000000u : 800000000u) +
+                   (host ? 0 : table_bytes),
+        .activations = (size_t)n_rows * 100000,
+        .spare = 250000000,
+        .host = host ? table_bytes : 0,
+        .free = 2000000000,
+        .total = 4000000000,
+        .batch_tokens = options->batch_tokens > 0 ? options->batch_tokens : 64,
+    };
+    return 0;
+}
+
+static int
 list_devices(struct qe_cuda_device *devices, int max_devices, struct qe_error *err)
 {
     (void)err;
@@ -102,5 +126,6 @@ const struct qe_cuda_table qe_cuda_table = {
     .abi = QE_CUDA_ABI,
     .size = sizeof qe_cuda_table,
     .open = open_fake,
+    .memory = count_memory,
     .list_devices = list_devices,
 };

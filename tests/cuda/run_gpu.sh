@@ -35,6 +35,7 @@ suite() { # suite NAME: every test that computes on the GPU
     tail -1 "$OUT/$1.txt"
     python3 -m pytest -q -s -p no:cacheprovider --tb short \
         tests/cuda/test_killer_inputs.py tests/cuda/test_plans.py \
+        tests/cuda/test_int8_weights.py \
         -k "memory_taken_by_another_process or takes_less_memory"
 }
 
@@ -55,9 +56,9 @@ import subprocess
 from csrc.toolkit import find_toolkit
 found = find_toolkit()
 include = [f"-I{path}" for path in ("cuda", "csrc", *found.include)]
-names = ["gemm", "gemm_trial", "plan_cache", "gemm_rows", "gemm_stream"]
+names = ["gemm", "gemm_trial", "plan_cache", "gemm_rows", "gemm_stream", "gemm_stream_int8"]
 sources = ["tests/cuda/plans_entry.cu", *(f"cuda/products/{name}.cu" for name in names)]
-sources += ["cuda/ops/swiglu.cu", "cuda/stream.cu", "cuda/cuda_error.cu", "csrc/error.c"]
+sources += ["cuda/ops/swiglu.cu", "cuda/ops/int8_weights.cu", "cuda/stream.cu", "cuda/cuda_error.cu", "csrc/error.c"]
 flags = ["-std=c++20", "-O3", "-gencode", "arch=compute_90a,code=sm_90a", "-t", "0"]
 target = ["-shared", "-Xcompiler", "-fPIC", "-o", "build/plans.so"]
 linked = ["-Xlinker", found.cublas, "-Xlinker", f"-rpath={found.cublas.parent}"]

@@ -14,6 +14,7 @@ import numpy as np
 from tests.cuda.reference_cuda import open_cuda, reference_rows
 from tests.support.engines import embed, random_texts, relative_errors, rms
 from tests.support.make_model import make_model
+from tests.support.reference_int8 import Int8WeightsReference
 
 
 def main() -> None:
@@ -22,20 +23,25 @@ def main() -> None:
     for change in changes:
         with tempfile.TemporaryDirectory() as folder:
             path = make_model(Path(folder), num_hidden_layers=2, **change)
-            engine = open_cuda(path)
-            expected, noise = reference_rows(path, lengths)
             texts = random_texts(lengths)
-            rows = embed(engine, texts, expected[0].size, normalize=False)
-            error = rms(relative_errors(rows, expected)) / noise
-            rows = embed(engine, texts, 64)
-            alone = np.concatenate([embed(engine, [text], 64) for text in texts])
-            print(
-                change,
-                f"error {error:.3f} of the noise, same bits alone:",
-                np.array_equal(rows, alone),
-                flush=True,
-            )
-            engine.close()
+            for dtype in ("bfloat16", "int8-weights"):
+                engine = open_cuda(path, dtype=dtype)
+                expected, noise = reference_rows(path, lengths)
+                if dtype == "int8-weights":
+                    rounding = Int8WeightsReference(path)
+                    expected = [rounding.raw_row(text) for text in texts]
+                rows = embed(engine, texts, expected[0].size, normalize=False)
+                error = rms(relative_errors(rows, expected)) / noise
+                rows = embed(engine, texts, 64)
+                alone = np.concatenate([embed(engine, [text], 64) for text in texts])
+                print(
+                    change,
+                    dtype,
+                    f"error {error:.3f} of the noise, same bits alone:",
+                    np.array_equal(rows, alone),
+                    flush=True,
+                )
+                engine.close()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ Each row of a weight matrix has one scale, each group of 128 consecutive activat
 token another; both are symmetric. Products of a group are summed as integers; the groups'
 sums are accumulated in fp32, in order. The oracle of the CPU's int8 kernels, which give
 these bits exactly, and of the accuracy that the scheme may cost.
+
+And the scheme "int8-weights": int8 weights, activations in bf16 (W8A16), as on a GPU.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.support.reference import Floats, Reference, read_weights
+from tests.support.reference import CudaReference, Floats, Reference, read_weights, round_bf16
 
 Int8s = npt.NDArray[np.int8]
 GROUP = 128  # activations that share a scale
@@ -210,3 +212,34 @@ class Q8Reference(Reference):
 
     def linear(self, x: Floats, layer: int, name: str) -> Floats:
         return multiply_q8_0(*groups_of_int8(x), *self.blocks[f"layers.{layer}.{name}.weight"])
+
+
+def rounded_to_int8(w: Floats) -> tuple[Floats, Floats]:
+    """The bf16 matrix (n, k) of the scheme "int8-weights", and the scales (n, 1) of its rows.
+
+    A row's scale is its largest magnitude over 127, rounded to bf16, and its products read the
+    nearest multiple of the scale, rounded to bf16.
+    """
+    scales = round_bf16(np.abs(w).max(axis=1, keepdims=True) / np.float32(127))
+    scales = np.maximum(scales, np.float32(2.0**-133))  # bf16's least: rows of zeros have one
+    values = np.clip(np.rint(w / scales), -127, 127)
+    return round_bf16(values * scales), scales
+
+
+class Int8WeightsReference(CudaReference):
+    """The forward pass in the scheme "int8-weights": bf16's, over weights that are rounded.
+
+    Parameters
+    ----------
+    folder : a model folder.
+    round_to : "bf16" or None, of activations, as of Reference.
+    """
+
+    def __init__(self, folder: Path | str, round_to: str | None = "bf16") -> None:
+        super().__init__(folder, round_to)
+        self.weights = {
+            name: rounded_to_int8(values)[0]
+            if values.ndim == 2 and name.startswith("layers.")
+            else values
+            for name, values in equalised(self.weights, self.config).items()
+        }
