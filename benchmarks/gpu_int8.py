@@ -206,7 +206,7 @@ def card_of(n_gb: float) -> Iterator[Any]:
 
 
 def cards(shapes: tuple[str, ...]) -> list[Row]:
-    """What is taken of a small card, beside what was promised; and how fast it runs."""
+    """The memory taken of a small card, beside the promised, and the rate there."""
     rows = []
     for shape, dtype, embedding, n_gb in CARDS:
         if shape not in shapes:

@@ -14,12 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-_EPILOG = """examples:
+_EPILOG = """example:
   qwen3-embed info --model mini
-  qwen3-embed info --model Qwen3-Embedding-8B --device cuda --max-length 2048
 
-On a GPU it lists the memory that the model needs in every dtype, and with its token
-embeddings in host memory, whether it opens or not."""
+On a GPU (--device cuda) it also lists the memory that the model needs in each dtype, and with its
+token embeddings in host memory, at --max-length and --batch-tokens."""
 
 _GPU_DTYPES = ("bfloat16", "float8", "int8-weights")
 

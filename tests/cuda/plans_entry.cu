@@ -58,13 +58,6 @@ round_and_expand(void *y, void *values, float *scales, const void *w,
                : status;
 }
 
-/* The kind of the plan for m rows. */
-EXPORT int
-plan_kind(const struct gemm *gemm, int m)
-{
-    return gemm->plans[LINEAR_QKV][bucket_of(m)].kind;
-}
-
 /* Runs gemm_stream_int8.cu, whichever plan is the fastest. */
 EXPORT int
 run_stream(const struct gemm *gemm, int m, void *y, void *x, void *w, float *scales)
