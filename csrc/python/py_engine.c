@@ -55,18 +55,10 @@ fail:
 static int
 engine_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"",
-                            "",
-                            "device",
-                            "num_threads",
-                            "batch_tokens",
-                            "dtype",
-                            "embedding",
-                            "cuda_library",
-                            "cublas_folder",
-                            "cache_folder",
-                            "places",
-                            NULL};
+    static char *names[] = {
+        "",       "",          "device",       "num_threads",   "batch_tokens",
+        "dtype",  "embedding", "cuda_library", "cublas_folder", "cache_folder",
+        "places", NULL};
     EngineObject *self = (EngineObject *)object;
     struct qe_engine_options options = {.device = "cpu"};
     struct qe_config config = {0};
