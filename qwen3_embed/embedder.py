@@ -47,20 +47,17 @@ class Embedder(Model):
         "auto" (the first usable GPU, else the CPU), "cpu", "cuda", "cuda:1", "cuda:all", or a
         list of GPUs, which then share the texts of every call.
     dtype : str
-        Of the weights in the engine: "auto" or "bfloat16", which are the same. Less exact, in half
-        the memory: "int8" on CPUs, faster; on GPUs "int8-weights", and, faster, "float8" on those
-        of capability 9.
+        "auto" or "bfloat16", which are the same. Less exact, in half the memory: "int8", on CPUs;
+        "int8-weights", on GPUs; "float8", on GPUs of capability 9. The first and last are faster.
     embedding : {"auto", "device", "host"}
-        Where a GPU's engine keeps the table of token embeddings: in the GPU's memory, or in the
-        host's, which gives the same vectors. "auto": on the host if the GPU has no room for it.
+        Memory of the token embeddings: a GPU's, or pinned host memory if "auto" finds no room.
     max_length : int, optional
-        Tokens of the longest text, the end token included; by default what the model's own
-        files say.
+        Tokens of the longest text, end token included; by default what the model's files say.
     batch_tokens : int, optional
         Token budget of one forward pass; by default chosen for the device.
     num_threads : int, optional
-        Threads of the CPU engine; by default one per core that this process may use: those of
-        its affinity mask, or fewer if its cgroup has a CPU quota (`docker run --cpus=2`).
+        Threads of the CPU engine; by default one per core that this process may use by its
+        affinity mask and its cgroup's CPU quota (`docker run --cpus=2`).
     adapter : str or path-like, optional
         A PEFT LoRA folder or its name on the hub, merged at load and in use at once, under the
         name "default"; see `add_adapter` and `set_adapter`.
