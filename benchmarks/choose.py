@@ -53,25 +53,30 @@ def cheapest(grid: list[Setting], reaches: npt.NDArray[np.bool_], minimise: Cost
     return min(np.flatnonzero(reaches).tolist(), key=lambda i: cost_of(grid[i], minimise))
 
 
-def row_of(
-    name: str, values: Values, grid: list[Setting], target: float, minimise: Cost, n_halves: int
-) -> dict[str, Any]:
-    n_reach, ratios, picks = 0, [], []
+def halves(values: Values, n_halves: int) -> list[tuple[Values, Values]]:
+    """Per split, (n_settings,) bounds on one half and ratios on the other."""
+    found = []
     for seed in range(n_halves):
         order = np.random.default_rng(seed).permutation(len(values))
         own, other = np.array_split(values[order], 2)
-        chosen = cheapest(grid, ratio_bounds(own)[1] >= target, minimise)
-        true = other.mean(axis=0) / other[:, 0].mean()
+        found.append((ratio_bounds(own)[1], other.mean(axis=0) / other[:, 0].mean()))
+    return found
+
+
+def row_of(
+    splits: list[tuple[Values, Values]], grid: list[Setting], target: float, minimise: Cost
+) -> dict[str, Any]:
+    n_reach, ratios, picks = 0, [], []
+    for bounds, true in splits:
+        chosen = cheapest(grid, bounds >= target, minimise)
         best = cheapest(grid, true >= target, minimise)
         n_reach += bool(true[chosen] >= target)
         ratios.append(cost_of(grid[chosen], minimise)[0] / cost_of(grid[best], minimise)[0])
         picks.append(str(grid[chosen]))
     return {
-        "set": name,
-        "queries_per_half": len(values) // 2,
         "target": target,
         "minimise": minimise,
-        "halves": n_halves,
+        "halves": len(splits),
         "reach": n_reach,
         "at_most_twice": sum(ratio <= 2 for ratio in ratios),
         "median_cost_ratio": round(statistics.median(ratios), 2),
@@ -89,13 +94,19 @@ def main() -> None:
         for task, queries, documents in read_sets(arguments.work):
             grid = settings(len(documents))
             values = quality(queries, documents, grid)
+            splits = halves(values, arguments.halves)
+            about = {"set": task.name, "queries_per_half": len(values) // 2}
             for target in TARGETS:
                 for minimise in get_args(Cost):
-                    rows.append(row_of(task.name, values, grid, target, minimise, arguments.halves))
+                    rows.append(about | row_of(splits, grid, target, minimise))
                     print(rows[-1], flush=True)
             true = dict(zip(grid, values.mean(axis=0) / values[:, 0].mean(), strict=True))
             sentences = take_sentences(task.name, list(task.documents))
-            choice = choose(sentences, model, target=0.95)
+            try:
+                choice = choose(sentences, model, target=0.95)
+            except ValueError as error:  # nothing is found by its sentences
+                print(f"{task.name}: {error}")
+                continue
             setting = choice.chosen.setting
             pseudo.append(
                 {

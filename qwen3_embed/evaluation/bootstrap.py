@@ -39,20 +39,23 @@ class Bootstrap:
         self._counts = counts.astype(np.uint8 if counts.max() < 256 else np.int32)
         self._n_queries = n_queries
 
-    def intervals(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def intervals(
+        self, values: npt.NDArray[np.float64], confidence: float = CONFIDENCE
+    ) -> npt.NDArray[np.float64]:
         """Percentile intervals of means.
 
         Parameters
         ----------
         values : ndarray
             (n_queries, n) float64, one column per mean.
+        confidence : float
 
         Returns
         -------
         ndarray
             (2, n) float64: low and high ends.
         """
-        tail = (1 - CONFIDENCE) / 2 * 100
+        tail = (1 - confidence) / 2 * 100
         ends: npt.NDArray[np.float64] = np.percentile(
             self.means(values), [tail, 100 - tail], axis=0
         )

@@ -14,6 +14,7 @@ from .whitening import N_COMPONENTS, Matrix, Moments, Rows, apply_matrix, fit_co
 __all__ = ["Found", "measure"]
 
 _FOLDS = 5
+_CONFIDENCE = 0.99  # more than 95 %: every update measures again
 _MIN_PAIRS = 20  # with fewer, a bootstrap interval is too narrow to be trusted
 _SMALL_DIM = 32  # where principal components are compared with the first dimensions
 _MANY_PAIRS = 1000
@@ -38,7 +39,7 @@ class Found(NamedTuple):
 
 
 class _Gain(NamedTuple):
-    """Means in points, and the 95 % interval of their difference."""
+    """Means in points, and the 99 % interval of their difference."""
 
     before: float
     after: float
@@ -52,7 +53,7 @@ class _Gain(NamedTuple):
     def __str__(self) -> str:
         return (
             f"{self.before:.1f} without and {self.after:.1f} with: {self.after - self.before:+.1f} "
-            f"points (95 % interval {self.low:+.1f} to {self.high:+.1f})"
+            f"points ({100 * _CONFIDENCE:.0f} % interval {self.low:+.1f} to {self.high:+.1f})"
         )
 
 
@@ -146,7 +147,9 @@ class _Pairs(NamedTuple):
         for fold, *matrices in zip(folds, before, after, strict=True):
             for column, matrix in enumerate(matrices):
                 values[fold, column] = self._ndcg(fold, matrix, dim)
-        (low,), (high,) = Bootstrap(len(values)).intervals(values[:, 1:] - values[:, :1]).tolist()
+        differences = values[:, 1:] - values[:, :1]
+        ends = Bootstrap(len(values)).intervals(differences, _CONFIDENCE)
+        (low,), (high,) = ends.tolist()
         means = values.mean(axis=0)
         return _Gain(100 * means[0], 100 * means[1], 100 * low, 100 * high)
 

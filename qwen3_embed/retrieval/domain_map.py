@@ -58,7 +58,7 @@ def fit_domain(
 ) -> DomainMap:
     """Fits a map on texts of a domain, or on pairs, without training.
 
-    It is kept if nDCG@10 gains beyond the 95 % interval: on `held_out`, or, with pairs as
+    It is kept if nDCG@10 gains beyond the 99 % interval: on `held_out`, or, with pairs as
     examples, on the first 2,000 of them, each measured with a map that was fitted without its
     fifth. Texts alone can't judge a map, so without `held_out` it declines: queries made of the
     texts gained 1 to 3 points where people's queries lost.
