@@ -29,7 +29,8 @@ SHAPES = ("4x512", "8x128", "16x32", "1x2048", "1x16")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 REST_S = 0.05  # before each turn: others' threads look for work for some milliseconds
 
-# Ours, then the rival: (dtype, instruction set), or OpenVINO and its bound.
+# Ours, then the rival: (dtype, or q8_0 for the GGUF file, and instruction set), or OpenVINO and
+# its bound.
 PAIRS = (
     (("int8", "amx_bf16"), ("bfloat16", "amx_bf16")),
     (("int8", "avx512_bf16"), ("bfloat16", "avx512_bf16")),
@@ -40,6 +41,8 @@ PAIRS = (
     (("int8", "avx2"), ("bfloat16", "avx2")),
     (("int8", "avx2"), ("openvino", "AVX2")),
     (("bfloat16", "avx512"), ("bfloat16", "avx2")),
+    (("q8_0", "avx512_bf16"), ("bfloat16", "avx512_bf16")),
+    (("q8_0", "avx2"), ("bfloat16", "avx2")),
 )
 
 Contender = tuple[str, str]
@@ -61,7 +64,7 @@ class Contenders:
                 if self.arguments.openvino is None:
                     return None
                 self.runs[contender] = self._openvino(isa)
-            elif isa in _core.instruction_sets():
+            elif isa in _core.instruction_sets() and (kind != "q8_0" or self.arguments.gguf):
                 self.runs[contender] = self._ours(kind, isa)
             else:
                 return None
@@ -69,7 +72,8 @@ class Contenders:
 
     def _ours(self, dtype: str, isa: str) -> Run:
         os.environ["QWEN3_EMBED_ISA"] = isa
-        model = Embedder(self.folder, device="cpu", dtype=dtype, num_threads=self.arguments.threads)
+        folder, dtype = (self.arguments.gguf, "auto") if dtype == "q8_0" else (self.folder, dtype)
+        model = Embedder(folder, device="cpu", dtype=dtype, num_threads=self.arguments.threads)
         del os.environ["QWEN3_EMBED_ISA"]
         vocab_size = json.loads((self.folder / "config.json").read_text())["vocab_size"]
         clock = CLOCKS[self.arguments.clock]
@@ -143,6 +147,7 @@ def compare(contenders: Contenders, pairs: list[tuple[Contender, Contender]]) ->
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--openvino", type=str, help="Python that has OpenVINO; none: left out")
+    parser.add_argument("--gguf", type=Path, help="the same model in Q8_0; none: left out")
     parser.add_argument("--threads", type=int, default=n_cores())
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each contender")

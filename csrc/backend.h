@@ -66,7 +66,8 @@ struct qe_batch {
 
 /* Measured limits of a device. */
 struct qe_peak {
-    double flops;       /* FLOP/s of its fastest bf16 matrix product               */
+    double flops;       /* FLOP/s of its fastest matrix product in bf16, or in int8
+                           if the backend computes in that                         */
     double bytes_per_s; /* memory bandwidth: of reading on a CPU; of copying on a
                            GPU, counting bytes read and bytes written              */
 };
@@ -82,6 +83,7 @@ struct qe_backend {
     char note[QE_NOTE_BYTES]; /* "", or why forward() is slower than it should be:
                                  sentences of open() and forward(); the latter adds
                                  at most one                                         */
+    bool is_int8;             /* multiplies int8, not bf16                            */
     bool keeps_model;         /* reads the model's weights after opening, too         */
     size_t weight_bytes;      /* of weights in host memory of its own                 */
 

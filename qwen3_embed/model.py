@@ -399,7 +399,8 @@ class Model(SentenceTransformersNames):
     def measure_ceiling(self) -> tuple[float, float]:
         """Measures the peak rates of all devices together: (FLOP/s, bytes/s).
 
-        The first is the rate of a bf16 matrix product, the second that of reading memory.
+        The first is the rate of a matrix product in bf16, or on a CPU with int8 weights in int8;
+        the second that of reading memory.
         """
         return self._engines.measure()
 

@@ -466,6 +466,7 @@ qe_backend_cpu_open(const struct qe_model *model, const struct qe_cpu_options *o
         .after_fork = after_fork,
         .measure = qe_peak_measure,
         .close = close_backend,
+        .is_int8 = options->dtype == QE_INT8,
         .keeps_model = true,
         .add_adapter = options->dtype == QE_INT8 ? add_int8_adapter : NULL,
     };

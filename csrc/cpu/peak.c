@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "peak.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,8 +126,8 @@ struct tile_config {
 #define ARCH_REQ_XCOMP_PERM 0x1023
 #define XFEATURE_XTILEDATA 18
 
-__attribute__((target("amx-tile,amx-bf16"))) static void
-run_amx(void)
+__attribute__((target("amx-tile"))) static void
+configure_amx(void)
 {
     struct tile_config config = {.palette = 1};
 
@@ -144,11 +145,92 @@ run_amx(void)
     _tile_zero(3);
     _tile_zero(4);
     _tile_zero(5);
+}
+
+__attribute__((target("amx-tile,amx-bf16"))) static void
+run_amx(void)
+{
+    configure_amx();
     for (int i = 0; i < N_STEPS / 4; i++) {
         _tile_dpbf16ps(0, 4, 5);
         _tile_dpbf16ps(1, 4, 5);
         _tile_dpbf16ps(2, 4, 5);
         _tile_dpbf16ps(3, 4, 5);
+    }
+    _tile_release();
+}
+
+/* ---- int8 ---- */
+
+__attribute__((target("avx2"))) static void
+run_words_avx2(void)
+{
+    __m256i sum[N_SUMS], a = _mm256_set1_epi16(1);
+
+    for (int j = 0; j < N_SUMS; j++) {
+        sum[j] = a;
+    }
+    for (int i = 0; i < N_STEPS; i++) {
+#pragma GCC unroll 12
+        for (int j = 0; j < N_SUMS; j++) {
+            sum[j] = _mm256_add_epi32(sum[j], _mm256_madd_epi16(a, a));
+            __asm__ volatile("" : "+x"(a));
+        }
+    }
+    for (int j = 0; j < N_SUMS; j++) {
+        __asm__ volatile("" ::"x"(sum[j]));
+    }
+}
+
+__attribute__((target("avx2,avxvnni"))) static void
+run_avx_vnni(void)
+{
+    __m256i sum[N_SUMS], a = _mm256_set1_epi8(1);
+
+    for (int j = 0; j < N_SUMS; j++) {
+        sum[j] = a;
+    }
+    for (int i = 0; i < N_STEPS; i++) {
+#pragma GCC unroll 12
+        for (int j = 0; j < N_SUMS; j++) {
+            sum[j] = _mm256_dpbusd_avx_epi32(sum[j], a, a);
+        }
+        __asm__ volatile("" : "+x"(a));
+    }
+    for (int j = 0; j < N_SUMS; j++) {
+        __asm__ volatile("" ::"x"(sum[j]));
+    }
+}
+
+__attribute__((target("avx512f,avx512vnni"))) static void
+run_avx512_vnni(void)
+{
+    __m512i sum[N_SUMS], a = _mm512_set1_epi8(1);
+
+    for (int j = 0; j < N_SUMS; j++) {
+        sum[j] = a;
+    }
+    for (int i = 0; i < N_STEPS; i++) {
+#pragma GCC unroll 12
+        for (int j = 0; j < N_SUMS; j++) {
+            sum[j] = _mm512_dpbusd_epi32(sum[j], a, a);
+        }
+        __asm__ volatile("" : "+v"(a));
+    }
+    for (int j = 0; j < N_SUMS; j++) {
+        __asm__ volatile("" ::"v"(sum[j]));
+    }
+}
+
+__attribute__((target("amx-tile,amx-int8"))) static void
+run_amx_int8(void)
+{
+    configure_amx();
+    for (int i = 0; i < N_STEPS / 4; i++) {
+        _tile_dpbssd(0, 4, 5);
+        _tile_dpbssd(1, 4, 5);
+        _tile_dpbssd(2, 4, 5);
+        _tile_dpbssd(3, 4, 5);
     }
     _tile_release();
 }
@@ -163,6 +245,19 @@ static const struct loop loops[] = {
     {"avx512", N_STEPS * 32.0 * N_SUMS, run_avx512},
     {"avx_vnni", N_STEPS * 16.0 * N_SUMS, run_avx2},
     {"avx2", N_STEPS * 16.0 * N_SUMS, run_avx2},
+#endif
+    {"portable", N_STEPS * 8.0 * N_SUMS, run_portable},
+};
+
+/* The same of int8, in operations. */
+static const struct loop int8_loops[] = {
+#if defined(__x86_64__)
+    {"amx_bf16", N_STEPS * 32768.0, run_amx_int8},
+    {"avx512_bf16", N_STEPS * 128.0 * N_SUMS, run_avx512_vnni},
+    {"avx512_vnni", N_STEPS * 128.0 * N_SUMS, run_avx512_vnni},
+    {"avx512", N_STEPS * 32.0 * N_SUMS, run_words_avx2},
+    {"avx_vnni", N_STEPS * 64.0 * N_SUMS, run_avx_vnni},
+    {"avx2", N_STEPS * 32.0 * N_SUMS, run_words_avx2},
 #endif
     {"portable", N_STEPS * 8.0 * N_SUMS, run_portable},
 };
@@ -185,9 +280,9 @@ loop_task(void *context, int index, int worker)
 }
 
 static double
-peak_flops(struct qe_threads *threads, const char *isa)
+peak_flops(struct qe_threads *threads, const char *isa, bool is_int8)
 {
-    const struct loop *loop = loops;
+    const struct loop *loop = is_int8 ? int8_loops : loops;
     int n_threads = qe_threads_count(threads);
     double best_s = 1e9;
 
@@ -258,7 +353,7 @@ qe_peak_measure(struct qe_backend *backend, struct qe_peak *peak, struct qe_erro
     if (status == 0) {
         memset(data, 1, READ_BYTES);
         peak->bytes_per_s = read_bytes_per_s(threads, data);
-        peak->flops = peak_flops(threads, backend->kernels);
+        peak->flops = peak_flops(threads, backend->kernels, backend->is_int8);
         qe_threads_close(threads);
     }
     free(data);

@@ -47,17 +47,40 @@ load_unsigned(const uint8_t *panel)
                : _mm512_xor_si512(x, _mm512_set1_epi8((char)UNSIGNED_ZERO));
 }
 
-/* part (rows, blocks) += one block of each row times 32 columns of the panel. */
+/* What the blocks of one group of each row begin and end with, ready to be broadcast.
+ */
+struct group {
+    _Alignas(16) float scales[MAX_ROWS][QE_Q8_0_BLOCKS];
+    _Alignas(16) int32_t starts[MAX_ROWS][QE_Q8_0_BLOCKS];
+};
+
+static inline __attribute__((always_inline)) void
+load_group(struct group *group, int r, const unsigned char *w, const int16_t *sums)
+{
+    __m128i halves = _mm_cvtsi32_si128(qe_q8_0_scale(w));
+    __m128i wide =
+        _mm_cvtepi16_epi32(_mm_loadl_epi64((const __m128i *)(const void *)sums));
+
+    halves = _mm_insert_epi16(halves, qe_q8_0_scale(w + QE_Q8_0_BYTES), 1);
+    halves = _mm_insert_epi16(halves, qe_q8_0_scale(w + 2 * QE_Q8_0_BYTES), 2);
+    halves = _mm_insert_epi16(halves, qe_q8_0_scale(w + 3 * QE_Q8_0_BYTES), 3);
+    _mm_store_ps(group->scales[r], _mm_cvtph_ps(halves));
+    _mm_store_si128((__m128i *)(void *)group->starts[r],
+                    _mm_sub_epi32(_mm_setzero_si128(), _mm_slli_epi32(wide, 7)));
+}
+
+/* part (rows, blocks) += block number `block` of each row's group times 32 columns of
+ * the panel. */
 static inline __attribute__((always_inline)) void
 add_block(__m512 part[MAX_ROWS][MAX_BLOCKS], const unsigned char *const w[MAX_ROWS],
-          const int16_t *const sums[MAX_ROWS], int block, const uint8_t *panel,
+          const struct group *group, const int block, const uint8_t *panel,
           const struct strip *s, const int rows, const int blocks)
 {
     __m512i sum[MAX_ROWS][MAX_BLOCKS];
 
     for (int r = 0; r < rows; r++) {
         for (int b = 0; b < blocks; b++) {
-            sum[r][b] = _mm512_set1_epi32(-UNSIGNED_ZERO * sums[r][block]);
+            sum[r][b] = _mm512_set1_epi32(group->starts[r][block]);
         }
     }
 #pragma GCC unroll 8
@@ -67,14 +90,15 @@ add_block(__m512 part[MAX_ROWS][MAX_BLOCKS], const unsigned char *const w[MAX_RO
             x[b] = load_unsigned(panel + b * s->block_bytes + 16 * c);
         }
         for (int r = 0; r < rows; r++) {
-            __m512i a = broadcast_quad(qe_q8_0_values(w[r]) + c);
+            __m512i a =
+                broadcast_quad(qe_q8_0_values(w[r] + block * QE_Q8_0_BYTES) + c);
             for (int b = 0; b < blocks; b++) {
                 sum[r][b] = _mm512_dpbusd_epi32(sum[r][b], x[b], a);
             }
         }
     }
     for (int r = 0; r < rows; r++) {
-        __m512 scale = _mm512_set1_ps(_cvtsh_ss(qe_q8_0_scale(w[r])));
+        __m512 scale = _mm512_set1_ps(group->scales[r][block]);
         for (int b = 0; b < blocks; b++) {
             part[r][b] =
                 _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][b]), scale, part[r][b]);
@@ -105,20 +129,22 @@ multiply_strip(const struct strip *s, const int rows, const int blocks)
     const uint8_t *panel = s->panel;
     for (int g = 0; g < s->n_groups; g++) {
         __m512 part[MAX_ROWS][MAX_BLOCKS];
+        struct group group;
         for (int r = 0; r < rows; r++) {
-            _mm_prefetch((const char *)w[r] + 2 * QE_Q8_0_GROUP_BYTES, _MM_HINT_T0);
-            _mm_prefetch((const char *)w[r] + s->ahead_bytes, _MM_HINT_T1);
-            _mm_prefetch((const char *)w[r] + s->ahead_bytes + 64, _MM_HINT_T1);
+            const char *at = (const char *)w[r];
+            _mm_prefetch(at + 2 * QE_Q8_0_GROUP_BYTES, _MM_HINT_T0);
+            _mm_prefetch(at + 2 * QE_Q8_0_GROUP_BYTES + 64, _MM_HINT_T0);
+            _mm_prefetch(at + s->ahead_bytes, _MM_HINT_T1);
+            _mm_prefetch(at + s->ahead_bytes + 64, _MM_HINT_T1);
+            load_group(&group, r, w[r], sums[r]);
             for (int b = 0; b < blocks; b++) {
                 part[r][b] = _mm512_setzero_ps();
             }
         }
+#pragma GCC unroll 4
         for (int block = 0; block < QE_Q8_0_BLOCKS; block++) {
-            add_block(part, w, sums, block, panel, s, rows, blocks);
+            add_block(part, w, &group, block, panel, s, rows, blocks);
             panel += QE_Q8_0_BLOCK * QE_PANEL_ROWS;
-            for (int r = 0; r < rows; r++) {
-                w[r] += QE_Q8_0_BYTES;
-            }
         }
         for (int b = 0; b < blocks; b++) {
             __m512 scale = _mm512_loadu_ps(s->scales + b * s->scale_stride + 16 * g);
@@ -129,6 +155,7 @@ multiply_strip(const struct strip *s, const int rows, const int blocks)
             }
         }
         for (int r = 0; r < rows; r++) {
+            w[r] += QE_Q8_0_GROUP_BYTES;
             sums[r] += QE_Q8_0_BLOCKS;
         }
     }

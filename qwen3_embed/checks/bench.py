@@ -25,7 +25,7 @@ _QUERY = "What is the capital of China?"
 
 
 class Ceiling(NamedTuple):
-    """The device's measured limits: bf16 matrix products and memory bandwidth."""
+    """The device's measured limits: matrix products, in bf16 or in int8, and memory bandwidth."""
 
     tflops: float
     gb_per_s: float

@@ -58,7 +58,8 @@ def run(namespace: argparse.Namespace) -> int:
 def _print_table(bench: Bench) -> None:
     ceiling, query = bench.ceiling, bench.query
     print(f"{bench.model} in {bench.dtype} on {bench.device} ({bench.kernels})")
-    print(f"ceiling: {ceiling.tflops:.2f} TFLOP/s in bf16, {ceiling.gb_per_s:.0f} GB/s")
+    unit = "TOP/s in int8" if bench.dtype == "int8" else "TFLOP/s in bf16"
+    print(f"ceiling: {ceiling.tflops:.2f} {unit}, {ceiling.gb_per_s:.0f} GB/s")
     print(f"load:    {bench.load_s:.2f} s, {bench.load_gb_per_s:.2f} GB/s")
     print(
         f"query:   {query.median_ms:.2f} ms (best {query.best_ms:.2f}) for {query.n_tokens} "
