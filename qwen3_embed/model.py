@@ -399,8 +399,7 @@ class Model(SentenceTransformersNames):
     def measure_ceiling(self) -> tuple[float, float]:
         """Measures the peak rates of all devices together: (FLOP/s, bytes/s).
 
-        The first is the rate of a matrix product in bf16, or on a CPU with int8 weights in int8;
-        the second that of reading memory.
+        The first is the rate of a matrix product, in bf16 or int8, the second of reading memory.
         """
         return self._engines.measure()
 
