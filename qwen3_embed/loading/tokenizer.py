@@ -169,13 +169,15 @@ class Tokenizer:
             )
         self._max_length = max_length
 
-    def encode(self, texts: Sequence[str]) -> TokenBatch:
+    def encode(self, texts: Sequence[str], *, frees_gil: bool = False) -> TokenBatch:
         """Tokenises; a text over `max_length` loses its tail and keeps its end token.
 
         Parameters
         ----------
         texts : sequence of str
             n texts.
+        frees_gil : bool
+            Lets other Python threads run meanwhile even if the texts are few.
 
         Returns
         -------
@@ -191,7 +193,7 @@ class Tokenizer:
         longest = counted_tokens(self._max_length) + 1
         tokens = array("i")
         lengths = np.empty(len(texts), np.int64)
-        for i, ids in enumerate(self._ids(texts, longest)):
+        for i, ids in enumerate(self._ids(texts, longest, frees_gil)):
             lengths[i] = min(len(ids) + self._n_around, longest)
             if before:
                 tokens.extend(before)
@@ -314,10 +316,12 @@ class Tokenizer:
         """The ids that every text ends with."""
         return self._after
 
-    def _ids(self, texts: Sequence[str], n_needed: int) -> Iterator[list[int]]:
+    def _ids(
+        self, texts: Sequence[str], n_needed: int, frees_gil: bool = False
+    ) -> Iterator[list[int]]:
         """The ids of each text; of a long one the first, at least `n_needed` if it has as many."""
         short = [text for text in texts if self._stream is None or len(text) <= _LONG_TEXT]
-        encodings = iter(self._encode_batch(short))
+        encodings = iter(self._encode_batch(short, frees_gil))
         for text in texts:
             if self._stream is None or len(text) <= _LONG_TEXT:
                 yield next(encodings).ids
@@ -336,10 +340,13 @@ class Tokenizer:
         else:
             yield from self._stream.ids(text)
 
-    def _encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    def _encode_batch(
+        self, texts: Sequence[str], frees_gil: bool = False
+    ) -> list[tokenizers.Encoding]:
         fast = self._fast
         try:
-            if len(texts) <= _FEW_TEXTS and sum(map(len, texts)) <= _FEW_CHARACTERS:
+            few = len(texts) <= _FEW_TEXTS and sum(map(len, texts)) <= _FEW_CHARACTERS
+            if few and not frees_gil:  # `encode` keeps the GIL, and starts no threads
                 return [fast.encode(text, add_special_tokens=False) for text in texts]
             return fast.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError:

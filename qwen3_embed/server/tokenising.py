@@ -90,7 +90,7 @@ class Tokenising:
             self._begin()
             return
         loop = asyncio.get_running_loop()
-        done = self._thread.submit(_encode, tokenizer, requests)
+        done = self._thread.submit(_encode, tokenizer, requests, frees_gil=True)
         done.add_done_callback(lambda found: loop.call_soon_threadsafe(self._end, taken, found))
 
     def _end(self, taken: list[_Waiting], found: Future[list[TokenBatch | UnicodeError]]) -> None:
@@ -118,11 +118,15 @@ def _resume(batch: asyncio.Future[TokenBatch], result: TokenBatch | BaseExceptio
         batch.set_result(result)
 
 
-def _encode(tokenizer: Tokenizer, requests: list[list[str]]) -> list[TokenBatch | UnicodeError]:
+def _encode(
+    tokenizer: Tokenizer, requests: list[list[str]], *, frees_gil: bool = False
+) -> list[TokenBatch | UnicodeError]:
     """Token ids of each request's texts; the error of a request is its own."""
     texts = [text for each in requests for text in each]
     try:
-        return list(_parts_of(tokenizer.encode(texts), list(map(len, requests))))
+        return list(
+            _parts_of(tokenizer.encode(texts, frees_gil=frees_gil), list(map(len, requests)))
+        )
     except UnicodeError as error:
         if len(requests) == 1:
             return [error]
