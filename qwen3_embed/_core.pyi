@@ -80,8 +80,8 @@ class Engine:
     def pending_tokens(self) -> int:
         """Tokens submitted and not yet done: how busy the engine is."""
     def measure(self) -> tuple[float, float]:
-        """The device's ceilings, measured now: FLOP/s of its best product of bf16 (or int8) matrices, and
-        bytes/s of its memory. Takes seconds and 1 GiB; not while another thread closes."""
+        """The device's ceilings, measured now: FLOP/s of its best product of matrices in bf16 or
+        int8, and bytes/s of its memory. Takes seconds and 1 GiB; not while another thread closes."""
     def add_adapter(self, tensors: dict[str, npt.NDArray[Any]], /) -> int:
         """Adds weights that stand in for some of the model's, by name without "model.".
 
