@@ -302,10 +302,8 @@ def test_server(folder: Path, domain: DomainMap, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_evaluate(tmp_path: Path, capsys: Any) -> None:
-    pytest.importorskip("ir_measures")
-    from qwen3_embed.cli import main
-
+def last_half(path: Path) -> None:
+    """A file with the map for mini that keeps the last 128 dimensions alone."""
     with Embedder("mini") as model:
         made = DomainMap(
             model.fingerprint,
@@ -317,7 +315,28 @@ def test_evaluate(tmp_path: Path, capsys: Any) -> None:
             matrix=np.diag(np.r_[np.zeros(128), np.ones(128)]),
             report="made",
         )
-    made.save(tmp_path / "d.safetensors")
+    made.save(path)
+
+
+def test_search(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other scores with a map, kept apart from those without in the remembered vectors."""
+    from qwen3_embed.cli import main
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    last_half(tmp_path / "d.safetensors")
+    (tmp_path / "a.txt").write_text("gzip compresses a file\ngit takes back a commit\n")
+    told = []
+    for options in ([], ["--projection", str(tmp_path / "d.safetensors")], []):
+        assert main(["search", str(tmp_path / "a.txt"), "make it smaller", *options]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[2] != told[1]
+
+
+def test_evaluate(tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("ir_measures")
+    from qwen3_embed.cli import main
+
+    last_half(tmp_path / "d.safetensors")
     assert main(["evaluate", "zh-en", "--projection", str(tmp_path / "d.safetensors")]) == 0
     assert "mini + map: 256 dims" in capsys.readouterr().out.replace("dimensions", "dims")
 

@@ -78,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     kept.add_argument("--rebuild", action="store_true", help="embed all passages again")
     add_model_arguments(parser, "mini", takes_cache=False)
+    parser.add_argument(
+        "--projection", metavar="FILE", help="domain map of fit_domain, fitted for this model"
+    )
     parser.set_defaults(wrong=parser.error)
 
 
@@ -104,7 +107,8 @@ def _nearest(namespace: argparse.Namespace) -> list[FoundPassage]:
 
     files = find_files(namespace.corpus)
     n_hits = namespace.top_k if namespace.rerank is None else max(namespace.top_k, _CANDIDATES)
-    with Embedder(namespace.model, adapter=namespace.adapter, **model_settings(namespace)) as model:
+    settings = model_settings(namespace) | {"projection": namespace.projection}
+    with Embedder(namespace.model, adapter=namespace.adapter, **settings) as model:
         query = model.encode_query(
             namespace.query,
             dim=namespace.dim,
