@@ -81,7 +81,8 @@ class Engine:
         """Tokens submitted and not yet done: how busy the engine is."""
     def measure(self) -> tuple[float, float]:
         """The device's ceilings, measured now: FLOP/s of its best product of matrices in bf16 or
-        int8, and bytes/s of its memory. Takes seconds and 1 GiB; not while another thread closes."""
+        int8, and bytes/s of its memory. Takes seconds and 1 GiB; not while another thread closes.
+        """
     def add_adapter(self, tensors: dict[str, npt.NDArray[Any]], /) -> int:
         """Adds weights that stand in for some of the model's, by name without "model.".
 
