@@ -112,6 +112,7 @@ def test_rerank_on_the_same_terms(notes: str, capsys: Capture, monkeypatch: Any)
     assert given == {
         "device": "cpu",
         "dtype": "bfloat16",
+        "embedding": "auto",
         "num_threads": 1,
         "batch_tokens": None,
         "local_files_only": True,
