@@ -41,4 +41,5 @@ def test_loader(tmp_path: Path, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["BF16", "F32"])
 def test_engine(tmp_path: Path, dtype: str) -> None:
     program = build_faults("test_engine_faults", ENGINE)
-    check(tmp_path, dtype, program, {"engine": 25})
+    # Of 50. Threads call in an order that varies, and a hint's failure shows nowhere: 23 to 33.
+    check(tmp_path, dtype, program, {"engine": 20})

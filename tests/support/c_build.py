@@ -103,7 +103,7 @@ def build(
     *,
     sanitize: str = "",
     compiler: str = "gcc",
-    flags: Sequence[str] = ("-O1", "-g", "-ffp-contract=off", "-fno-math-errno"),
+    flags: Sequence[str] = ("-O1", "-g1", "-ffp-contract=off", "-fno-math-errno"),
     link: Sequence[str] = (),
 ) -> Path:
     """Compiles and links a program; the same arguments give the same file.
