@@ -26,8 +26,8 @@ def program(forced: str | None) -> Path:
         flags = (*AVX512, "-mavx512vnni", *BYTES, "-DQE_ISA=avx_vnni", "-Wno-psabi")
         sources = tuple((s[0], flags) if s[0] in own else s for s in ENGINE)
     defines = () if forced is None else (f"-DFORCED_ISA={forced}",)
-    name = f"multiply_int8_{forced or 'chosen'}"
-    return build(name, ["tests/c/multiply_int8.c", *sources], flags=("-O1", *defines))
+    own_file = ("tests/c/multiply_int8.c", defines)  # the engine's objects are other tests', too
+    return build(f"multiply_int8_{forced or 'chosen'}", [own_file, *sources])
 
 
 def multiply_in_c(
