@@ -8,15 +8,13 @@ alike, and measured by its gate on other pairs; `test` is the effect on the quer
 
 from __future__ import annotations
 
-import csv
-import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.record import parser_of, record
-from benchmarks.retrieval_sets import MIN_EXPLANATION_CHARS, ndcg_at_10, read_sets
+from benchmarks.retrieval_sets import idiom_pairs, ndcg_at_10, read_sets
 from qwen3_embed import DomainMap, Embedder, fit_domain
 
 N_SPLITS = 20
@@ -80,20 +78,6 @@ def splits(name: str, texts: list[str], answers: list[str], queries: Any, docume
         "test_gain_lowest": round(float(np.min(gains)), 2),
         "test_gain_highest": round(float(np.max(gains)), 2),
     }
-
-
-def idiom_pairs(path: Path) -> list[tuple[str, str]]:
-    """Idioms and explanations in the order of benchmarks.retrieval_sets."""
-    with path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    found: dict[str, str] = {}
-    for row in rows:
-        explanation, word = row["explanation"], row["word"]
-        if len(explanation) >= MIN_EXPLANATION_CHARS and word not in explanation:
-            found.setdefault(explanation, word)
-    explanations = list(found)
-    random.Random(5).shuffle(explanations)
-    return [(found[explanation], explanation) for explanation in explanations]
 
 
 def idioms(model: Embedder, pairs: list[tuple[str, str]], queries: Any, documents: Any) -> Any:

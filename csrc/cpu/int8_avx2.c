@@ -8,6 +8,8 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "int8_avx2.h"
+
 #define STRIP_ROWS 6
 
 /* strip (6, QE_GROUP) <- one group of w's n_rows rows, row_bytes apart. Missing rows
@@ -54,20 +56,6 @@ multiply_group(__m256i sum[STRIP_ROWS][2], const int16_t *strip, const int16_t *
             }
         }
     }
-}
-
-/* y (8) = or += sum times scale, and by the row's scale after the last group. */
-static inline __attribute__((always_inline)) void
-store_sum(float *y, __m256i sum, const float *scale, bool first, bool last,
-          float row_scale)
-{
-    __m256 total = first ? _mm256_setzero_ps() : _mm256_loadu_ps(y);
-
-    total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(scale), total);
-    if (last) {
-        total = _mm256_mul_ps(total, _mm256_set1_ps(row_scale));
-    }
-    _mm256_storeu_ps(y, total);
 }
 
 void

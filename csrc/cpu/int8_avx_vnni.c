@@ -9,15 +9,9 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define STRIP_ROWS 6
+#include "int8_avx2.h"
 
-/* The tests run this file on processors that have the instruction in its AVX-512
- * encoding alone. */
-#ifdef __AVXVNNI__
-#define DOT _mm256_dpbusd_avx_epi32
-#else
-#define DOT _mm256_dpbusd_epi32
-#endif
+#define STRIP_ROWS 6
 
 /* sum (6, 16) += one group of the rows times one block of the panel. Asks for the same
  * group of the rows ahead_bytes further on. */
@@ -45,20 +39,6 @@ add_group(__m256i sum[STRIP_ROWS][2], const int8_t *const w[STRIP_ROWS],
             }
         }
     }
-}
-
-/* y (8) = or += sum times scale, and by the row's scale after the last group. */
-static inline __attribute__((always_inline)) void
-store_sum(float *y, __m256i sum, const float *scale, bool first, bool last,
-          float row_scale)
-{
-    __m256 total = first ? _mm256_setzero_ps() : _mm256_loadu_ps(y);
-
-    total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(scale), total);
-    if (last) {
-        total = _mm256_mul_ps(total, _mm256_set1_ps(row_scale));
-    }
-    _mm256_storeu_ps(y, total);
 }
 
 /* y (n_rows, 16), rows ldy apart, = or += the rows times one block of the panel. A

@@ -4,17 +4,10 @@
 
 #include <immintrin.h>
 
+#include "int8_avx2.h"
 #include "q8_0.h"
 
 #define STRIP_ROWS 6
-
-/* The tests run this file on processors that have the instruction in its AVX-512
- * encoding alone. */
-#ifdef __AVXVNNI__
-#define DOT _mm256_dpbusd_avx_epi32
-#else
-#define DOT _mm256_dpbusd_epi32
-#endif
 
 /* part (6, 16) = or += one block of each row times 32 columns of one block of the
  * panel, whose values are QE_INT8_ZERO too large. */
