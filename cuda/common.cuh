@@ -27,13 +27,6 @@ store_16_bytes(void *p, uint4 v)
     *static_cast<uint4 *>(p) = v;
 }
 
-/* Prefetches the 128 bytes around p. */
-static __device__ __forceinline__ void
-prefetch_line(const void *p)
-{
-    asm volatile("prefetch.global.L1 [%0];\n" ::"l"(p));
-}
-
 static __device__ __forceinline__ void
 widen(float (&y)[8], uint4 v)
 {
