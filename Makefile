@@ -5,7 +5,11 @@ PYTEST = $(PYTHON) -m pytest -n 2 --dist loadfile
 QUICK = api engine ops mini cli files server
 ASAN = engine ops api safetensors
 C_FILES = git ls-files '*.c' '*.h' '*.cu' '*.cuh'
+ARCHS ?= release
 files = $(foreach name,$(1),tests/test_$(name).py)
+wheel_for = QWEN3_EMBED_TARGET=$(1)-linux-gnu.2.28 $(PYTHON) -m pip wheel -q --no-deps --no-build-isolation \
+		-w build/release dist/*.tar.gz && \
+	$(PYTHON) -m auditwheel repair -w dist --exclude libcublasLt.so.13 build/release/*_$(1).whl
 
 .PHONY: build quick test test-all clients lint asan fuzz bench gpu wheel release
 
@@ -57,5 +61,7 @@ wheel:
 	$(PYTHON) -m pip wheel -q --no-deps --no-build-isolation -w dist .
 
 release:
+	rm -rf dist build/release
 	$(PYTHON) -m build -q --sdist --no-isolation
-	QWEN3_EMBED_CUDA=1 QWEN3_EMBED_CUDA_ARCHS=release $(PYTHON) -m pip wheel -q --no-deps -w dist dist/*.tar.gz
+	QWEN3_EMBED_CUDA=1 QWEN3_EMBED_CUDA_ARCHS="$(ARCHS)" $(call wheel_for,x86_64)
+	QWEN3_EMBED_CUDA=0 $(call wheel_for,aarch64)

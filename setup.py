@@ -3,6 +3,7 @@ where nvcc and cuBLAS are, qwen3_embed/libqe_cuda.so, the CUDA engine.
 
 The CPU's inner kernels are compiled once per instruction set; the best is chosen at run time.
 QWEN3_EMBED_CUDA=0 builds without CUDA, =1 not without it.
+QWEN3_EMBED_TARGET=aarch64-linux-gnu.2.28 builds for that platform with zig: csrc/target.py.
 QWEN3_EMBED_SANITIZE=address,undefined (or thread) builds for that sanitizer, without CUDA.
 """
 
@@ -19,6 +20,7 @@ from setuptools.errors import CompileError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from csrc.sources import FLAGS, binding_sources, cuda_sources, engine_sources, kernel_sources
+from csrc.target import TARGET, use_zig
 from csrc.toolkit import ToolkitError, find_toolkit
 
 SANITIZE = os.environ.get("QWEN3_EMBED_SANITIZE", "")
@@ -26,6 +28,8 @@ CUDA = "0" if SANITIZE else os.environ.get("QWEN3_EMBED_CUDA", "auto")
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 LIBRARY = "qwen3_embed.libqe_cuda"
 
+if TARGET:
+    use_zig()
 if SANITIZE:
     FLAGS += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g", "-O1"]
 if CUDA not in ("auto", "0", "1"):

@@ -1,7 +1,8 @@
 """C and CUDA sources and their compiler flags: one list for setup.py and for the tests."""
 
-import platform
 from pathlib import Path
+
+from csrc.target import MACHINE
 
 HERE = Path(__file__).parent
 
@@ -36,7 +37,7 @@ SETS = {
         [*BF16, "-mamx-tile", "-mamx-bf16", "-mamx-int8", *SIGNED_BYTES],
     ),
 }
-IS_X86 = platform.machine() in ("x86_64", "AMD64")
+IS_X86 = MACHINE in ("x86_64", "AMD64")
 KERNEL_SETS = SETS if IS_X86 else {"portable": SETS["portable"]}
 COMMON_KERNELS = ["ops.c", "attention.c", "isa_table.c"]  # in every set
 PER_SET = {file for own, _ in SETS.values() for file in own} | set(COMMON_KERNELS)

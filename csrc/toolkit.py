@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from csrc.target import TARGET, zig
+
 FLAGS = ["-std=c++20", "-O3", "-lineinfo", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
 # sm_90a has kernels of its own; PTX is for later GPUs. The first is for development and CI.
 ARCHITECTURES = "80+ptx;90a"
@@ -24,7 +26,7 @@ RELEASE_ARCHITECTURES = "80+ptx;86;89;90a;100;120+ptx"
 CUBLAS = "libcublasLt.so.13"
 USUAL_HOME = Path("/usr/local/cuda")
 LINK = ["-lcudart_static", "-ldl", "-lrt", "-lpthread", "-static-libstdc++", "-static-libgcc"]
-LINK += ["-Wl,--exclude-libs,ALL", "-Wl,-z,defs"]
+LINK += ["-Wl,--version-script=cuda/exports.map", "-Wl,-z,defs"]
 
 
 class ToolkitError(Exception):
@@ -63,7 +65,9 @@ class Toolkit:
             made = list(pool.map(lambda source: self._compile(source, folder), ordered))
         target.parent.mkdir(parents=True, exist_ok=True)
         folders = [f"-L{path}" for path in self.libraries]
-        _run(["g++", "-shared", "-o", target, *made, *objects, self.cublas, *folders, *LINK])
+        # nvcc refuses zig as the host's compiler; but zig links what g++ compiled.
+        linker = [*zig("c++"), "-s"] if TARGET else ["g++"]
+        _run([*linker, "-shared", "-o", target, *made, *objects, self.cublas, *folders, *LINK])
 
     def _compile(self, source: str, folder: Path) -> Path:
         made = folder / f"{Path(source).stem}.o"

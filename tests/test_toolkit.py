@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from csrc import toolkit
+from csrc import target, toolkit
 from csrc.sources import cuda_sources
-from csrc.toolkit import ToolkitError, find_toolkit
+from csrc.toolkit import Toolkit, ToolkitError, find_toolkit
 
 NVCC = """#!/bin/sh
 echo "Cuda compilation tools, release {release}, V{release}.88"
@@ -137,6 +137,41 @@ def test_architectures_that_are_none(monkeypatch: pytest.MonkeyPatch, names: str
     monkeypatch.setenv("QWEN3_EMBED_CUDA_ARCHS", names)
     with pytest.raises(ToolkitError, match=r"QWEN3_EMBED_CUDA_ARCHS: .*expected such as 90a"):
         toolkit._architecture_flags()
+
+
+@pytest.mark.parametrize("name", ["", "x86_64-linux-gnu.2.28"])
+def test_a_release_is_linked_by_zig(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Compiled by nvcc either way; a version script hides all but the table."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(toolkit, "_run", lambda words: commands.append([str(w) for w in words]))
+    monkeypatch.setattr(toolkit, "TARGET", name)
+    monkeypatch.setattr(toolkit, "_is_newer", lambda made, listing: True)
+    Toolkit(home / "bin/nvcc", (), (), tmp_path / toolkit.CUBLAS).build(
+        tmp_path / "libqe_cuda.so", ["cuda/library.cu"], tmp_path, ["error.o"]
+    )
+    ((*linker, last),) = commands
+    assert last == "-Wl,-z,defs"
+    assert linker[0] == "g++" if not name else linker[1:4] == ["-m", "ziglang", "c++"]
+    assert "-Wl,--version-script=cuda/exports.map" in linker
+    assert "qe_cuda_table;" in Path(__file__).parents[1].joinpath("cuda/exports.map").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("aarch64-linux-gnu", r"QWEN3_EMBED_TARGET=aarch64-linux-gnu, expected such as x86_64"),
+        ("aarch64-macos.13.0", "expected such as"),
+        ("aarch64-linux-gnu.2.28", "ziglang is not installed: `pip install --group release`"),
+    ],
+)
+def test_targets_that_can_not_be_built(
+    monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    monkeypatch.setattr(target.importlib.util, "find_spec", lambda module: None)
+    with pytest.raises(SystemExit, match=said):
+        target.use_zig(name)
 
 
 def test_every_source_is_named() -> None:
