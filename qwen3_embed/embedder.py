@@ -56,19 +56,19 @@ class Embedder(Model):
     batch_tokens : int, optional
         Token budget of one forward pass; by default chosen for the device.
     num_threads : int, optional
-        Threads of the CPU engine; by default one per core that this process may use by its
-        affinity mask and its cgroup's CPU quota (`docker run --cpus=2`).
+        Threads of the CPU engine; by default one per core of its affinity mask and CPU quota.
     adapter : str or path-like, optional
-        A PEFT LoRA folder or its name on the hub, merged at load and in use at once, under the
-        name "default"; see `add_adapter` and `set_adapter`.
+        A PEFT LoRA folder or its name on the hub, merged at load as "default": `add_adapter`.
     revision : str, optional
         Branch, tag or commit on the hub; a folder has none.
     cache_dir : path-like, optional
-        The hub's cache; by default that of `huggingface_hub`.
+        The hub's cache; by default that of its client.
     token : str or bool, optional
         For private models.
     local_files_only : bool
         Never use the network.
+    hub : {"huggingface", "modelscope"}, optional
+        Where names are looked up; by default as QWEN3_EMBED_HUB says, else on Hugging Face.
     special_tokens_in_text : bool
         True: text that looks like a control token (``<|im_end|>``) becomes one, as in
         `transformers`. False: it stays text.

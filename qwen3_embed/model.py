@@ -21,9 +21,10 @@ from .errors import DeviceError, DeviceMemoryError, ModelFileError
 from .loading.config import Kind, ModelConfig
 from .loading.device import resolve_device
 from .loading.engines import Engines, open_engines
-from .loading.files import HubOptions, ModelFiles, find_model
+from .loading.files import ModelFiles, find_model
 from .loading.fingerprint import fingerprint_of
 from .loading.head import HEADS
+from .loading.hub_options import HubOptions
 from .loading.schemes import DTYPES, choose_dtype
 from .loading.tokenizer import Surroundings, Tokenizer
 from .sentence_transformers_names import SentenceTransformersNames, chosen_cache_dir
@@ -65,6 +66,7 @@ class Model(SentenceTransformersNames):
         cache_dir: str | os.PathLike[str] | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
+        hub: str | None = None,
         special_tokens_in_text: bool = True,
         cache: str | os.PathLike[str] | VectorCache | None = None,
         projection: str | os.PathLike[str] | DomainMap | None = None,
@@ -78,7 +80,7 @@ class Model(SentenceTransformersNames):
         for name, value in (("batch_tokens", batch_tokens), ("num_threads", num_threads)):
             if value is not None and (type(value) is not int or not 1 <= value <= _MAX_INT):
                 raise ValueError(f"{name}={value!r}, expected 1..{_MAX_INT} or None")
-        self._hub = HubOptions(revision, cache_dir, token, local_files_only)
+        self._hub = HubOptions(revision, cache_dir, token, local_files_only, hub)
         self._files = find_model(model, self._hub, self._KIND)
         self._dtype = choose_dtype(dtype, self._files.stored)
         first_adapter = self._files.choose_adapter(adapter)
@@ -115,7 +117,7 @@ class Model(SentenceTransformersNames):
         own = self._files.settings
         self._default_prompt = own.prompts.get(own.default_prompt_name or "document", "")
         self._arguments: dict[str, Any] = {
-            "model": str(self._files.folder.absolute()) if _is_folder(self._files) else model,
+            "model": str(self._files.folder.absolute()) if self._files.is_folder else model,
             "device": device,
             "dtype": dtype,
             "embedding": embedding,
@@ -123,9 +125,7 @@ class Model(SentenceTransformersNames):
             "batch_tokens": batch_tokens,
             "num_threads": num_threads,
             "adapter": None if adapter is None else self._weights.location,
-            "revision": revision,
-            "cache_dir": cache_dir,
-            "local_files_only": local_files_only,
+            **self._hub.without_token(),
             "special_tokens_in_text": special_tokens_in_text,
             "cache": self._cache,
             "projection": self._projection,
@@ -187,7 +187,7 @@ class Model(SentenceTransformersNames):
 
     @property
     def revision(self) -> str | None:
-        """The commit, for a model from the hub; otherwise None."""
+        """The commit of a model from a hub (on ModelScope a branch, too); otherwise None."""
         return self._files.revision
 
     @property
@@ -493,7 +493,3 @@ def _open_cache(cache: str | os.PathLike[str] | VectorCache | None) -> VectorCac
     from .cache import VectorCache
 
     return cache if isinstance(cache, VectorCache) else VectorCache(cache)
-
-
-def _is_folder(files: ModelFiles) -> bool:
-    return files.revision is None and files.name != "mini"

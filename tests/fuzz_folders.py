@@ -20,7 +20,8 @@ from typing import Any
 from qwen3_embed import QwenEmbedError
 from qwen3_embed.adapters.adapter import Adapter
 from qwen3_embed.loading.config import Kind
-from qwen3_embed.loading.files import HubOptions, find_model
+from qwen3_embed.loading.files import find_model
+from qwen3_embed.loading.hub_options import HubOptions
 from qwen3_embed.templates import RERANKER_CHAT_TEMPLATE
 from tests.support.make_adapter import make_adapter
 from tests.support.make_model import make_model

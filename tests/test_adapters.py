@@ -15,7 +15,8 @@ import pytest
 
 from qwen3_embed import Embedder, ModelFileError, Reranker
 from qwen3_embed.adapters.adapter import Adapter
-from qwen3_embed.loading.files import HubOptions, find_model
+from qwen3_embed.loading.files import find_model
+from qwen3_embed.loading.hub_options import HubOptions
 from qwen3_embed.loading.tensors import TensorFiles, as_floats
 from tests.conftest import ModelMaker
 from tests.support.engines import open_engine

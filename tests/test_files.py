@@ -14,7 +14,8 @@ import pytest
 
 from qwen3_embed import Embedder, ModelFileError, ModelNotFoundError
 from qwen3_embed.loading import files
-from qwen3_embed.loading.files import HubOptions, ModelFiles, find_model
+from qwen3_embed.loading.files import ModelFiles, find_model
+from qwen3_embed.loading.hub_options import HubOptions
 from tests.conftest import ModelMaker
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qwen3_embed import DeviceError, Embedder, ModelFileError, Reranker, _core
-from qwen3_embed.loading.fingerprint import sha256_of_weights
+from qwen3_embed.loading.file_hashes import sha256_of_weights
 from qwen3_embed.loading.gguf import Gguf, read_gguf
 from qwen3_embed.loading.gguf_model import tokenizer_json
 from qwen3_embed.loading.tensors import TensorFiles

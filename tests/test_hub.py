@@ -242,7 +242,8 @@ def test_config_is_refused_before_weights_are_fetched(
 
 def test_no_network(hub: Hub, opened: Opener) -> None:
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9"}
-    opened.refused("acme/open", "can't be reached", env=nowhere)
+    advice = ("http://127.0.0.1:9 can't be reached", "HF_ENDPOINT", "hub='modelscope'", "a folder")
+    opened.refused("acme/open", *advice, env=nowhere)
     opened.refused("acme/open", "network may not be used", local_files_only=True)
     opened.refused("acme/open", "network may not be used", env={"HF_HUB_OFFLINE": "1"})
     first = opened("acme/open")

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ import numpy.typing as npt
 
 from ..errors import ModelFileError, ModelNotFoundError
 from ..loading.equalisation import Equalisation
-from ..loading.files import HubOptions, ModelFiles, fetch_files, is_hub_name
+from ..loading.files import ModelFiles
 from ..loading.foreign import refuse_lfs_pointer
+from ..loading.hub import open_snapshot
+from ..loading.hub_options import HubOptions, is_hub_name
 from ..loading.tensors import Tensor, TensorFiles, as_bf16, as_floats
 from .config import AdapterConfig, read_adapter_config
 
@@ -201,8 +203,8 @@ def find_adapter(adapter: str | os.PathLike[str], options: HubOptions) -> Path:
             raise ModelNotFoundError(
                 f"no adapter folder {str(adapter)!r}, expected a folder or 'owner/name' on the hub"
             )
-        options = HubOptions(None, options.cache_dir, options.token, options.local_files_only)
-        folder = fetch_files(adapter, options, (_CONFIG, _WEIGHTS))
+        files = (_CONFIG, _WEIGHTS)
+        folder = open_snapshot(adapter, replace(options, revision=None), files).folder
     names = sorted(path.name for path in folder.iterdir())
     if _CONFIG not in names:
         inner = [name for name in names if (folder / name / _CONFIG).is_file()]

@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from ..errors import ModelFileError
 from ..loading.config import read_json
-from ..loading.files import HubOptions, ModelFiles
+from ..loading.files import ModelFiles
 from ..loading.head import HEADS
+from ..loading.hub_options import HubOptions
 from ..loading.tensors import Tensor, TensorFiles, as_dtype, as_floats, write_tensors
 from .adapter import Adapter, find_adapter
 from .new_folder import copy_small_files, find_float_model, start_folder, write_index

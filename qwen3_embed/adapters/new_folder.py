@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import ModelFileError
 from ..loading.config import read_object
-from ..loading.files import HubOptions, ModelFiles, find_model
+from ..loading.files import ModelFiles, find_model
+from ..loading.hub_options import HubOptions
 from ..loading.weights import INDEX
 
 __all__ = ["copy_small_files", "find_float_model", "start_folder", "write_index"]

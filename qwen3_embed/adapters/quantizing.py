@@ -19,8 +19,9 @@ from .._core import equalise_begin, quantize_layer
 from ..errors import ModelFileError
 from ..loading.cores import usable_cores
 from ..loading.equalisation import EQUALISATION, Equalisation
-from ..loading.files import HubOptions, ModelFiles
+from ..loading.files import ModelFiles
 from ..loading.head import HEADS
+from ..loading.hub_options import HubOptions
 from ..loading.schemes import INT8_CONFIG
 from ..loading.tensors import Tensor, TensorFiles, as_bf16, as_floats, write_tensors
 from ..loading.weights import SINGLE

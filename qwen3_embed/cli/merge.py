@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .model_arguments import add_hub_arguments, hub_options
+
 __all__ = ["add_arguments", "run"]
 
 _EPILOG = """example:
@@ -40,8 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a new or empty folder",
     )
-    parser.add_argument("--revision", help="branch, tag or commit of the base model on the hub")
-    parser.add_argument("--offline", action="store_true", help="never use the network")
+    add_hub_arguments(parser)
     parser.set_defaults(wrong=parser.error)
 
 
@@ -54,9 +55,8 @@ def run(namespace: argparse.Namespace) -> int:
     if namespace.base and (not namespace.adapter or namespace.t):
         namespace.wrong("--base goes with --adapter, and -t with --slerp")
     from ..adapters.merging import interpolate_models, merge_adapter
-    from ..loading.files import HubOptions
 
-    hub = HubOptions(revision=namespace.revision, local_files_only=namespace.offline)
+    hub = hub_options(namespace)
     if namespace.slerp:
         interpolate_models(namespace.slerp, namespace.output, namespace.t, hub)
         print(f"{namespace.output}: {len(namespace.slerp)} models interpolated")

@@ -17,6 +17,7 @@ _OPTIONS = {
     "dim": "--dim",
     "dtype": "--dtype",
     "embedding": "--embedding",
+    "hub": "--hub",
     "instruction": "--instruction",
     "max_length": "--max-length",
     "num_threads": "--threads",
@@ -27,6 +28,8 @@ _OPTIONS = {
 _PHRASES = {
     "the names in qwen3_embed.INSTRUCTIONS": "`qwen3-embed info --instructions` lists them",
     "pass token= or run `hf auth login`": "run `hf auth login`",
+    "pass token= or set MODELSCOPE_API_TOKEN": "set MODELSCOPE_API_TOKEN",
+    "check token= or MODELSCOPE_API_TOKEN": "check MODELSCOPE_API_TOKEN",
     "check token= and": "check HF_TOKEN, or run `hf auth login`, and",
     "local_files_only=False": "without --offline",
 }

@@ -5,11 +5,21 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from ..loading.hub_options import HUBS, HubOptions
+
 if TYPE_CHECKING:
     from ..embedder import Embedder
     from ..reranker import Reranker
 
-__all__ = ["add_model_arguments", "model_settings", "open_model", "open_reranker", "positive"]
+__all__ = [
+    "add_hub_arguments",
+    "add_model_arguments",
+    "hub_options",
+    "model_settings",
+    "open_model",
+    "open_reranker",
+    "positive",
+]
 
 
 def positive(text: str) -> int:
@@ -93,7 +103,6 @@ def add_model_arguments(
         metavar="TOKENS",
         help="tokens per forward pass; fewer take less memory (default: chosen for the device)",
     )
-    group.add_argument("--revision", help="branch, tag or commit on the hub")
     if takes_cache:
         group.add_argument("--cache", metavar="FILE", help="keep vectors in this SQLite file")
         group.add_argument(
@@ -101,7 +110,24 @@ def add_model_arguments(
         )
     else:
         parser.set_defaults(cache=None, projection=None)
+    add_hub_arguments(parser)
+
+
+def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for looking up models by name."""
+    group = parser.add_argument_group("model names")
+    group.add_argument(
+        "--hub",
+        choices=HUBS,
+        help="hub to look up owner/name on (default: QWEN3_EMBED_HUB, else huggingface)",
+    )
+    group.add_argument("--revision", help="branch, tag or commit of the model on the hub")
     group.add_argument("--offline", action="store_true", help="never use the network")
+
+
+def hub_options(namespace: argparse.Namespace) -> HubOptions:
+    """The options of `add_hub_arguments`."""
+    return HubOptions(namespace.revision, local_files_only=namespace.offline, hub=namespace.hub)
 
 
 def open_model(namespace: argparse.Namespace, model: str) -> Embedder:
@@ -131,4 +157,5 @@ def model_settings(namespace: argparse.Namespace) -> dict[str, Any]:
         "batch_tokens": namespace.batch_tokens,
         "revision": namespace.revision,
         "local_files_only": namespace.offline,
+        "hub": namespace.hub,
     }

@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from .model_arguments import positive
+from .model_arguments import add_hub_arguments, hub_options, positive
 
 __all__ = ["add_arguments", "run"]
 
@@ -31,16 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="CPU threads (default: the usable cores)"
     )
-    parser.add_argument("--revision", help="branch, tag or commit of the model on the hub")
-    parser.add_argument("--offline", action="store_true", help="never use the network")
+    add_hub_arguments(parser)
 
 
 def run(namespace: argparse.Namespace) -> int:
     """Writes the folder and prints a summary."""
     from ..adapters.quantizing import quantize_model
-    from ..loading.files import HubOptions
 
-    hub = HubOptions(revision=namespace.revision, local_files_only=namespace.offline)
+    hub = hub_options(namespace)
     begin = time.monotonic()
     n_bytes = quantize_model(namespace.model, namespace.output, hub, num_threads=namespace.threads)
     seconds = time.monotonic() - begin

@@ -162,6 +162,7 @@ def _reranked(hits: list[FoundPassage], namespace: argparse.Namespace) -> list[F
         num_threads=namespace.threads,
         batch_tokens=namespace.batch_tokens,
         local_files_only=namespace.offline,
+        hub=namespace.hub,
     ) as ranker:
         ranks = ranker.rank(
             namespace.query,

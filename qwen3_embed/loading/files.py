@@ -1,16 +1,14 @@
 """Finds the files of a model, given its name or its folder.
 
-Short official names and "owner/name" are resolved by `huggingface_hub`, which is imported only
-then, with its cache, environment variables and offline mode. config.json is checked before any
-weights are fetched. Only files named here, in a checked modules.json or in a checked shard index
-are ever requested or opened.
+Short official names and "owner/name" are looked up on a hub (hub.py). config.json is checked
+before any weights are fetched. Only files named here, in a checked modules.json or in a checked
+shard index are ever requested or opened.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,16 +16,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ModelFileError, ModelNotFoundError
-from ..version import __version__
 from .config import Kind, ModelConfig, parse_config, read_json, read_object
 from .equalisation import EQUALISATION
 from .foreign import refuse_file, refuse_lfs_pointer, refuse_other_format
 from .gguf import CLASSIFIER, Place, read_gguf
 from .gguf_model import check_tokenizer, config_of, find_gguf
+from .hub import Snapshot, open_snapshot
+from .hub_options import HubOptions, is_hub_name
 from .modules import Modules, ModuleSettings, read_module_settings, read_modules
 from .weights import INDEX, SINGLE, check_tensors, find_shards, shard_names
 
-__all__ = ["HubOptions", "ModelFiles", "fetch_files", "find_model", "is_hub_name"]
+__all__ = ["ModelFiles", "find_model"]
 
 _OWNER = "Qwen"
 _SIZES = ("0.6B", "4B", "8B")
@@ -59,17 +58,6 @@ _SMALL_FILES = (
     "1_Pooling/config.json",
     "1_LogitScore/config.json",
 )
-_HUB_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class HubOptions:
-    """Options for requests to the hub, as in `huggingface_hub`."""
-
-    revision: str | None = None
-    cache_dir: str | os.PathLike[str] | None = None
-    token: str | bool | None = None
-    local_files_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +69,7 @@ class ModelFiles:
     name : str
         The hub's "owner/name", the folder as given, or "mini".
     revision : str or None
-        The commit, for a model of the hub.
+        That of a hub's `Snapshot`.
     folder : Path
     config : ModelConfig
     settings : ModuleSettings
@@ -113,6 +101,11 @@ class ModelFiles:
     stored: str | None = None
     equalisation: Path | None = None
     places: dict[str, Place] | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        """True for a folder that the caller named."""
+        return self.revision is None and self.name != _EMBEDDED
 
     def choose_adapter(
         self, adapter: str | os.PathLike[str] | None
@@ -290,14 +283,17 @@ class _Place:
 
     Attributes
     ----------
-    hub : HubOptions or None
-        With the commit as revision; None for a local folder, which is complete.
+    snapshot : Snapshot or None
+        None for a local folder, which is complete.
     """
 
     name: str
-    revision: str | None
     folder: Path
-    hub: HubOptions | None = None
+    snapshot: Snapshot | None = None
+
+    @property
+    def revision(self) -> str | None:
+        return None if self.snapshot is None else self.snapshot.revision
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -305,10 +301,11 @@ class _Place:
         try:
             yield
         except ModelNotFoundError as error:
-            if self.hub is None:
+            if self.snapshot is None:
                 raise
             raise ModelNotFoundError(
-                f"{self.name} on the hub lacks a file: {error} (pickled weights are never fetched)"
+                f"{self.name} {self.snapshot.place} lacks a file: {error} (pickled weights are "
+                f"never fetched)"
             ) from error
 
     def fetch_files_of(self, modules: Modules) -> None:
@@ -329,8 +326,8 @@ class _Place:
         self._fetch([str((folder / name).relative_to(self.folder)) for name in names])
 
     def _fetch(self, names: list[str]) -> None:
-        if self.hub is not None and names:
-            fetch_files(self.name, self.hub, names)
+        if self.snapshot is not None and names:
+            self.snapshot.fetch(names)
 
 
 def _locate(model: str | os.PathLike[str], options: HubOptions, kind: Kind) -> _Place:
@@ -374,11 +371,6 @@ def _official_name(model: str, official: Sequence[str]) -> str | None:
     return next((each for each in official if each.lower() == name), None)
 
 
-def is_hub_name(name: str) -> bool:
-    """True if the name can be an "owner/name" on the hub."""
-    return _HUB_NAME.fullmatch(name) is not None and ".." not in name
-
-
 def _in_folder(name: str, folder: Path, options: HubOptions) -> _Place:
     folder = folder.expanduser()
     if not folder.is_dir():
@@ -395,13 +387,12 @@ def _in_folder(name: str, folder: Path, options: HubOptions) -> _Place:
         raise ModelNotFoundError(
             f"the folder {str(folder)!r} can't be read: {error.strerror}; check its permissions"
         ) from error
-    return _Place(name, None, folder)
+    return _Place(name, folder)
 
 
 def _on_hub(name: str, options: HubOptions) -> _Place:
-    folder = fetch_files(name, options, _SMALL_FILES)
-    commit = folder.name
-    return _Place(name, commit, folder, replace(options, revision=commit))
+    snapshot = open_snapshot(name, options, _SMALL_FILES)
+    return _Place(name, snapshot.folder, snapshot)
 
 
 def _read_config(folder: Path, kind: Kind) -> tuple[ModelConfig, bool, str | None]:
@@ -430,71 +421,3 @@ def _check_there(path: Path) -> None:
         f"{path.name} is missing in {str(folder)!r}; a model folder holds config.json, "
         f"tokenizer.json and {SINGLE} (or an index and its shards)"
     )
-
-
-def fetch_files(name: str, options: HubOptions, files: tuple[str, ...] | list[str]) -> Path:
-    """The snapshot folder of the hub's cache, holding those of `files` that the model has."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = snapshot_download(
-            name,
-            revision=options.revision,
-            cache_dir=None if options.cache_dir is None else Path(options.cache_dir),
-            token=options.token,
-            local_files_only=options.local_files_only,
-            allow_patterns=list(files),
-            library_name="qwen3-embed-native",
-            library_version=__version__,
-        )
-    except Exception as error:
-        raise ModelNotFoundError(_what_to_do(name, options, error)) from error
-    return Path(folder)
-
-
-def _what_to_do(name: str, options: HubOptions, error: Exception) -> str:
-    from huggingface_hub import constants, errors
-
-    revision = options.revision or "main"
-    status = _http_status(error)
-    if isinstance(error, errors.GatedRepoError):
-        return (
-            f"{name} is gated: accept its terms at {constants.ENDPOINT}/{name}, then pass token= "
-            f"or run `hf auth login`"
-        )
-    if status == 401 and options.token is not None:
-        return f"the hub refused the token for {name}: check token= and what it may read"
-    if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
-        return (
-            f"no repository {name} on the hub, or it is private: check the spelling; for a "
-            f"private one pass token= or run `hf auth login`"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"{name} has no revision {revision!r}: expected a branch, a tag or a commit"
-    if isinstance(error, errors.HFValidationError):
-        return f"{name!r} is not a hub name ({error}); expected 'owner/name'"
-    if isinstance(error, errors.LocalEntryNotFoundError) and status is None:
-        here = f"{name} (revision {revision}) is not, or not whole, in the cache, and "
-        if options.local_files_only or constants.HF_HUB_OFFLINE:
-            return (
-                f"{here}the network may not be used: allow it once (local_files_only=False, no "
-                f"HF_HUB_OFFLINE), or pass a folder"
-            )
-        return (
-            f"{here}{constants.ENDPOINT} can't be reached: connect, set HF_ENDPOINT, or pass a "
-            f"folder ({error})"
-        )
-    return (
-        f"fetching {name} (revision {revision}) failed: {type(error).__name__}: {error}; "
-        f"try again, what has arrived is kept"
-    )
-
-
-def _http_status(error: BaseException | None) -> int | None:
-    """The HTTP status in an error or its causes; None: there was none."""
-    while error is not None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(status, int):
-            return status
-        error = error.__cause__
-    return None

@@ -7,16 +7,13 @@ the version of our numerics; not the device.
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from ..version import NUMERICS_VERSION
+from .file_hashes import sha256_of_file, sha256_of_weights
 from .files import ModelFiles
-from .user_cache import cache_folder
 
-__all__ = ["fingerprint_of", "sha256_of_weights"]
+__all__ = ["fingerprint_of"]
 
 # What else decides the bits of a dtype; CPU and GPU each have theirs.
 _SCHEMES = {
@@ -25,8 +22,6 @@ _SCHEMES = {
 }
 _STORED = "int8 activation_group=128 weights=stored"
 _BLOCKS = "int8 activation_group=128 weights=q8_0"
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def fingerprint_of(
@@ -68,7 +63,7 @@ def fingerprint_of(
         *others,
     ]
     if files.equalisation is not None:
-        parts.append(f"equalisation {_sha256(files.equalisation)}")
+        parts.append(f"equalisation {sha256_of_file(files.equalisation)}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -82,48 +77,4 @@ def _sha256_of_tokenizer(files: ModelFiles) -> str:
     """Of its file, or of the GGUF file that holds it."""
     if files.tokenizer in files.shards:
         return sha256_of_weights(files.tokenizer)
-    return _sha256(files.tokenizer)
-
-
-def sha256_of_weights(path: Path) -> str:
-    """SHA-256 of a weight file, in hex.
-
-    The hub's cache names files by this hash, so there the name is used. Elsewhere the file is
-    read once, and the result kept in the user's cache folder under the file's device, inode,
-    size and times.
-    """
-    if path.is_symlink():
-        target = Path(os.readlink(path))
-        if target.parent.name == "blobs" and _SHA256.fullmatch(target.name):
-            return target.name
-    status = path.stat()
-    key = (
-        f"{status.st_dev}-{status.st_ino}-{status.st_size}-"
-        f"{status.st_mtime_ns}-{status.st_ctime_ns}"
-    )
-    kept = cache_folder("sha256") / key
-    try:
-        digest = kept.read_text("ascii")
-        if _SHA256.fullmatch(digest):
-            return digest
-    except (OSError, ValueError):
-        pass  # not there, or not ours: computed below
-    digest = _sha256(path)
-    _keep(kept, digest)
-    return digest
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _keep(kept: Path, digest: str) -> None:
-    """Best effort: without a writable cache folder, the hash is computed again next time."""
-    part = kept.with_name(f".{kept.name}.{os.getpid()}.part")
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(digest, "ascii")
-        os.replace(part, kept)
-    except OSError:
-        return
+    return sha256_of_file(files.tokenizer)

@@ -14,7 +14,8 @@ import pytest
 from qwen3_embed import Embedder
 from qwen3_embed.adapters.adapter import Adapter
 from qwen3_embed.loading.device import list_gpus
-from qwen3_embed.loading.files import HubOptions, find_model
+from qwen3_embed.loading.files import find_model
+from qwen3_embed.loading.hub_options import HubOptions
 from tests.conftest import TEXTS, ModelMaker
 from tests.cuda.reference_cuda import needs_gpu, open_cuda, reference_rows
 from tests.support.engines import embed, random_texts, relative_errors, rms

@@ -15,7 +15,8 @@ import pytest
 
 from qwen3_embed import Embedder
 from qwen3_embed.adapters.adapter import Adapter
-from qwen3_embed.loading.files import HubOptions, find_model
+from qwen3_embed.loading.files import find_model
+from qwen3_embed.loading.hub_options import HubOptions
 from tests.conftest import ModelMaker
 from tests.cuda.reference_cuda import CudaReference, change_weights, needs_gpu, open_cuda
 from tests.support.engines import Tokens, embed, random_texts, relative_errors, rms

@@ -23,7 +23,8 @@ from qwen3_embed.adapters.adapter import Adapter
 from qwen3_embed.cli import main
 from qwen3_embed.errors import DeviceError, DeviceMemoryError
 from qwen3_embed.loading.device_memory import memory_need
-from qwen3_embed.loading.files import HubOptions, find_model
+from qwen3_embed.loading.files import find_model
+from qwen3_embed.loading.hub_options import HubOptions
 from tests.conftest import TEXTS, ModelMaker
 from tests.cuda.reference_cuda import change_weights, needs_gpu, open_cuda
 from tests.cuda.test_cuda_adapters import save_all_else, with_adapter

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 LARGE_SUFFIXES = (".safetensors", ".bin", "tokenizer.json")
@@ -72,8 +73,13 @@ class Hub:
     url: str = ""
 
 
-class _Handler(BaseHTTPRequestHandler):
-    hub: Hub
+AnyHub = TypeVar("AnyHub", bound=Hub)
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    """Answers one connection for the `hub`."""
+
+    hub: Any
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
@@ -211,11 +217,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         body = json.dumps({"error": message}).encode()
+        headers = {"X-Error-Code": code} if code else {}
+        headers |= {"X-Error-Message": message, "Content-Type": "application/json"}
+        self._send(status, headers, body)
+
+    def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)
-        if code:
-            self.send_header("X-Error-Code", code)
-        self.send_header("X-Error-Message", message)
-        self.send_header("Content-Type", "application/json")
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
@@ -223,9 +232,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(hub: Hub) -> Iterator[Hub]:
+def serve(hub: AnyHub, handler: type[HubHandler] = HubHandler) -> Iterator[AnyHub]:
     """Runs the server on a free local port; `hub.url` is where."""
-    handler = type("Handler", (_Handler,), {"hub": hub})
+    handler = type("Handler", (handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_port}"

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen3_embed.adapters.adapter import Adapter
-from qwen3_embed.loading.files import HubOptions, find_model
+from qwen3_embed.loading.files import find_model
+from qwen3_embed.loading.hub_options import HubOptions
 from qwen3_embed.loading.tensors import TensorFiles, as_bf16, write_tensors
 from tests.support.make_model import write_json
 from tests.support.reference import read_weights
