@@ -11,7 +11,7 @@ wheel_for = QWEN3_EMBED_TARGET=$(1)-linux-gnu.2.28 $(PYTHON) -m pip wheel -q --n
 		-w build/release dist/*.tar.gz && \
 	$(PYTHON) -m auditwheel repair -w dist --exclude libcublasLt.so.13 build/release/*_$(1).whl
 
-.PHONY: build quick test test-all clients lint asan fuzz bench gpu wheel release
+.PHONY: build quick test test-all clients lint docs docs-pages asan fuzz bench gpu wheel release
 
 build:
 	$(PYTHON) setup.py -q build_ext $(BUILD)
@@ -37,6 +37,13 @@ lint:
 	ruff format --check .
 	$(C_FILES) | xargs clang-format --dry-run -Werror
 	mypy
+
+docs: # CI's step: the site in build/site; warnings and broken links are errors
+	$(PYTHON) -m benchmarks.figures --check
+	$(PYTHON) -m zensical build --clean --strict
+
+docs-pages: docs # every page in Chromium, at the widths of a desktop and a phone, light and dark
+	$(PYTHON) -m docs.look_at_pages
 
 asan:
 	CC=gcc QWEN3_EMBED_SANITIZE=address,undefined $(PYTHON) setup.py -q build_ext --inplace --force --build-temp build/asan

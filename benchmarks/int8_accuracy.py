@@ -123,7 +123,8 @@ def random_rows(folder: Path, scratch: Path, n_texts: int, n_tokens: int) -> lis
 
 def mini_row() -> dict[str, Any]:
     folder = ROOT / "qwen3_embed" / "models" / "mini"
-    pages = " ".join((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))
+    names = ("CONTRIBUTING.md", "docs/index.md", "docs/models.md")
+    pages = " ".join((ROOT / name).read_text() for name in names)
     sentences = [s.strip() for s in pages.replace("\n", " ").split(". ") if 20 < len(s) < 300]
     with Embedder(folder, device="cpu") as model:
         texts = [model.tokenizer.encode([sentence]).tokens for sentence in sentences[:64]]

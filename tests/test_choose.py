@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -201,17 +200,3 @@ def test_command(tmp_path: Path, capsys: Capture) -> None:
     assert "| **chosen** |" in (output / "choice.md").read_text("utf-8")
     assert main(["choose", "zh-en", "--target", "98"]) == 1
     assert "expected a share above 0 and at most 1" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("page", ["choose.md", "evaluate.md"])
-def test_pages_as_printed(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
-    pytest.importorskip("matplotlib")
-    monkeypatch.chdir(tmp_path)
-    lines = [{"query": f"{i}", "positive": f"苹果 {i}", "negatives": ["pear"]} for i in range(30)]
-    Path("questions.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    text = (Path(__file__).resolve().parents[1] / "docs" / page).read_text("utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(compile(block, page, "exec"), {})
-    assert "30 queries" in capsys.readouterr().out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import re
 from pathlib import Path
 from typing import Any
 
@@ -339,15 +338,3 @@ def test_evaluate(tmp_path: Path, capsys: Any) -> None:
     last_half(tmp_path / "d.safetensors")
     assert main(["evaluate", "zh-en", "--projection", str(tmp_path / "d.safetensors")]) == 0
     assert "mini + map: 256 dims" in capsys.readouterr().out.replace("dimensions", "dims")
-
-
-def test_page_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = Path(__file__).resolve().parents[1] / "docs" / "domain.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    pairs = [(f"{i} km", f"{i} kilometres") for i in range(30)]
-    names: dict[str, Any] = {"texts": TEXTS, "pairs": pairs, "more_texts": ["one", "two"]}
-    for block in blocks:
-        exec(compile(block, str(page), "exec"), names)
-    assert np.array_equal(names["again"], names["vectors"])
-    assert names["domain"].moments.n_texts == len(TEXTS) + 2

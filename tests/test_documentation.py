@@ -1,0 +1,144 @@
+"""README and the documentation: length, links, spelling, and figures that are results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.figures import pages
+from benchmarks.results_table import latest
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
+PAGES = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+names = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(READMES[0].read_text("utf-8").split()) <= 900
+
+
+def test_both_readmes_have_the_same_code_figures_and_rows() -> None:
+    english, chinese = (path.read_text("utf-8") for path in READMES)
+    shell = [
+        re.findall(r"^```(?:sh|text)\n.*?^```$", each, re.M | re.S) for each in (english, chinese)
+    ]
+    assert shell[0] == shell[1]
+    assert len(shell[0]) == 3
+    assert english.count("\n| ") == chinese.count("\n| ")
+    assert [each.count("\n- ") for each in (english, chinese)] == [5, 5]
+
+
+# ---- links ----
+
+
+def anchor_of(heading: str) -> str:
+    """The anchor of a heading, as the site and code hosts make it."""
+    words = re.sub(r"[^\w\s-]", "", heading.strip().lower())
+    return re.sub(r"[\s-]+", "-", words) if "--" not in heading else re.sub(r"\s", "-", words)
+
+
+def anchors_of(path: Path) -> set[str]:
+    text = FENCE.sub("", path.read_text("utf-8"))
+    included = re.search(r'^--8<-- "(.*)"$', text, re.MULTILINE)
+    if included:
+        return anchors_of(ROOT / included[1])
+    return {anchor_of(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+def links_of(path: Path) -> Iterator[str]:
+    text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", path.read_text("utf-8")))
+    yield from re.findall(r"\]\(([^)\s]+)\)", text)
+
+
+@names
+def test_links(page: Path) -> None:
+    """Files and headings exist; pages link to what the site has."""
+    broken = []
+    for link in links_of(page):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        on_site = page.parent != ROOT / "docs" or target.resolve().parent == ROOT / "docs"
+        known = target.exists() and on_site
+        if not known or (anchor and anchor not in anchors_of(target)):
+            broken.append(link)
+    assert not broken
+
+
+def test_the_site_lists_every_page() -> None:
+    listed = set(re.findall(r'"(\w+\.md)"', (ROOT / "zensical.toml").read_text()))
+    assert listed == {path.name for path in PAGES if path.parent == ROOT / "docs"}
+
+
+# ---- figures ----
+
+
+def test_tables_are_the_results() -> None:
+    """The tables and the picture are made of benchmarks/results."""
+    stale = [path.name for path, text in pages().items() if path.read_text("utf-8") != text]
+    assert not stale, "python -m benchmarks.figures"
+
+
+# A figure in README: the CSV file, what chooses the row, its column.
+FIGURES: dict[str, tuple[str, dict[str, str], str]] = {
+    "0.675 s": ("start", {"command": "python benchmarks/start.py --csv"}, "best_s"),
+    "1.58x": ("throughput", {"machine": "*2 cores*", "texts": "4", "tokens": "512"}, "ratio"),
+    "1.09x": (
+        "gpu_sustained",
+        {"model": "0.6B", "what": "512 tokens", "rival_name": "torch.compile"},
+        "ratio",
+    ),
+    "0.95 ms": (
+        "gpu",
+        {"model": "0.6B", "what": "query of 15*", "rival_name": "sentence*"},
+        "ours",
+    ),
+    "25.4 ms": (
+        "gpu",
+        {"model": "0.6B", "what": "query of 15*", "rival_name": "sentence*"},
+        "rival",
+    ),
+    "1.72x": (
+        "int8_cpu",
+        {
+            "texts": "8",
+            "tokens": "128",
+            "ours": "int8 avx512_bf16",
+            "rival": "bfloat16 avx512_bf16",
+        },
+        "ratio",
+    ),
+    "3,200 queries": ("int8_retrieval", {"task": "all"}, "queries"),
+}
+_FIGURE = re.compile(r"\d[\d,.]*(?:x\b| (?:m?s\b|tokens/s|%|[GM]B\b|queries))")
+
+
+def test_figures_of_the_readme_are_results() -> None:
+    text = FENCE.sub("", READMES[0].read_text("utf-8"))
+    assert set(_FIGURE.findall(text)) == set(FIGURES)
+    for words, (name, wanted, column) in FIGURES.items():
+        written = float(re.match(r"[\d.]+", words.replace(",", ""))[0])  # type: ignore[index]
+        digits = len(words.partition(".")[2].rstrip("xms "))
+        (row,) = latest(name, **wanted)
+        assert round(float(row[column]), digits) == written, (words, row)
+
+
+def test_words_about_figures_are_results() -> None:
+    """A quarter of the error; no loss: the interval of all queries has zero in it."""
+    (parity,) = latest("parity")
+    assert float(parity["ratio_of_means"]) <= 0.25
+    (all_tasks,) = latest("int8_retrieval", task="all")
+    assert float(all_tasks["low"]) < 0 < float(all_tasks["high"])
+
+
+def test_the_chinese_readme_has_the_same_figures() -> None:
+    text = READMES[1].read_text("utf-8")
+    for words in FIGURES:
+        assert words.rstrip("xms queri").strip() in text, words
