@@ -322,7 +322,10 @@ def test_command_reads_lines_as_the_others_do(
     assert "\x1b" not in capsys.readouterr().out
     notes.write_bytes(b"ok\n\xff\n")
     assert main(arguments) == 1
-    assert "notes.txt is not UTF-8 in line 2" in capsys.readouterr().err
+    assert "notes.txt is not UTF-8 in line 2; pass its encoding" in capsys.readouterr().err
+    assert main([*arguments, "--encoding", "cp1252", "--json"]) == 0
+    texts = {json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()}
+    assert texts == {"ok", "ÿ"}
     notes.write_bytes(b"\n")
     assert main(arguments) == 1
     assert "notes.txt holds no text" in capsys.readouterr().err

@@ -80,6 +80,22 @@ def test_rank_and_score(notes: str, capsys: Capture) -> None:
     }
 
 
+def test_encoding(notes: str, capsys: Capture) -> None:
+    """Files in UTF-8 are read as such beside those in the other encoding."""
+    query = ["牛奶什么时候过期", "--top-k", "1"]
+    expected = records(capsys, notes, *query)[0]
+    Path("folder").mkdir()
+    Path("folder/old.txt").write_text(NOTES, "gb18030")
+    Path("folder/new.txt").write_text("报纸和杂志\n")
+    hit = records(capsys, "folder", *query, "--encoding", "gb18030")[0]
+    assert hit == expected | {"file": "folder/old.txt"}
+    hits = records(capsys, "folder", "报纸", "--top-k", "1", "--encoding", "GB18030")
+    assert hits[0]["text"] == "报纸和杂志"
+    Path("folder/old.txt").write_bytes(b"a\n\xff\xff\n")
+    assert main(["search", "folder/old.txt", "a", "--encoding", "gb18030"]) == 1
+    assert "old.txt is not UTF-8 or gb18030 in line 2" in capsys.readouterr().err
+
+
 def test_instruction_changes_the_scores(notes: str, capsys: Capture) -> None:
     first = records(capsys, notes, "eggs")
     assert records(capsys, notes, "eggs", "--instruction", "Find a recipe") != first
@@ -116,6 +132,7 @@ def test_rerank_on_the_same_terms(notes: str, capsys: Capture, monkeypatch: Any)
         "num_threads": 1,
         "batch_tokens": None,
         "local_files_only": True,
+        "hub": None,
     }
 
 
@@ -219,7 +236,8 @@ def test_files_left_out_are_named_on_stderr(notes: str, capsys: Capture) -> None
     assert main(["search", ".", "eggs", "--top-k", "1"]) == 0
     captured = capsys.readouterr()
     assert captured.err == (
-        "warning: left out: ./bad.txt is not UTF-8 in line 1; convert it with iconv\n"
+        "warning: left out: ./bad.txt is not UTF-8 in line 1; pass its encoding, such as "
+        "--encoding 'gb18030', or convert it with iconv\n"
     )
     assert "./notes.txt:2" in captured.out
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from .messages import with_options
-from .model_arguments import add_model_arguments, open_model, positive
+from .model_arguments import add_model_arguments, encoding_name, open_model, positive
 
 __all__ = ["add_arguments", "run"]
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--encoding",
         default="utf-8",
-        type=_encoding,
+        type=encoding_name,
         metavar="NAME",
         help="of INPUT, e.g. gb18030 or cp1252 (default: utf-8)",
     )
@@ -89,21 +89,6 @@ def _count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value}, expected at least 0")
     return value
-
-
-def _encoding(name: str) -> str:
-    """The type of --encoding: lines are found by their byte 10, so ASCII has to be part of it."""
-    try:
-        is_ascii = "\n,0aZ".encode(name) == b"\n,0aZ"
-    except (LookupError, UnicodeError):
-        raise argparse.ArgumentTypeError(
-            f"{name!r} is not an encoding that Python knows, expected e.g. gb18030 or cp1252"
-        ) from None
-    if not is_ascii:
-        raise argparse.ArgumentTypeError(
-            f"{name} doesn't contain ASCII: convert the files, e.g. iconv -f {name} -t UTF-8"
-        )
-    return name
 
 
 def run(namespace: argparse.Namespace) -> int:

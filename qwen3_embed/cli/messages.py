@@ -17,6 +17,7 @@ _OPTIONS = {
     "dim": "--dim",
     "dtype": "--dtype",
     "embedding": "--embedding",
+    "encoding": "--encoding",
     "hub": "--hub",
     "instruction": "--instruction",
     "max_length": "--max-length",

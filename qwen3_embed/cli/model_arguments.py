@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "add_hub_arguments",
     "add_model_arguments",
+    "encoding_name",
     "hub_options",
     "model_settings",
     "open_model",
@@ -28,6 +29,21 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value}, expected at least 1")
     return value
+
+
+def encoding_name(name: str) -> str:
+    """The type of --encoding: lines are found by their byte 10, so ASCII has to be part of it."""
+    try:
+        is_ascii = "\n,0aZ".encode(name) == b"\n,0aZ"
+    except (LookupError, UnicodeError):
+        raise argparse.ArgumentTypeError(
+            f"{name!r} is not an encoding that Python knows, expected e.g. gb18030 or cp1252"
+        ) from None
+    if not is_ascii:
+        raise argparse.ArgumentTypeError(
+            f"{name} doesn't contain ASCII: convert the files, e.g. iconv -f {name} -t UTF-8"
+        )
+    return name
 
 
 def add_model_arguments(

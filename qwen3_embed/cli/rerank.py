@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .columns import printable
 from .messages import json_line
-from .model_arguments import add_model_arguments, open_reranker, positive
+from .model_arguments import add_model_arguments, encoding_name, open_reranker, positive
 
 __all__ = ["add_arguments", "run"]
 
@@ -23,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", metavar="QUERY", help="the question, in plain words")
     parser.add_argument(
         "input", metavar="INPUT", help="text file with one document per line; - for stdin"
+    )
+    parser.add_argument(
+        "--encoding",
+        default="utf-8",
+        type=encoding_name,
+        metavar="NAME",
+        help="of INPUT if it is not UTF-8, e.g. gb18030 or cp1252",
     )
     parser.add_argument(
         "--instruction", help="what makes a document relevant (default: that of web search)"
@@ -44,7 +51,8 @@ def run(namespace: argparse.Namespace) -> int:
         namespace.wrong("QUERY is empty")
     from_stdin = namespace.input == "-"
     content = sys.stdin.buffer.read() if from_stdin else Path(namespace.input).read_bytes()
-    lines = decode_text(content, "stdin" if from_stdin else namespace.input).split("\n")
+    name = "stdin" if from_stdin else namespace.input
+    lines = decode_text(content, name, namespace.encoding).split("\n")
     numbers = [number for number, line in enumerate(lines, 1) if line.strip()]
     documents = [lines[number - 1] for number in numbers]
     if not documents:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from .columns import cut_to_width, display_width, printable, wrap
 from .messages import json_line
-from .model_arguments import add_model_arguments, model_settings, positive
+from .model_arguments import add_model_arguments, encoding_name, model_settings, positive
 
 if TYPE_CHECKING:
     from ..retrieval.corpus_index import FoundPassage
@@ -50,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="text",
         metavar="NAME",
         help="field of JSON Lines with the text (default: text)",
+    )
+    parser.add_argument(
+        "--encoding",
+        default="utf-8",
+        type=encoding_name,
+        metavar="NAME",
+        help="of files that are not UTF-8, e.g. gb18030 or cp1252",
     )
     asked = parser.add_argument_group("search")
     asked.add_argument("--dim", type=positive, help="dimensions to compare (default: all)")
@@ -122,6 +129,7 @@ def _nearest(namespace: argparse.Namespace) -> list[FoundPassage]:
                 namespace.corpus,
                 files,
                 column=namespace.column,
+                encoding=namespace.encoding,
                 dim=namespace.dim,
                 store=store,
                 rebuild=namespace.rebuild,

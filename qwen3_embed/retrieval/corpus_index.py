@@ -47,6 +47,8 @@ class CorpusIndex:
         Of `find_files(corpus)`.
     column : str
         Where a JSON-lines record has its text.
+    encoding : str, optional
+        Of files that are not UTF-8.
     dim : int, optional
         Floats per vector.
     store : CorpusVectors, optional
@@ -81,6 +83,7 @@ class CorpusIndex:
         files: list[CorpusFile],
         *,
         column: str = "text",
+        encoding: str | None = None,
         dim: int | None = None,
         store: CorpusVectors | None = None,
         rebuild: bool = False,
@@ -88,12 +91,14 @@ class CorpusIndex:
     ) -> None:
         self._model = model
         self._column = column
+        self._encoding = encoding
         self._is_folder = os.path.isdir(corpus)
         self._dim = model.dim if dim is None else dim
         self._keys = CacheKeys(model.fingerprint, self._dim, True)
         self._prefix = model.prefix_of("document")
         self._store = store
-        (self._space,) = self._keys.of(self._prefix, [f"passages {CUTTING_VERSION} {column}"])
+        read_as = column if encoding in (None, "utf-8") else f"{column} {encoding}"
+        (self._space,) = self._keys.of(self._prefix, [f"passages {CUTTING_VERSION} {read_as}"])
         self.n_computed = 0
 
         paths = _absolute(os.fspath(corpus), files)
@@ -170,7 +175,10 @@ class CorpusIndex:
         read = [
             (file, [passage.in_context for passage in passages])
             for file, passages in read_files(
-                (file for file, _ in changed), self._column, leaves_out=self._is_folder
+                (file for file, _ in changed),
+                self._column,
+                encoding=self._encoding,
+                leaves_out=self._is_folder,
             )
         ]
         n_texts = sum(len(texts) for _, texts in read)
@@ -238,7 +246,7 @@ class CorpusIndex:
         """The passages of a file, or none if it is not as it was when it was embedded."""
         file = self._files[number]
         try:
-            ((_, passages),) = read_files([file], self._column)
+            ((_, passages),) = read_files([file], self._column, encoding=self._encoding)
         except (OSError, ValueError):
             passages = []
         keys = self._keys.of(self._prefix, [passage.in_context for passage in passages])

@@ -7,6 +7,7 @@ of sentences. So a passage is one thing said, short enough to read in a list of 
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -61,7 +62,11 @@ class Passage:
 
 
 def read_files(
-    files: Iterable[CorpusFile], column: str = "text", *, leaves_out: bool = False
+    files: Iterable[CorpusFile],
+    column: str = "text",
+    *,
+    encoding: str | None = None,
+    leaves_out: bool = False,
 ) -> Iterator[tuple[CorpusFile, list[Passage]]]:
     """Reads files and cuts them into passages.
 
@@ -70,6 +75,8 @@ def read_files(
     files : iterable of CorpusFile
     column : str
         Where a JSON-lines record has its text; a string in place of a record is the text.
+    encoding : str, optional
+        Of files that are not UTF-8.
     leaves_out : bool
         Leave out a file that cannot be read, with a warning, and code that is binary.
 
@@ -83,7 +90,7 @@ def read_files(
     OSError
         A file that can't be read.
     ValueError
-        A file that isn't UTF-8 text or isn't JSON lines.
+        A file that isn't text in either encoding, or isn't JSON lines.
 
     Warns
     -----
@@ -100,7 +107,7 @@ def read_files(
         try:
             content = Path(file.path).read_bytes()
             is_text = not (leaves_out and is_binary(file.path, content))
-            passages = list(_cut(file.path, content, column)) if is_text else []
+            passages = list(_cut(file.path, content, column, encoding)) if is_text else []
         except (OSError, ValueError) as error:
             if not leaves_out:
                 raise
@@ -109,18 +116,48 @@ def read_files(
         yield file, passages
 
 
-def decode_text(content: bytes, name: str) -> str:
-    """The text of a file, its lines ending in "\\n"; ValueError names a line that isn't UTF-8."""
+def decode_text(content: bytes, name: str, encoding: str | None = None) -> str:
+    """The text of a file, its lines ending in "\\n".
+
+    Parameters
+    ----------
+    content : bytes
+    name : str
+        In errors.
+    encoding : str, optional
+        If the file isn't UTF-8, as hardly any text in another encoding is by chance. None: the
+        caller offers no choice.
+
+    Raises
+    ------
+    ValueError
+        Names a line that is neither.
+    """
     try:
         text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{name} is not UTF-8 in line {line}; convert it with iconv") from None
+    except UnicodeDecodeError as not_utf8:
+        text = _decode_otherwise(content, name, encoding, not_utf8)
     return text.replace("\r\n", "\n")
 
 
-def _cut(path: str, content: bytes, column: str) -> Iterator[Passage]:
-    text = decode_text(content, path)
+def _decode_otherwise(
+    content: bytes, name: str, encoding: str | None, error: UnicodeDecodeError
+) -> str:
+    found, advice = "UTF-8", "convert it with iconv"
+    if encoding is not None:
+        advice = f"pass its encoding, such as encoding='gb18030', or {advice}"
+        if codecs.lookup(encoding).name != "utf-8":
+            found = f"UTF-8 or {encoding}"
+            try:
+                return content.decode(encoding)
+            except UnicodeDecodeError as in_encoding:
+                error = in_encoding
+    line = content.count(b"\n", 0, error.start) + 1
+    raise ValueError(f"{name} is not {found} in line {line}; {advice}") from None
+
+
+def _cut(path: str, content: bytes, column: str, encoding: str | None) -> Iterator[Passage]:
+    text = decode_text(content, path, encoding)
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ValueError(f"{path} is not a text file: it has a NUL in line {line}")
