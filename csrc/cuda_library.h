@@ -8,11 +8,15 @@
 #include "backend.h"
 #include "model.h"
 
-#define QE_CUDA_ABI 3
+#define QE_CUDA_ABI 4
 #define QE_CUDA_TABLE "qe_cuda_table"
 
+#define QE_MAX_DEVICES 16
+
 struct qe_cuda_options {
-    int device;       /* the driver's index                                        */
+    int devices[QE_MAX_DEVICES]; /* (n_devices) the driver's indices; of several, each
+                                    has some of the layers                         */
+    int n_devices;
     int batch_tokens; /* 0: chosen                                                 */
     enum qe_compute_dtype dtype;
     enum qe_embedding embedding;
@@ -21,7 +25,7 @@ struct qe_cuda_options {
                                  become int8. Read by open() alone                 */
 };
 
-/* The memory that an engine takes, in bytes. */
+/* The memory that an engine takes on one of its devices, in bytes. */
 struct qe_cuda_memory {
     size_t weights;     /* on the device; the table of embeddings if it is there      */
     size_t activations; /* and all else that a pass writes                           */
@@ -29,6 +33,7 @@ struct qe_cuda_memory {
     size_t host;        /* pinned: the table of embeddings if it is not on the device */
     size_t free, total; /* of the device, now                                        */
     int batch_tokens;   /* of a pass: as asked for, or chosen                         */
+    int n_layers;       /* that the device has                                        */
 };
 
 struct qe_cuda_device {
@@ -45,8 +50,8 @@ struct qe_cuda_table {
     int (*open)(const struct qe_cuda_options *options, const struct qe_model *model,
                 struct qe_backend **backend, struct qe_error *err);
 
-    /* Computes what open() would take for a model of this shape, without opening it.
-     * QE_EMBEDDING_AUTO counts as QE_EMBEDDING_DEVICE. */
+    /* Computes what open() would take of each device (n_devices) for a model of this
+     * shape, without opening it. QE_EMBEDDING_AUTO counts as QE_EMBEDDING_DEVICE. */
     int (*memory)(const struct qe_cuda_options *options, const struct qe_config *config,
                   struct qe_cuda_memory *memory, struct qe_error *err);
 

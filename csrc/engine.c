@@ -27,20 +27,32 @@ struct qe_engine {
     pid_t pid; /* of the process whose threads these are */
 };
 
-/* The device's index for "cuda" or "cuda:1", else -1. */
+/* Reads "cuda", "cuda:1" or "cuda:0,cuda:1". Returns the number of devices, or 0 for
+ * another string. */
 static int
-cuda_index(const char *device)
+cuda_indices(const char *device, int indices[QE_MAX_DEVICES])
 {
     char *end;
 
     if (strcmp(device, "cuda") == 0) {
-        return 0;
+        indices[0] = 0;
+        return 1;
     }
-    if (strncmp(device, "cuda:", 5) != 0 || device[5] < '0' || device[5] > '9') {
-        return -1;
+    for (int n = 0; n < QE_MAX_DEVICES; n++) {
+        if (strncmp(device, "cuda:", 5) != 0 || device[5] < '0' || device[5] > '9') {
+            return 0;
+        }
+        long index = strtol(device + 5, &end, 10);
+        if (index >= 1024) {
+            return 0;
+        }
+        indices[n] = (int)index;
+        if (*end != ',') {
+            return *end == '\0' ? n + 1 : 0;
+        }
+        device = end + 1;
     }
-    long index = strtol(device + 5, &end, 10);
-    return *end == '\0' && index < 1024 ? (int)index : -1;
+    return 0;
 }
 
 static int
@@ -92,14 +104,16 @@ open_backend(struct qe_engine *e, const struct qe_engine_options *options,
             "'float8', or device cpu",
             options->device);
     }
-    struct qe_cuda_options cuda = {.device = cuda_index(options->device),
-                                   .batch_tokens = options->batch_tokens,
+    struct qe_cuda_options cuda = {.batch_tokens = options->batch_tokens,
                                    .dtype = options->dtype,
                                    .embedding = options->embedding,
                                    .cache_folder = options->cache_folder};
-    if (cuda.device < 0) {
-        return qe_fail(err, QE_EDEVICE, "device: %s, expected cpu, cuda or cuda:1",
-                       options->device);
+    cuda.n_devices = cuda_indices(options->device, cuda.devices);
+    if (cuda.n_devices == 0) {
+        return qe_fail(err, QE_EDEVICE,
+                       "device: %s, expected cpu, cuda, cuda:1, or up to %d GPUs as "
+                       "cuda:0,cuda:1",
+                       options->device, QE_MAX_DEVICES);
     }
     const struct qe_cuda_table *table;
     float *equalisers = NULL;

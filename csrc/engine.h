@@ -11,7 +11,8 @@
 struct qe_engine;
 
 struct qe_engine_options {
-    const char *device; /* "cpu", "cuda" or "cuda:1"                              */
+    const char *device; /* "cpu", "cuda", "cuda:1", or "cuda:0,cuda:1": a model whose
+                           layers are split among these                           */
     enum qe_compute_dtype dtype;
     enum qe_embedding embedding; /* of a GPU; the CPU's is QE_EMBEDDING_AUTO      */
     int n_threads;    /* 0: chosen                                              */
@@ -24,7 +25,7 @@ struct qe_engine_options {
 };
 
 struct qe_engine_info {
-    char device[32], kernels[32];
+    char device[QE_MAX_DEVICES * 10], kernels[32];
     int n_threads, batch_tokens;
     size_t mapped_bytes, owned_bytes; /* of weights; adapters count as owned      */
     bool borrows; /* reads weights in place, those of adapters too                */

@@ -76,12 +76,12 @@ static void
 move_changed(struct moving *m, const struct device_shape *s,
              const struct qe_weights *changed, struct device_weights *weights)
 {
-    move_tensor(m, changed->embed_tokens != NULL && !s->host_table,
+    move_tensor(m, changed->embed_tokens != NULL && s->embeds && !s->host_table,
                 &weights->embed_tokens, (size_t)s->V * s->C);
     move_tensor(m, changed->norm != NULL, &weights->norm, s->C);
     for (int l = 0; l < s->L; l++) {
         struct device_layer layer = weights->layers[l];
-        move_layer(m, s, &changed->layers[l], &layer);
+        move_layer(m, s, &changed->layers[s->first_layer + l], &layer);
         if (m->memory != NULL) {
             weights->layers[l] = layer;
         }

@@ -4,7 +4,7 @@
 
 #include "seam.h"
 
-/* See struct qe_cuda_table. */
+/* See struct qe_cuda_table, for options with one device. */
 int backend_cuda_open(const struct qe_cuda_options *options,
                       const struct qe_model *model, struct qe_backend **backend,
                       struct qe_error *err);

@@ -57,11 +57,10 @@ find_device(int index, cudaDeviceProp *properties, struct qe_error *err)
     return 0;
 }
 
-static int
-batch_tokens_of(const cudaDeviceProp *properties, int asked)
+int
+device_batch_tokens(const struct device_facts *facts, int asked)
 {
-    return asked > 0 ? asked
-                     : properties->multiProcessorCount * ROWS_PER_MULTIPROCESSOR;
+    return asked > 0 ? asked : facts->n_multiprocessors * ROWS_PER_MULTIPROCESSOR;
 }
 
 /* Checks that the device exists and supports the model. */
@@ -100,15 +99,16 @@ choose_device(struct device *gpu, struct qe_error *err)
     snprintf(gpu->name, sizeof gpu->name, "cuda:%d", gpu->index);
     snprintf(gpu->kernels, sizeof gpu->kernels, "sm_%d%d", properties.major,
              properties.minor);
-    gpu->batch_tokens = batch_tokens_of(&properties, gpu->batch_tokens);
+    const struct device_facts facts = {properties.multiProcessorCount, 0, 0};
+    gpu->batch_tokens = device_batch_tokens(&facts, gpu->batch_tokens);
     gpu->max_seqs = gpu->batch_tokens; /* each has a token of its own */
     return 0;
 }
 
 /* ---- memory ---- */
 
-static struct qe_cuda_memory
-memory_of(const struct device_shape *shape, int batch_tokens, int max_length)
+struct qe_cuda_memory
+device_memory_of(const struct device_shape *shape, int batch_tokens, int max_length)
 {
     const int max_rows = batch_tokens > max_length ? batch_tokens : max_length;
 
@@ -143,11 +143,11 @@ fit_memory(struct device *gpu, enum qe_embedding embedding, struct qe_error *err
     size_t free_bytes, total_bytes;
 
     CUDA_TRY(err, cudaMemGetInfo(&free_bytes, &total_bytes));
-    gpu->shape.host_table = embedding == QE_EMBEDDING_HOST;
-    need = memory_of(&gpu->shape, gpu->batch_tokens, max_length);
+    gpu->shape.host_table = embedding == QE_EMBEDDING_HOST && gpu->shape.embeds;
+    need = device_memory_of(&gpu->shape, gpu->batch_tokens, max_length);
     if (device_bytes(&need) > free_bytes && embedding == QE_EMBEDDING_AUTO) {
         gpu->shape.host_table = true;
-        need = memory_of(&gpu->shape, gpu->batch_tokens, max_length);
+        need = device_memory_of(&gpu->shape, gpu->batch_tokens, max_length);
         snprintf(gpu->note, sizeof gpu->note,
                  "the table of embeddings is in host memory, %.2f GB, because the "
                  "device has no room for it",
@@ -193,13 +193,14 @@ allocate(struct device *gpu, const struct qe_cuda_options *options,
     }
     CUDA_TRY(err, attention_open(&gpu->attention, gpu->ws.qkv, gpu->ws.max_rows + 1,
                                  s->NH, s->NKV, s->HS));
-    status = layout_open(&gpu->attention, gpu->ws.max_rows, gpu->max_seqs, max_length,
-                         &gpu->layout, err);
-    if (status == 0) {
-        status =
-            gemm_open(linears, options->cache_folder, gpu->stream, &gpu->gemm, err);
+    for (int slot = 0; slot < (is_stage(s) ? 2 : 1); slot++) {
+        status = layout_open(&gpu->attention, gpu->ws.max_rows, gpu->max_seqs,
+                             max_length, &gpu->layouts[slot], err);
+        if (status < 0) {
+            return status;
+        }
     }
-    return status;
+    return gemm_open(linears, options->cache_folder, gpu->stream, &gpu->gemm, err);
 }
 
 static int
@@ -212,9 +213,11 @@ load(struct device *gpu, const struct qe_cuda_options *options,
         CUDA_TRY(err, cudaMemset(gpu->weights.memory, 0, gpu->weights.n_bytes));
     }
     if (s->equaliser_floats > 0) {
-        CUDA_TRY(err, cudaMemcpy(gpu->weights.equalisers, options->equalisers,
-                                 s->L * s->equaliser_floats * sizeof(float),
-                                 cudaMemcpyHostToDevice));
+        CUDA_TRY(err,
+                 cudaMemcpy(gpu->weights.equalisers,
+                            options->equalisers + s->first_layer * s->equaliser_floats,
+                            s->L * s->equaliser_floats * sizeof(float),
+                            cudaMemcpyHostToDevice));
     }
     CUDA_TRY(err, cudaDeviceSynchronize()); /* uploads run on other streams */
     int status = device_weights_upload(model, s, gpu->index, &gpu->weights, err);
@@ -258,48 +261,45 @@ current_device(void)
 }
 
 int
-device_open(struct device *gpu, const struct qe_cuda_options *options,
-            const struct qe_model *model, struct qe_error *err)
+device_open(struct device *gpu, int index, struct layer_range layers,
+            const struct qe_cuda_options *options, const struct qe_model *model,
+            struct qe_error *err)
 {
     const int before = current_device();
 
-    gpu->index = options->device;
+    gpu->index = index;
     gpu->batch_tokens = options->batch_tokens;
     gpu->own = &model->weights;
     gpu->config = model->config;
     gpu->config.rope_inv_freq = NULL; /* the model's */
-    gpu->shape = device_shape_of(&model->config, options->dtype, false);
+    gpu->shape =
+        shape_of_layers(device_shape_of(&model->config, options->dtype, false), layers);
     int status = open_parts(gpu, options, model, err);
     restore_device(gpu, before);
     return status;
 }
 
 static int
-count_memory(const struct qe_cuda_options *options, const struct qe_config *config,
-             struct qe_cuda_memory *memory, struct qe_error *err)
+look(int index, struct device_facts *facts, struct qe_error *err)
 {
-    const struct device_shape shape = device_shape_of(
-        config, options->dtype, options->embedding == QE_EMBEDDING_HOST);
     cudaDeviceProp properties;
-    const int found = find_device(options->device, &properties, err);
+    const int found = find_device(index, &properties, err);
 
     if (found < 0) {
         return found;
     }
-    *memory = memory_of(&shape, batch_tokens_of(&properties, options->batch_tokens),
-                        config->max_length);
-    CUDA_TRY(err, cudaMemGetInfo(&memory->free, &memory->total));
+    facts->n_multiprocessors = properties.multiProcessorCount;
+    CUDA_TRY(err, cudaMemGetInfo(&facts->free_bytes, &facts->total_bytes));
     return 0;
 }
 
 int
-device_memory(const struct qe_cuda_options *options, const struct qe_config *config,
-              struct qe_cuda_memory *memory, struct qe_error *err)
+device_look(int index, struct device_facts *facts, struct qe_error *err)
 {
     const int before = current_device();
-    int status = count_memory(options, config, memory, err);
+    int status = look(index, facts, err);
 
-    if (before >= 0 && before != options->device) {
+    if (before >= 0 && before != index) {
         cudaSetDevice(before);
     }
     return status;
@@ -389,25 +389,35 @@ prepare_layer(struct device *gpu, enum qe_linear first, int n_rows,
 }
 
 int
-device_prepare(struct device *gpu, struct qe_error *err)
+device_prepare(struct device *gpu, const struct layout *layout, struct qe_error *err)
 {
-    const struct layout *layout = &gpu->layout;
+    const bool pruned = layout->pruned && gpu->shape.pools;
     int status = 0;
 
-    if (gpu->shape.L > 1 || !layout->pruned) {
+    if (gpu->shape.L > 1 || !pruned) {
         status = prepare_layer(gpu, LINEAR_QKV, layout->n_rows, err);
     }
-    if (layout->pruned && status == 0) {
+    if (pruned && status == 0) {
         status = prepare_linear(gpu, LINEAR_KV, layout->n_rows, err);
     }
-    if (layout->pruned && layout->n_last > 0 && status == 0) {
+    if (pruned && layout->n_last > 0 && status == 0) {
         status = prepare_layer(gpu, LINEAR_Q, layout->n_last, err);
     }
     gemm_save(gpu->gemm);
     return status;
 }
 
-/* ---- close ---- */
+/* ---- fork, close ---- */
+
+int
+device_after_fork(const char *name, struct qe_error *err)
+{
+    return qe_fail(
+        err, QE_EDEVICE,
+        "device %s was opened before fork(), which CUDA does not survive; open "
+        "the model in the child, or start it by 'spawn' or 'forkserver'",
+        name);
+}
 
 void
 device_close(struct device *gpu)
@@ -419,7 +429,9 @@ device_close(struct device *gpu)
     }
     graphs_close(&gpu->graphs);
     gemm_close(gpu->gemm);
-    layout_close(&gpu->layout);
+    for (struct layout &layout : gpu->layouts) {
+        layout_close(&layout);
+    }
     workspace_close(&gpu->ws);
     adapters_close(&gpu->adapters);
     device_weights_close(&gpu->weights);

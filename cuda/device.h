@@ -29,23 +29,36 @@ struct device {
     struct adapters adapters;      /* owned             */
     struct workspace ws;           /* owned             */
     struct attention attention;
-    struct layout layout; /* owned             */
-    struct gemm *gemm;    /* owned             */
-    struct graphs graphs; /* owned             */
-    struct stream stream; /* owned             */
+    struct layout layouts[2]; /* owned; the second one only if it is a stage */
+    struct gemm *gemm;        /* owned             */
+    struct graphs graphs;     /* owned             */
+    struct stream stream;     /* owned             */
     cudaEvent_t layer_done[LAYERS_AHEAD];
 };
 
 /* Returns the number of GPUs, at least one, or fails. */
 int count_devices(struct qe_error *err);
 
-/* As qe_cuda_table.memory. */
-int device_memory(const struct qe_cuda_options *options, const struct qe_config *config,
-                  struct qe_cuda_memory *memory, struct qe_error *err);
+/* What is asked before a model is split over GPUs, or memory is counted. */
+struct device_facts {
+    int n_multiprocessors;
+    size_t free_bytes, total_bytes;
+};
 
-/* Opens a zeroed device and uploads the model's weights. */
-int device_open(struct device *gpu, const struct qe_cuda_options *options,
-                const struct qe_model *model, struct qe_error *err);
+int device_look(int index, struct device_facts *facts, struct qe_error *err);
+
+/* The memory of an engine, or of a stage, without that which is free. */
+struct qe_cuda_memory device_memory_of(const struct device_shape *shape,
+                                       int batch_tokens, int max_length);
+
+/* Tokens in a pass: as asked for, unless that is 0. */
+int device_batch_tokens(const struct device_facts *facts, int asked);
+
+/* Opens a zeroed device, the GPU of that index, and uploads the weights of some layers.
+ * The options' devices are not read. */
+int device_open(struct device *gpu, int index, struct layer_range layers,
+                const struct qe_cuda_options *options, const struct qe_model *model,
+                struct qe_error *err);
 
 /* Uploads the tensors that are not NULL in the adapter's table; a pass may be running.
  * One caller at a time. */
@@ -57,8 +70,13 @@ int device_add_adapter(struct device *gpu, const struct qe_weights *adapter,
 const struct device_weights *device_weights_of(const struct device *gpu,
                                                const struct qe_weights *table);
 
-/* Chooses plans for the products of the batch in layout that have none. */
-int device_prepare(struct device *gpu, struct qe_error *err);
+/* Chooses plans for the products of a batch that have none. The device must be current,
+ * and no pass under way on it. */
+int device_prepare(struct device *gpu, const struct layout *layout,
+                   struct qe_error *err);
+
+/* Fails: no device survives fork(). */
+int device_after_fork(const char *name, struct qe_error *err);
 
 /* Accepts a half-opened device. */
 void device_close(struct device *gpu);

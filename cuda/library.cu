@@ -4,6 +4,8 @@
 #include "backend_cuda.h"
 #include "cuda_error.h"
 #include "device.h"
+#include "split_backend.h"
+#include "stages.h"
 
 static int
 list_devices(struct qe_cuda_device *devices, int max_devices, struct qe_error *err)
@@ -21,13 +23,21 @@ list_devices(struct qe_cuda_device *devices, int max_devices, struct qe_error *e
     return n_devices;
 }
 
+static int
+open_backend(const struct qe_cuda_options *options, const struct qe_model *model,
+             struct qe_backend **backend, struct qe_error *err)
+{
+    return options->n_devices == 1 ? backend_cuda_open(options, model, backend, err)
+                                   : split_backend_open(options, model, backend, err);
+}
+
 extern "C" {
 extern __attribute__((visibility("default"))) const struct qe_cuda_table qe_cuda_table;
 const struct qe_cuda_table qe_cuda_table = {
     .abi = QE_CUDA_ABI,
     .size = sizeof qe_cuda_table,
-    .open = backend_cuda_open,
-    .memory = device_memory,
+    .open = open_backend,
+    .memory = stages_memory,
     .list_devices = list_devices,
 };
 }

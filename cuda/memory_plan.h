@@ -22,9 +22,13 @@
 #define MAX_MLP_ROWS 16896
 #define MIN_MLP_ROWS 128
 
+/* A model, or its layers [first_layer, first_layer + L) if it is split over GPUs: the
+ * first GPU embeds, the last one pools. */
 struct device_shape {
-    enum qe_compute_dtype dtype;      /* of the operands of products */
-    int L, C, I, NH, NKV, HS, V;      /* C and I padded        */
+    enum qe_compute_dtype dtype; /* of the operands of products */
+    int L, C, I, NH, NKV, HS, V; /* C and I padded        */
+    int first_layer;
+    bool embeds, pools;
     int n_columns;                    /* of C, before padding  */
     int q_width, kv_width, qkv_width; /* NH HS, NKV HS and q_width + 2 kv_width */
     bool host_table;                  /* embed_tokens are in host memory */
@@ -48,9 +52,36 @@ device_shape_of(const struct qe_config *c, enum qe_compute_dtype dtype, bool hos
     s.q_width = s.NH * s.HS;
     s.kv_width = s.NKV * s.HS;
     s.qkv_width = s.q_width + 2 * s.kv_width;
+    s.embeds = s.pools = true;
     s.host_table = host_table;
     s.equaliser_floats = dtype == QE_INT8_WEIGHTS ? qe_equaliser_floats(c) : 0;
     return s;
+}
+
+/* Some consecutive layers of a model. */
+struct layer_range {
+    int first, n;
+};
+
+/* The shape of those layers of a whole model's shape. */
+static inline struct device_shape
+shape_of_layers(struct device_shape s, struct layer_range layers)
+{
+    const int n_model = s.L;
+
+    s.first_layer = layers.first;
+    s.L = layers.n;
+    s.embeds = layers.first == 0;
+    s.pools = layers.first + layers.n == n_model;
+    s.host_table = s.host_table && s.embeds;
+    return s;
+}
+
+/* Whether the model has layers on other GPUs. */
+static inline bool
+is_stage(const struct device_shape *s)
+{
+    return !s->embeds || !s->pools;
 }
 
 /* Bytes of a weight of a matrix. */
@@ -134,7 +165,7 @@ place_layer(const struct device_shape *s)
 static inline struct weight_places
 place_weights(const struct device_shape *s)
 {
-    const size_t table_bytes = (size_t)s->V * s->C * BF16_BYTES;
+    const size_t table_bytes = s->embeds ? (size_t)s->V * s->C * BF16_BYTES : 0;
     struct weight_places p = {};
     size_t used = 0;
 
@@ -156,8 +187,8 @@ place_weights(const struct device_shape *s)
 
 /* Offsets of the buffers of struct workspace. */
 struct workspace_places {
-    int max_rows, mlp_rows;
-    size_t h, x, x_scales, qkv, gate_up, cos_sin;
+    int max_rows, mlp_rows, second_rows;
+    size_t h, second_h, x, x_scales, qkv, gate_up, cos_sin;
     size_t n_bytes;
 };
 
@@ -173,6 +204,10 @@ place_workspace(const struct device_shape *s, int batch_tokens, int max_length)
     p.mlp_rows = smaller(smaller(wanted, MAX_MLP_ROWS), p.max_rows);
     const size_t T = p.max_rows, M = p.mlp_rows;
     p.h = take_bytes(&p.n_bytes, T * C * sizeof(float));
+    if (is_stage(s)) { /* another batch arrives or leaves meanwhile */
+        p.second_rows = smaller(wanted, p.max_rows);
+        p.second_h = take_bytes(&p.n_bytes, p.second_rows * C * sizeof(float));
+    }
     p.x = take_bytes(&p.n_bytes, float8 ? T * widest : T * C * BF16_BYTES);
     if (float8) {
         p.x_scales = take_bytes(&p.n_bytes, T * sizeof(float));
@@ -205,8 +240,8 @@ layer_products(const struct device_shape *s, struct linear_shape linears[N_LINEA
 
 /* ---- in all ---- */
 
-/* What an engine takes; its layout, of layout_bytes, counts as activations. Not filled:
- * free and total. */
+/* What an engine takes; its layout, of layout_bytes, counts as activations. A stage has
+ * two. Not filled: free and total. */
 static inline struct qe_cuda_memory
 plan_memory(const struct device_shape *s, int batch_tokens, int max_length,
             size_t layout_bytes, size_t spare_bytes)
@@ -219,8 +254,10 @@ plan_memory(const struct device_shape *s, int batch_tokens, int max_length,
     memory.weights = weights.n_bytes;
     memory.host = weights.host_bytes;
     memory.activations = place_workspace(s, batch_tokens, max_length).n_bytes +
-                         gemm_device_bytes(linears) + layout_bytes;
+                         gemm_device_bytes(linears) +
+                         (is_stage(s) ? 2 : 1) * layout_bytes;
     memory.spare = spare_bytes;
+    memory.n_layers = s->L;
     memory.batch_tokens = batch_tokens;
     return memory;
 }

@@ -127,7 +127,9 @@ device_weights_open(const struct device_shape *s, struct device_weights *w,
     if (s->host_table) {
         return host_table_open(s, w, err);
     }
-    point_at(&w->embed_tokens, w->memory, p.embed_tokens);
+    if (s->embeds) {
+        point_at(&w->embed_tokens, w->memory, p.embed_tokens);
+    }
     return 0;
 }
 
@@ -228,11 +230,13 @@ add_tensors(struct upload *u, const struct device_shape *s,
     const size_t C = s->C, c = s->n_columns, i = model->config.intermediate_size;
 
     u->n_pieces = 0;
-    add_tensor(u, w->embed_tokens, model->weights.embed_tokens, s->V, c, C);
+    if (s->embeds) {
+        add_tensor(u, w->embed_tokens, model->weights.embed_tokens, s->V, c, C);
+    }
     add_tensor(u, w->norm, model->weights.norm, 1, c, C);
     add_tensor(u, w->inv_freq, model->config.rope_inv_freq, 1, s->HS / 2, s->HS / 2);
     for (int l = 0; l < s->L; l++) {
-        const struct qe_layer *from = &model->weights.layers[l];
+        const struct qe_layer *from = &model->weights.layers[s->first_layer + l];
         const struct device_layer *to = &w->layers[l];
         const struct operand k_proj = rows_from(to->qkv_proj, s->q_width, C);
         const struct operand v_proj = rows_from(k_proj, s->kv_width, C);

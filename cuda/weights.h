@@ -22,8 +22,10 @@ struct device_weights {
     size_t n_bytes;
     unsigned char *host_memory; /* owned; pinned; NULL, or the table of embeddings */
     size_t host_bytes;
-    struct device_layer *layers; /* (L) owned, in host memory */
-    bf16 *embed_tokens;          /* (V, C) in host_memory, if there is some         */
+    struct device_layer *layers; /* (L) owned, in host memory; the first is the
+                                    model's layer first_layer */
+    bf16 *embed_tokens;          /* (V, C) in host_memory, if there is some; NULL
+                                    unless the shape embeds */
     float *norm;                 /* (C)                       */
     float *inv_freq;             /* (HS / 2)                  */
     float
@@ -39,8 +41,8 @@ int device_weights_open(const struct device_shape *shape,
 int host_table_open(const struct device_shape *shape, struct device_weights *weights,
                     struct qe_error *err);
 
-/* Fills the table from the model's files. Tensors that are NULL in the model keep their
- * content. */
+/* Fills the table from the model's files, of which it takes the shape's layers. Tensors
+ * that are NULL in the model keep their content. */
 int device_weights_upload(const struct qe_model *model,
                           const struct device_shape *shape, int device,
                           const struct device_weights *weights, struct qe_error *err);

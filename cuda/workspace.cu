@@ -11,9 +11,13 @@ workspace_open(const struct device_shape *shape, int batch_tokens, int max_lengt
 
     ws->max_rows = p.max_rows;
     ws->mlp_rows = p.mlp_rows;
+    ws->second_rows = p.second_rows;
     ws->n_bytes = p.n_bytes;
     CUDA_TRY(err, cudaMalloc(&ws->memory, ws->n_bytes));
     ws->h = reinterpret_cast<float *>(ws->memory + p.h);
+    if (p.second_rows > 0) {
+        ws->second_h = reinterpret_cast<float *>(ws->memory + p.second_h);
+    }
     ws->x = {ws->memory + p.x, NULL};
     if (shape->dtype == QE_FLOAT8) {
         ws->x.scales = reinterpret_cast<float *>(ws->memory + p.x_scales);

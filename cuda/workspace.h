@@ -10,7 +10,10 @@ struct workspace {
     int max_rows; /* T: the larger of batch_tokens and max_length                  */
     int mlp_rows; /* M: rows whose gate and up exist at a time                    */
 
-    float *h; /* (T, C) the residual stream                                 */
+    int second_rows; /* S */
+
+    float *h;        /* (T, C) the residual stream                                 */
+    float *second_h; /* (S, C) another batch's; NULL unless the model is split      */
     struct operand
         x;         /* (T, C) normed h; in e4m3 attention's output, (T, q_width), too */
     bf16 *qkv;     /* (T, NH + 2 NKV, HS) attention's output replaces q          */
@@ -23,6 +26,7 @@ struct workspace {
 };
 
 #define RING_FLOATS ((size_t)4 << 20)
+#define SLOT_RING_FLOATS (RING_FLOATS / 2) /* if two batches share it */
 
 int workspace_open(const struct device_shape *shape, int batch_tokens, int max_length,
                    struct workspace *ws, struct qe_error *err);

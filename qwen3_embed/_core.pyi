@@ -45,10 +45,11 @@ class Engine:
         `config` holds the ints hidden_size, intermediate_size, n_layers, n_heads,
         n_kv_heads, head_dim, vocab_size, max_length; the floats rms_norm_eps, rope_scale;
         and rope_inv_freq, a float32 buffer of head_dim / 2. 0 lets the engine choose
-        num_threads and batch_tokens. device is "cpu", "cuda" or "cuda:1"; dtype "int8" is for
-        the CPU, "float8" and "int8-weights" for CUDA; embedding "device" or "host" too: where
-        the table of embeddings lies. cuda_library is None where the build has none, cublas_folder
-        None for the system's. In cache_folder the CUDA engine keeps what it measured.
+        num_threads and batch_tokens. device is "cpu", "cuda", "cuda:1", or "cuda:0,cuda:1",
+        which splits the layers; dtype "int8" is for the CPU, "float8" and "int8-weights" for
+        CUDA; embedding "device" or "host" too: where the table of embeddings lies. cuda_library is
+        None where the build has none, cublas_folder None for the system's. In cache_folder the
+        CUDA engine keeps what it measured.
         `places`, as of `tensor_places`, are those of the only path, if that is a GGUF file.
         """
     def rows(self, n: int, dim: int, /) -> npt.NDArray[np.float32]:
@@ -131,19 +132,20 @@ def quantize_layer(
 
 def cuda_memory(
     config: dict[str, Any],
-    index: int,
+    indices: tuple[int, ...],
     dtype: str,
     embedding: str,
     batch_tokens: int,
     cuda_library: str | None,
     cublas_folder: str | None,
     /,
-) -> dict[str, int]:
-    """The bytes that Engine would take on GPU `index`, with these options, without opening it.
+) -> list[dict[str, int]]:
+    """The bytes that Engine would take of each GPU, with these options, without opening it.
 
-    On the device: weights, activations (all that a pass writes) and spare (of CUDA itself, an
-    estimate); host (pinned host memory); free and total of the device now; batch_tokens, as
-    given or chosen. "auto" counts as "device". DeviceError as of cuda_devices.
+    Of several, each has n_layers of the layers. On the device: weights, activations (all that a
+    pass writes) and spare (of CUDA itself, an estimate); host (pinned host memory); free and
+    total of the device now; batch_tokens, as given or chosen. "auto" counts as "device".
+    DeviceError as of cuda_devices.
     """
 
 def cuda_devices(

@@ -45,7 +45,9 @@ class Embedder(Model):
         "mini", the model in this package.
     device : str or sequence of str
         "auto" (the first usable GPU, else the CPU), "cpu", "cuda", "cuda:1", "cuda:all", or a
-        list of GPUs, which then share the texts of every call.
+        list of GPUs. Several share the texts of every call or, with `split`, the model.
+    split : {None, "layers"}
+        "layers": each GPU holds consecutive layers, in proportion to its free memory.
     dtype : str
         "auto" or "bfloat16", which are the same. Less exact, in half the memory: "int8", on CPUs;
         "int8-weights", on GPUs; "float8", on GPUs of capability 9. The first and last are faster.
@@ -70,8 +72,7 @@ class Embedder(Model):
     hub : {"huggingface", "modelscope"}, optional
         Where names are looked up; by default as QWEN3_EMBED_HUB says, else on Hugging Face.
     special_tokens_in_text : bool
-        True: text that looks like a control token (``<|im_end|>``) becomes one, as in
-        `transformers`. False: it stays text.
+        Whether text that looks like a control token (``<|im_end|>``) becomes one.
     cache : path-like or VectorCache, optional
         A file that keeps vectors, so that a text is computed once; models, threads and
         processes may share it. A `VectorCache` says how large it may grow.

@@ -56,6 +56,7 @@ class Model(SentenceTransformersNames):
         model: str | os.PathLike[str],
         *,
         device: str | Sequence[str] | None = "auto",
+        split: str | None = None,
         dtype: str = "auto",
         embedding: str = "auto",
         max_length: int | None = None,
@@ -73,8 +74,7 @@ class Model(SentenceTransformersNames):
         **others: Any,
     ) -> None:
         cache_dir = chosen_cache_dir(others, cache_dir)
-        device = "auto" if device is None else device
-        devices = resolve_device(device)
+        devices = resolve_device(device, split)
         if dtype not in ("auto", *DTYPES):
             raise ValueError(f"dtype={dtype!r}, expected 'auto' or {', '.join(map(repr, DTYPES))}")
         for name, value in (("batch_tokens", batch_tokens), ("num_threads", num_threads)):
@@ -98,7 +98,7 @@ class Model(SentenceTransformersNames):
             )
             self._engines = self._open_engines(
                 devices,
-                may_fall_back=device == "auto",
+                may_fall_back=device in (None, "auto") and split is None,
                 embedding=embedding,
                 num_threads=num_threads,
                 batch_tokens=batch_tokens or 0,
@@ -119,6 +119,7 @@ class Model(SentenceTransformersNames):
         self._arguments: dict[str, Any] = {
             "model": str(self._files.folder.absolute()) if self._files.is_folder else model,
             "device": device,
+            "split": split,
             "dtype": dtype,
             "embedding": embedding,
             "max_length": max_length,

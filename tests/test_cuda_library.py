@@ -105,7 +105,7 @@ def test_another_version_of_the_library(tmp_path: Path) -> None:
         "except Exception as error: print(error)\n"
     )
     said = run_python(tmp_path, "-c", code)
-    assert f"{other} has version 1 of qe_cuda_table, expected 3; reinstall" in said
+    assert f"{other} has version 1 of qe_cuda_table, expected 4; reinstall" in said
 
 
 @in_this_build

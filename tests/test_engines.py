@@ -179,7 +179,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
             raise failure[0]
         return open_engines(*arguments, devices=devices, **options)
 
-    monkeypatch.setattr(model_module, "resolve_device", lambda device: ("cuda:0",))
+    monkeypatch.setattr(model_module, "resolve_device", lambda device, split: ("cuda:0",))
     monkeypatch.setattr(model_module, "open_engines", open_or_fail)
     return failure
 

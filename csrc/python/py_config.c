@@ -157,39 +157,73 @@ py_get_embedding(const char *name, enum qe_embedding *embedding)
 
 /* ---- cuda_memory ---- */
 
+/* Sets options->devices from a tuple of int. */
+static int
+get_devices(PyObject *tuple, struct qe_cuda_options *options)
+{
+    Py_ssize_t n = PyTuple_Size(tuple);
+
+    if (n < 1 || n > QE_MAX_DEVICES) {
+        PyErr_Format(PyExc_ValueError, "indices: %zd, expected 1 to %d", n,
+                     QE_MAX_DEVICES);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        options->devices[i] = (int)PyLong_AsLong(PyTuple_GetItem(tuple, i));
+    }
+    options->n_devices = (int)n;
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static PyObject *
+memory_list(const struct qe_cuda_memory *memory, int n)
+{
+    PyObject *list = PyList_New(0);
+
+    for (int i = 0; list != NULL && i < n; i++) {
+        const struct qe_cuda_memory *m = &memory[i];
+        PyObject *item = Py_BuildValue(
+            "{s:n,s:n,s:n,s:n,s:n,s:n,s:i,s:i}", "weights", (Py_ssize_t)m->weights,
+            "activations", (Py_ssize_t)m->activations, "spare", (Py_ssize_t)m->spare,
+            "host", (Py_ssize_t)m->host, "free", (Py_ssize_t)m->free, "total",
+            (Py_ssize_t)m->total, "batch_tokens", m->batch_tokens, "n_layers",
+            m->n_layers);
+        if (item == NULL || PyList_Append(list, item) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(item);
+    }
+    return list;
+}
+
 PyObject *
 py_cuda_memory(PyObject *module, PyObject *args)
 {
     struct qe_cuda_options options = {0};
     struct qe_cuda_paths paths;
     struct qe_config config = {0};
-    struct qe_cuda_memory memory;
+    struct qe_cuda_memory memory[QE_MAX_DEVICES];
     const struct qe_cuda_table *table;
     const char *dtype, *embedding;
     Py_buffer inv_freq;
-    PyObject *dict;
+    PyObject *dict, *indices;
     struct qe_error err;
 
-    if (!PyArg_ParseTuple(args, "O!issizz", &PyDict_Type, &dict, &options.device,
-                          &dtype, &embedding, &options.batch_tokens, &paths.library,
-                          &paths.cublas_folder) ||
-        py_get_dtype(dtype, &options.dtype) < 0 ||
+    if (!PyArg_ParseTuple(args, "O!O!ssizz", &PyDict_Type, &dict, &PyTuple_Type,
+                          &indices, &dtype, &embedding, &options.batch_tokens,
+                          &paths.library, &paths.cublas_folder) ||
+        get_devices(indices, &options) < 0 || py_get_dtype(dtype, &options.dtype) < 0 ||
         py_get_embedding(embedding, &options.embedding) < 0 ||
         py_config_of(dict, &config, &inv_freq) < 0) {
         return NULL;
     }
     int status = qe_cuda_library_load(&paths, &table, &err);
     if (status == 0) {
-        status = table->memory(&options, &config, &memory, &err);
+        status = table->memory(&options, &config, memory, &err);
     }
     PyBuffer_Release(&inv_freq);
     if (status < 0) {
         return py_raise(PyModule_GetState(module), &err, 0);
     }
-    return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n,s:n,s:i}", "weights",
-                         (Py_ssize_t)memory.weights, "activations",
-                         (Py_ssize_t)memory.activations, "spare",
-                         (Py_ssize_t)memory.spare, "host", (Py_ssize_t)memory.host,
-                         "free", (Py_ssize_t)memory.free, "total",
-                         (Py_ssize_t)memory.total, "batch_tokens", memory.batch_tokens);
+    return memory_list(memory, options.n_devices);
 }

@@ -11,14 +11,16 @@ from .model_arguments import add_model_arguments, model_settings, open_model
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
+    from ..loading.device_memory import MemoryNeed
 
 __all__ = ["add_arguments", "run"]
 
 _EPILOG = """example:
   qwen3-embed info --model mini
 
-On a GPU (--device cuda) it also lists the memory that the model needs in each dtype, and with its
-token embeddings in host memory, at --max-length and --batch-tokens."""
+On a GPU (--device cuda), or on each of several (--split layers), it also lists the memory that the
+model needs in each dtype, and with its token embeddings in host memory, at --max-length and
+--batch-tokens."""
 
 _GPU_DTYPES = ("bfloat16", "float8", "int8-weights")
 
@@ -78,18 +80,25 @@ def _model_facts(namespace: argparse.Namespace) -> dict[str, str]:
 
     try:
         with open_model(namespace, namespace.model) as model:
-            lines, device = _settings_of(model), model.device
+            lines = _settings_of(model)
+            device = model.device if namespace.split else model.device.split(",")[0]
             config = model.config.for_engine(model.max_length)
     except DeviceMemoryError as error:
         from ..loading.device import resolve_device
 
-        device = resolve_device(namespace.device)[0]
-        on_cpu = {"device": "cpu", "dtype": "auto", "embedding": "auto", "adapter": None}
+        device = resolve_device(namespace.device, namespace.split)[0]
+        on_cpu = {
+            "device": "cpu",
+            "split": None,
+            "dtype": "auto",
+            "embedding": "auto",
+            "adapter": None,
+        }
         with open_model(argparse.Namespace(**vars(namespace) | on_cpu), namespace.model) as model:
             lines = {"model": model.name, "does not open": str(error)}
             config = model.config.for_engine(model.max_length)
     if device.startswith("cuda"):
-        lines |= _memory_needs(config, device.split(",")[0], namespace.batch_tokens or 0)
+        lines |= _memory_needs(config, device, namespace.batch_tokens or 0)
     return lines
 
 
@@ -122,18 +131,23 @@ def _describe_adapter(model: Embedder) -> str:
 
 
 def _memory_needs(config: dict[str, Any], device: str, batch_tokens: int) -> dict[str, str]:
-    """The free memory of a GPU, and what the model needs of it in each dtype."""
+    """The free memory of an engine's GPUs, and what the model needs of them in each dtype."""
     from ..loading.device import list_gpus
-    from ..loading.device_memory import memory_need
+    from ..loading.device_memory import memory_needs
 
-    need = memory_need(
+    names = device.split(",")
+    needs = memory_needs(
         config, device, dtype="bfloat16", embedding="device", batch_tokens=batch_tokens
     )
-    gpu = next(gpu for gpu in list_gpus() if gpu.device == device)
+    free = ", ".join(
+        f"on {name} {_gb(need.free)} of {_gb(need.total)} free"
+        for name, need in zip(names, needs, strict=True)
+    )
     lines = {
-        "memory": f"on {device} {_gb(need.free)} of {_gb(need.total)} free; needed for texts of "
-        f"{config['max_length']} tokens in batches of {need.batch_tokens}:"
+        "memory": f"{free}; needed for texts of {config['max_length']} tokens in batches of "
+        f"{needs[0].batch_tokens}:"
     }
+    gpu = next(gpu for gpu in list_gpus() if gpu.device == names[0])
     for dtype in _GPU_DTYPES:
         if dtype == "float8" and gpu.capability[0] != 9:
             lines[f"needs in {dtype}"] = "not on this GPU, which needs compute capability 9.x"
@@ -144,24 +158,31 @@ def _memory_needs(config: dict[str, Any], device: str, batch_tokens: int) -> dic
 
 def _need_in(dtype: str, config: dict[str, Any], device: str, batch_tokens: int) -> str:
     """The memory for one dtype, and the options with which it fits."""
-    from ..loading.device_memory import largest_fitting_length, memory_need
+    from ..loading.device_memory import largest_fitting_length, memory_needs
 
     on_device, on_host = (
-        memory_need(config, device, dtype=dtype, embedding=place, batch_tokens=batch_tokens)
+        memory_needs(config, device, dtype=dtype, embedding=place, batch_tokens=batch_tokens)
         for place in ("device", "host")
     )
     words = (
-        f"{_gb(on_device.device_bytes)}, with --embedding host {_gb(on_host.device_bytes)} "
-        f"(and {_gb(on_host.host)} of the host's): "
+        f"{_per_gpu(on_device)}, with --embedding host {_per_gpu(on_host)} "
+        f"(and {_gb(on_host[0].host)} of the host's): "
     )
-    if on_device.fits:
+    if all(need.fits for need in on_device):
         return words + "fits"
-    if on_host.fits:
+    if all(need.fits for need in on_host):
         return words + "fits with --embedding host"
     length = largest_fitting_length(config, device, dtype=dtype, embedding="host")
     if length is None:
         return words + "does not fit"
     return words + f"fits with --embedding host --max-length {length} --batch-tokens {length}"
+
+
+def _per_gpu(needs: list[MemoryNeed]) -> str:
+    """ "7.12 GB"; of a split model "7.12 GB (17 layers) + 7.00 GB (19 layers)"."""
+    if len(needs) == 1:
+        return _gb(needs[0].device_bytes)
+    return " + ".join(f"{_gb(need.device_bytes)} ({need.n_layers} layers)" for need in needs)
 
 
 def _gb(n_bytes: int) -> str:

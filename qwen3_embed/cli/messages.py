@@ -24,6 +24,7 @@ _OPTIONS = {
     "num_threads": "--threads",
     "prompt_name": "--prompt-name",
     "revision": "--revision",
+    "split": "--split",
     "top_k": "--top-k",
 }
 _PHRASES = {

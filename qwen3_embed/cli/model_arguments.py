@@ -78,7 +78,14 @@ def add_model_arguments(
         + (f" (default: {default_model})" if default_model else ""),
     )
     group.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1 or cuda:all (default: auto)"
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or cuda:all (default: auto)",
+    )
+    group.add_argument(
+        "--split",
+        choices=("layers",),
+        help="share the model's layers among the GPUs of --device (default: all GPUs)",
     )
     group.add_argument(
         "--dtype",
@@ -166,6 +173,7 @@ def model_settings(namespace: argparse.Namespace) -> dict[str, Any]:
     """The options that apply to every model of a command; an adapter belongs to one base."""
     return {
         "device": namespace.device,
+        "split": namespace.split,
         "dtype": namespace.dtype,
         "embedding": namespace.embedding,
         "max_length": namespace.max_length,

@@ -33,7 +33,8 @@ _COUNTERPARTS = {
     "--max-client-batch-size": "pass --max-inputs N",
     "--auto-truncate": "pass --truncate",
     "--hostname": "pass --host ADDRESS",
-    "--tensor-parallel-size": "pass --device cuda:all, one engine per GPU",
+    "--tensor-parallel-size": "pass --split layers for a model too large for one GPU, or --device "
+    "cuda:all for one engine per GPU",
     "--trust-remote-code": "no code from a model's folder is ever run",
 }
 

@@ -15,6 +15,7 @@ __all__ = ["CUDA_PATHS", "Gpu", "list_gpus", "resolve_device"]
 
 _CUDA = re.compile(r"cuda(:[0-9]{1,3})?")
 _LEAST_CAPABILITY = 8, 0
+_MOST_DEVICES = 16  # of one engine
 
 
 class Gpu(NamedTuple):
@@ -75,26 +76,33 @@ def list_gpus() -> list[Gpu]:
     ]
 
 
-def resolve_device(device: str | Sequence[str]) -> tuple[str, ...]:
-    """The engines' devices for "auto", "cpu", "cuda", "cuda:1", "cuda:all" or a list of them.
+def resolve_device(device: str | Sequence[str] | None, split: str | None = None) -> tuple[str, ...]:
+    """The engines' devices for "auto", "cpu", "cuda", "cuda:1", "cuda:all" or a list of GPUs.
 
     Parameters
     ----------
     device : str or sequence of str
-        "auto" is the first usable GPU, and "cpu" where there is none.
+        "auto", or None, is the first usable GPU, and "cpu" where there is none. "cuda:0,cuda:1"
+        is a list, too.
+    split : {None, "layers"}
+        "layers": one engine on all the GPUs, at least two; "auto" is "cuda:all" then, and a GPU
+        may be named twice, to try a split without a second one.
 
     Returns
     -------
     tuple of str
-        ("cpu",), or one or more of "cuda:0", "cuda:1", ...
+        ("cpu",), or one or more of "cuda:0", "cuda:1", ...; of a split model, one "cuda:0,cuda:1".
 
     Raises
     ------
     DeviceError
-        "cuda:all" where no GPU is usable.
+        "cuda:all" where no GPU is usable, or one alone for a split.
     ValueError
-        No device of that name, or one named twice.
+        No device of that name, or one named twice; a split of another kind, or of one device.
     """
+    device = "auto" if device is None else device
+    if split is not None:
+        return (_split_devices(device, split),)
     if device == "cpu":
         return ("cpu",)
     if device == "auto":
@@ -102,6 +110,14 @@ def resolve_device(device: str | Sequence[str]) -> tuple[str, ...]:
             return _usable()[:1] or ("cpu",)
         except DeviceError:  # `qwen3-embed info` shows it
             return ("cpu",)
+    devices = _named_gpus(device)
+    if len(set(devices)) < len(devices):
+        raise ValueError(f"device={device!r}, expected each device once")
+    return devices
+
+
+def _named_gpus(device: str | Sequence[str]) -> tuple[str, ...]:
+    """The GPUs of "cuda:all", a name, or a list of names."""
     if device == "cuda:all":
         if found := _usable():
             return found
@@ -111,7 +127,7 @@ def resolve_device(device: str | Sequence[str]) -> tuple[str, ...]:
         )
     names: list[str] = []
     if isinstance(device, str):
-        names = [device]
+        names = device.split(",")
     elif isinstance(device, Sequence):
         names = list(device)
     if not names or not all(isinstance(name, str) and _CUDA.fullmatch(name) for name in names):
@@ -119,10 +135,24 @@ def resolve_device(device: str | Sequence[str]) -> tuple[str, ...]:
             f"device={device!r}, expected 'auto', 'cpu', 'cuda', 'cuda:1', 'cuda:all' or a list "
             f"of CUDA devices"
         )
-    devices = tuple("cuda:0" if name == "cuda" else name for name in names)
-    if len(set(devices)) < len(devices):
-        raise ValueError(f"device={device!r}, expected each device once")
-    return devices
+    return tuple("cuda:0" if name == "cuda" else name for name in names)
+
+
+def _split_devices(device: str | Sequence[str], split: str) -> str:
+    """The one device, in the engine's words, of a model that is split over GPUs."""
+    if split != "layers":
+        raise ValueError(f"split={split!r}, expected 'layers' or None")
+    if device == "cpu":
+        raise ValueError("split='layers': device='cpu' is one device, expected GPUs")
+    devices = _named_gpus("cuda:all" if device == "auto" else device)
+    if len(devices) < 2 and device in ("auto", "cuda:all"):
+        raise DeviceError(f"split='layers': {devices[0]} is the only GPU, expected two or more")
+    if not 2 <= len(devices) <= _MOST_DEVICES:
+        raise ValueError(
+            f"split='layers': device={device!r} is {len(devices)} of them, expected a list of 2 to "
+            f"{_MOST_DEVICES} GPUs"
+        )
+    return ",".join(devices)
 
 
 def _usable() -> tuple[str, ...]:

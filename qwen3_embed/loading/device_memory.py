@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 from .._core import cuda_memory
 from .device import CUDA_PATHS
 
-__all__ = ["MemoryNeed", "largest_fitting_length", "memory_need"]
+__all__ = ["MemoryNeed", "largest_fitting_length", "memory_need", "memory_needs"]
 
 _LEAST_LENGTH = 128
 
 
 class MemoryNeed(NamedTuple):
-    """The memory of one engine, in bytes.
+    """The memory of one engine on a GPU, in bytes.
 
     Attributes
     ----------
@@ -29,6 +29,8 @@ class MemoryNeed(NamedTuple):
         Of the device, now.
     batch_tokens : int
         Of one pass: as asked for, or chosen for the device.
+    n_layers : int
+        Layers that the GPU has: all of them unless the model is split.
     """
 
     weights: int
@@ -38,6 +40,7 @@ class MemoryNeed(NamedTuple):
     free: int
     total: int
     batch_tokens: int
+    n_layers: int
 
     @property
     def device_bytes(self) -> int:
@@ -50,17 +53,17 @@ class MemoryNeed(NamedTuple):
         return self.device_bytes <= self.free
 
 
-def memory_need(
+def memory_needs(
     config: dict[str, Any], device: str, *, dtype: str, embedding: str, batch_tokens: int = 0
-) -> MemoryNeed:
-    """Computes the memory of an engine on a GPU, and the device's free memory.
+) -> list[MemoryNeed]:
+    """Computes the memory of an engine on each of its GPUs, and their free memory.
 
     Parameters
     ----------
     config : dict
         As `ModelConfig.for_engine` gives it for a `max_length`.
     device : str
-        "cuda:0".
+        "cuda:0"; "cuda:0,cuda:1" of a split model.
     dtype, embedding : str
         As of `Embedder`; embedding "auto" counts as "device".
     batch_tokens : int
@@ -71,9 +74,19 @@ def memory_need(
     DeviceError
         There is no such GPU, or a part of CUDA is missing.
     """
-    index = int(device.removeprefix("cuda:"))
-    found = cuda_memory(config, index, dtype, embedding, batch_tokens, *CUDA_PATHS)
-    return MemoryNeed(**found)
+    indices = tuple(int(name.removeprefix("cuda:")) for name in device.split(","))
+    found = cuda_memory(config, indices, dtype, embedding, batch_tokens, *CUDA_PATHS)
+    return [MemoryNeed(**need) for need in found]
+
+
+def memory_need(
+    config: dict[str, Any], device: str, *, dtype: str, embedding: str, batch_tokens: int = 0
+) -> MemoryNeed:
+    """As `memory_needs`, of an engine on one GPU."""
+    (need,) = memory_needs(
+        config, device, dtype=dtype, embedding=embedding, batch_tokens=batch_tokens
+    )
+    return need
 
 
 def largest_fitting_length(
@@ -89,8 +102,8 @@ def largest_fitting_length(
     length: int = 1 << (config["max_length"] - 1).bit_length() >> 1
     while length >= _LEAST_LENGTH:
         shorter = config | {"max_length": length}
-        need = memory_need(shorter, device, dtype=dtype, embedding=embedding, batch_tokens=length)
-        if need.fits:
+        needs = memory_needs(shorter, device, dtype=dtype, embedding=embedding, batch_tokens=length)
+        if all(need.fits for need in needs):
             return length
         length //= 2
     return None

@@ -72,7 +72,7 @@ open_fake(const struct qe_cuda_options *options, const struct qe_model *model,
     fake->base = (struct qe_backend){
         .abi = QE_BACKEND_ABI,
         .size = sizeof fake->base,
-        .name = "cuda:0",
+        .name = options->n_devices == 1 ? "cuda:0" : "cuda:0,cuda:1",
         .kernels = "fake",
         .n_threads = 1,
         .batch_tokens = options->batch_tokens > 0 ? options->batch_tokens : 64,
@@ -98,16 +98,20 @@ count_memory(const struct qe_cuda_options *options, const struct qe_config *conf
                            : config->max_length;
     (void)err;
 
-    *memory = (struct qe_cuda_memory){
-        .weights = (options->dtype == QE_BFLOAT16 ? 1600000000u : 800000000u) +
-                   (host ? 0 : table_bytes),
-        .activations = (size_t)n_rows * 100000,
-        .spare = 250000000,
-        .host = host ? table_bytes : 0,
-        .free = 2000000000,
-        .total = 4000000000,
-        .batch_tokens = options->batch_tokens > 0 ? options->batch_tokens : 64,
-    };
+    for (int i = 0; i < options->n_devices; i++) {
+        memory[i] = (struct qe_cuda_memory){
+            .weights = (options->dtype == QE_BFLOAT16 ? 1600000000u : 800000000u) /
+                           (unsigned)options->n_devices +
+                       (host || i > 0 ? 0 : table_bytes),
+            .activations = (size_t)n_rows * 100000,
+            .spare = 250000000,
+            .host = host && i == 0 ? table_bytes : 0,
+            .free = 2000000000,
+            .total = 4000000000,
+            .batch_tokens = options->batch_tokens > 0 ? options->batch_tokens : 64,
+            .n_layers = config->n_layers / options->n_devices,
+        };
+    }
     return 0;
 }
 

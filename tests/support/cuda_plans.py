@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DTYPES", "MODELS", "N_LAYERS", "config_of", "load_plans"]
+__all__ = ["DTYPES", "MODELS", "N_LAYERS", "Memory", "config_of", "load_plans"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,6 +59,7 @@ class Memory(ctypes.Structure):
             for name in ("weights", "activations", "spare", "host", "free", "total")
         ),
         ("batch_tokens", ctypes.c_int),
+        ("n_layers", ctypes.c_int),
     ]
 
 
