@@ -35,7 +35,7 @@ suite() { # suite NAME: every test that computes on the GPU
     tail -1 "$OUT/$1.txt"
     python3 -m pytest -q -s -p no:cacheprovider --tb short \
         tests/cuda/test_killer_inputs.py tests/cuda/test_plans.py \
-        tests/cuda/test_int8_weights.py \
+        tests/cuda/test_int8_weights.py tests/cuda/test_split.py \
         -k "memory_taken_by_another_process or takes_less_memory"
 }
 
