@@ -10,8 +10,8 @@
 /* A micro-batch is a quarter of a single GPU's batch: still whole waves of its
  * multiprocessors, and four times as many. */
 #define MICRO_PART 4
-/* Of a batch: of 16 micro-batches two GPUs lose a seventeenth. */
-#define MICRO_PER_BATCH 16
+/* Micro-batches of a batch, per GPU: of their 16 two GPUs lose a seventeenth. */
+#define MICRO_PER_STAGE 8
 
 struct split {
     struct device_shape shape; /* the whole model's */
@@ -48,8 +48,9 @@ choose_tokens(const struct qe_cuda_options *options, const struct device_facts *
 {
     int micro = device_batch_tokens(&facts[0], 0) / MICRO_PART;
 
-    split->batch_tokens =
-        options->batch_tokens > 0 ? options->batch_tokens : MICRO_PER_BATCH * micro;
+    split->batch_tokens = options->batch_tokens > 0
+                              ? options->batch_tokens
+                              : MICRO_PER_STAGE * options->n_devices * micro;
     split->micro_tokens = smaller(micro, split->batch_tokens);
 }
 
@@ -316,6 +317,19 @@ slot_h(const struct stage *stage, int slot)
     return slot == 0 ? stage->gpu.ws.h : stage->gpu.ws.second_h;
 }
 
+/* Peers that can't reach each other's memory copy through pinned host memory, which is
+ * the driver's. */
+static cudaError_t
+copy_h(const struct stage *from, const struct stage *to, int slot, size_t n_bytes)
+{
+    if (from->gpu.index == to->gpu.index) {
+        return cudaMemcpyAsync(slot_h(to, slot), slot_h(from, slot), n_bytes,
+                               cudaMemcpyDeviceToDevice, from->copies);
+    }
+    return cudaMemcpyPeerAsync(slot_h(to, slot), to->gpu.index, slot_h(from, slot),
+                               from->gpu.index, n_bytes, from->copies);
+}
+
 cudaError_t
 stages_hand_on(struct stages *stages, int s, int slot, int n_rows)
 {
@@ -330,9 +344,7 @@ stages_hand_on(struct stages *stages, int s, int slot, int n_rows)
         status = cudaStreamWaitEvent(from->copies, to->done[slot], 0);
     }
     if (status == cudaSuccess) {
-        status =
-            cudaMemcpyPeerAsync(slot_h(to, slot), to->gpu.index, slot_h(from, slot),
-                                from->gpu.index, n_bytes, from->copies);
+        status = copy_h(from, to, slot, n_bytes);
     }
     return status == cudaSuccess ? cudaEventRecord(from->done[slot], from->copies)
                                  : status;
