@@ -104,7 +104,11 @@ device.CUDA_PATHS = device_memory.CUDA_PATHS = engines.CUDA_PATHS = paths
 printed = io.StringIO()
 with contextlib.redirect_stdout(printed):
     status = main(["info", "--model", str(folder), "--device", "cuda"])
-print(json.dumps([status, printed.getvalue()]))
+one = printed.getvalue()
+printed.seek(0); printed.truncate()
+with contextlib.redirect_stdout(printed):
+    main(["info", "--model", str(folder), "--device", "cuda:0,cuda:1", "--split", "layers"])
+print(json.dumps([status, one, printed.getvalue()]))
 """
     answer = ask(libraries, models("tiny64"), code)
     assert isinstance(answer, list)
@@ -118,6 +122,13 @@ print(json.dumps([status, printed.getvalue()]))
     assert int8.startswith("1.46 GB")
     assert int8.endswith(": fits")
     assert found["needs in float8"].strip() == int8
+    split = dict(line.split(":", 1) for line in answer[2].splitlines())
+    assert split["device"].strip() == "cuda:0,cuda:1"
+    assert (
+        "on cuda:0 2.00 GB of 4.00 GB free, on cuda:1 2.00 GB of 4.00 GB free;" in split["memory"]
+    )
+    assert split["needs in bfloat16"].strip().startswith("1.46 GB (1 layers) + 1.46 GB (1 layers)")
+    assert split["needs in bfloat16"].endswith(": fits")
 
 
 def test_weights_are_equalised_for_int8(libraries: Path, models: ModelMaker) -> None:

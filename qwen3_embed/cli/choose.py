@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="test", help="of BEIR's judgments (default: test)")
     parser.add_argument("-o", "--output", metavar="DIR", help="write choice.md and choice.json")
-    add_model_arguments(parser, "mini")
+    add_model_arguments(parser, "mini", takes_split=False)
 
 
 def run(namespace: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder in BEIR's layout; JSON lines of query, positives, negatives; a CSV file of "
         "query, document, relevance; or a built-in set: hard-zh, hard-en, zh-en, code",
     )
-    add_model_arguments(parser, "mini", many=True)
+    add_model_arguments(parser, "mini", many=True, takes_split=False)
     parser.add_argument(
         "--no-model", action="store_true", help="only what --vectors and --server bring"
     )

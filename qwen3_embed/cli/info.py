@@ -81,15 +81,15 @@ def _model_facts(namespace: argparse.Namespace) -> dict[str, str]:
     try:
         with open_model(namespace, namespace.model) as model:
             lines = _settings_of(model)
-            device = model.device if namespace.split else model.device.split(",")[0]
+            device = model.device if namespace.model_split else model.device.split(",")[0]
             config = model.config.for_engine(model.max_length)
     except DeviceMemoryError as error:
         from ..loading.device import resolve_device
 
-        device = resolve_device(namespace.device, namespace.split)[0]
+        device = resolve_device(namespace.device, namespace.model_split)[0]
         on_cpu = {
             "device": "cpu",
-            "split": None,
+            "model_split": None,
             "dtype": "auto",
             "embedding": "auto",
             "adapter": None,

@@ -53,6 +53,7 @@ def add_model_arguments(
     many: bool = False,
     takes_cache: bool = True,
     named_adapters: bool = False,
+    takes_split: bool = True,
 ) -> None:
     """Adds --model and the options that go with it.
 
@@ -67,6 +68,8 @@ def add_model_arguments(
         False for commands that measure or check the engine itself.
     named_adapters : bool
         Whether --adapter is repeatable and takes names, for servers.
+    takes_split : bool
+        False for commands whose --split names a part of a dataset.
     """
     group = parser.add_argument_group("model")
     group.add_argument(
@@ -82,11 +85,15 @@ def add_model_arguments(
         default="auto",
         help="auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or cuda:all (default: auto)",
     )
-    group.add_argument(
-        "--split",
-        choices=("layers",),
-        help="share the model's layers among the GPUs of --device (default: all GPUs)",
-    )
+    if takes_split:
+        group.add_argument(
+            "--split",
+            dest="model_split",
+            choices=("layers",),
+            help="share the model's layers among the GPUs of --device (default: all GPUs)",
+        )
+    else:
+        parser.set_defaults(model_split=None)
     group.add_argument(
         "--dtype",
         default="auto",
@@ -173,7 +180,7 @@ def model_settings(namespace: argparse.Namespace) -> dict[str, Any]:
     """The options that apply to every model of a command; an adapter belongs to one base."""
     return {
         "device": namespace.device,
-        "split": namespace.split,
+        "split": namespace.model_split,
         "dtype": namespace.dtype,
         "embedding": namespace.embedding,
         "max_length": namespace.max_length,

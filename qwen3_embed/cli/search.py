@@ -165,7 +165,7 @@ def _reranked(hits: list[FoundPassage], namespace: argparse.Namespace) -> list[F
     with Reranker(
         namespace.rerank,
         device=namespace.device,
-        split=namespace.split,
+        split=namespace.model_split,
         dtype=namespace.dtype,
         embedding=namespace.embedding,
         num_threads=namespace.threads,
