@@ -56,6 +56,37 @@ cuda_indices(const char *device, int indices[QE_MAX_DEVICES])
 }
 
 static int
+open_cpu(struct qe_engine *e, const struct qe_engine_options *options,
+         struct qe_error *err)
+{
+    struct qe_cpu_options cpu = {.isa = getenv("QWEN3_EMBED_ISA"),
+                                 .dtype = options->dtype,
+                                 .n_threads = options->n_threads,
+                                 .batch_tokens = options->batch_tokens};
+    if (options->dtype == QE_FLOAT8 || options->dtype == QE_INT8_WEIGHTS) {
+        return qe_fail(err, QE_EDEVICE,
+                       "dtype %s: not on device cpu; use 'bfloat16' or 'int8', or "
+                       "an NVIDIA GPU",
+                       options->dtype == QE_FLOAT8 ? "float8" : "int8-weights");
+    }
+    if (options->embedding != QE_EMBEDDING_AUTO) {
+        return qe_fail(err, QE_EDEVICE,
+                       "embedding %s: not on device cpu, which reads the table in "
+                       "place; use 'auto', or an NVIDIA GPU",
+                       options->embedding == QE_EMBEDDING_HOST ? "host" : "device");
+    }
+    if (e->model.is_int8 && options->dtype != QE_INT8) {
+        return qe_fail(err, QE_EVALUE,
+                       "dtype bfloat16: the model's weights are int8; use 'int8' or "
+                       "'auto'");
+    }
+    if (options->dtype == QE_BFLOAT16 || e->model.is_int8) {
+        qe_model_prefetch(&e->model);
+    }
+    return qe_backend_cpu_open(&e->model, &cpu, &e->backend, err);
+}
+
+static int
 open_backend(struct qe_engine *e, const struct qe_engine_options *options,
              struct qe_error *err)
 {
@@ -64,32 +95,7 @@ open_backend(struct qe_engine *e, const struct qe_engine_options *options,
                        options->n_threads, QE_MAX_THREADS);
     }
     if (strcmp(options->device, "cpu") == 0) {
-        struct qe_cpu_options cpu = {.isa = getenv("QWEN3_EMBED_ISA"),
-                                     .dtype = options->dtype,
-                                     .n_threads = options->n_threads,
-                                     .batch_tokens = options->batch_tokens};
-        if (options->dtype == QE_FLOAT8 || options->dtype == QE_INT8_WEIGHTS) {
-            return qe_fail(err, QE_EDEVICE,
-                           "dtype %s: not on device cpu; use 'bfloat16' or 'int8', or "
-                           "an NVIDIA GPU",
-                           options->dtype == QE_FLOAT8 ? "float8" : "int8-weights");
-        }
-        if (options->embedding != QE_EMBEDDING_AUTO) {
-            return qe_fail(err, QE_EDEVICE,
-                           "embedding %s: not on device cpu, which reads the table in "
-                           "place; use 'auto', or an NVIDIA GPU",
-                           options->embedding == QE_EMBEDDING_HOST ? "host" : "device");
-        }
-        if (e->model.is_int8 && options->dtype != QE_INT8) {
-            return qe_fail(
-                err, QE_EVALUE,
-                "dtype bfloat16: the model's weights are int8; use 'int8' or "
-                "'auto'");
-        }
-        if (options->dtype == QE_BFLOAT16 || e->model.is_int8) {
-            qe_model_prefetch(&e->model);
-        }
-        return qe_backend_cpu_open(&e->model, &cpu, &e->backend, err);
+        return open_cpu(e, options, err);
     }
     if (e->model.is_int8) {
         return qe_fail(err, QE_EDEVICE,

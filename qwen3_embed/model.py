@@ -105,9 +105,8 @@ class Model(SentenceTransformersNames):
             )
         self._tokenizer = reading.result()
         self._files.warn_of_kind(self._KIND, self._tokenizer.adds_end)
-        self._cache = _open_cache(cache)
+        self._cache, self._adding = _open_cache(cache), threading.Lock()
         self._adapters: dict[str, Weights] = {}
-        self._adding = threading.Lock()
         self._fingerprints: dict[str | None, str] = {}
         try:
             self._adapt(first_adapter, projection)

@@ -58,7 +58,8 @@ int py_get_dtype(const char *name, enum qe_compute_dtype *dtype);
 int py_get_embedding(const char *name, enum qe_embedding *embedding);
 
 /* The module's function cuda_memory(config, indices, dtype, embedding, batch_tokens,
- * cuda_library, cublas_folder): a dict per device, of struct qe_cuda_memory's fields. */
+ * cuda_library, cublas_folder): per device a dict, the fields of struct qe_cuda_memory.
+ */
 PyObject *py_cuda_memory(PyObject *module, PyObject *args);
 
 /* The module's function tensor_places(path): {name: (dtype, shape, first byte, bytes)}
