@@ -58,8 +58,11 @@ split_layers(const struct stage_room *rooms, int n_stages, int n_layers,
             counts[chosen]++;
         }
         for (int s = 0; s < n_stages && !even; s++) {
-            double share = EVEN_PART * room_share(&rooms[s], counts[s], layer_bytes);
+            double share = room_share(&rooms[s], counts[s], layer_bytes);
             limit = share > limit ? share : limit;
+        }
+        if (!even) { /* no split that fits is given up for an evener one */
+            limit = limit <= 1 && limit * EVEN_PART > 1 ? 1 : limit * EVEN_PART;
         }
     }
 }
