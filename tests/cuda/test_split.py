@@ -5,6 +5,8 @@ With one GPU both stages are on it, which is the same code but for the way betwe
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,41 @@ from tests.support.rerankers import make_reranker
 
 pytestmark = needs_gpu
 
+ROOT = Path(__file__).resolve().parents[2]
 ONE = "cuda:0,cuda:0"
 PLACES = [ONE]
 if DEVICE != "cpu" and len(list_gpus()) > 1:
     PLACES.append("cuda:0,cuda:1")
+
+# Stops one GPU's context by a trap while a job is under way; prints what the next calls say.
+FAIL = r"""
+import ctypes, sys, time
+from pathlib import Path
+import numpy as np
+from tests.cuda.reference_cuda import open_cuda
+from tests.support.engines import embed, random_texts
+engine = open_cuda(Path(sys.argv[1]), device=sys.argv[2])
+embed(engine, random_texts([5, 300]), 64)
+driver, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
+module, function = ctypes.c_void_p(), ctypes.c_void_p()
+device = int(sys.argv[2][-1])
+assert driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) == 0
+assert driver.cuCtxSetCurrent(context) == 0
+code = b".version 7.0\n.target sm_80\n.address_size 64\n.visible .entry f() { trap; }\n\0"
+assert driver.cuModuleLoadData(ctypes.byref(module), code) == 0
+assert driver.cuModuleGetFunction(ctypes.byref(function), module, b"f") == 0
+long = random_texts([2000] * 5000)
+cu_seqlens = np.cumsum([0, *map(len, long)], dtype=np.int32)
+job = engine.submit(np.concatenate(long), cu_seqlens, engine.rows(len(long), 64), 0, True)
+time.sleep(0.05)
+assert not job.done(), "the job is over before the GPU fails"
+assert driver.cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, None, None, None) == 0
+for call in (job.wait, lambda: embed(engine, random_texts([5]), 64)):
+    try: call()
+    except Exception as error: print(type(error).__name__, flush=True)
+engine.close()
+print("closed", flush=True)
+"""
 
 LENGTHS = [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 300]
 
@@ -190,6 +223,19 @@ def test_failures_are_one_error_and_leave_it_usable(models: ModelMaker, tmp_path
         open_cuda(models("tiny64"), device=f"{ONE},{ONE}")
     with pytest.raises(DeviceError, match="cuda:99: not found"):
         open_cuda(models("tiny64"), device="cuda:0,cuda:99")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_gpu_that_fails_hangs_nobody(models: ModelMaker, place: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAIL, str(models("small")), place],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.stdout.split() == ["DeviceError", "DeviceError", "closed"], done.stderr
 
 
 @pytest.mark.parametrize("embedding", ["device", "host"])
