@@ -74,8 +74,7 @@ class Embedder(Model):
     special_tokens_in_text : bool
         Whether text that looks like a control token (``<|im_end|>``) becomes one.
     cache : path-like or VectorCache, optional
-        A file that keeps vectors, so that a text is computed once; models, threads and
-        processes may share it. A `VectorCache` says how large it may grow.
+        A file that keeps vectors; models and processes may share it. A `VectorCache` has a limit.
     projection : path-like or DomainMap, optional
         A map of `fit_domain` for this very model: full vectors are mapped, cut, normalised.
 
