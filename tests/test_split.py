@@ -13,10 +13,8 @@ import pytest
 from qwen3_embed import DeviceError, Embedder, Reranker
 from qwen3_embed.loading import device as device_module
 from qwen3_embed.loading.device import Gpu, resolve_device
+from tests.support.cuda_plans import Memory, config_of, load_plans
 from tests.support.engines import cpu_only
-from tests.test_cuda_plans import Memory, config_of, library
-
-__all__ = ["library"]  # the fixture
 
 pytestmark = cpu_only
 GB = 10**9
@@ -41,6 +39,11 @@ class Micro(ctypes.Structure):
     """struct micro_batch."""
 
     _fields_ = [(name, ctypes.c_int) for name in ("first_seq", "n_seqs", "n_tokens", "slot")]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_plans(tmp_path_factory.mktemp("plans"))
 
 
 # ---- layers ----
