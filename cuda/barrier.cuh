@@ -16,29 +16,32 @@ barrier_init(uint64_t *barrier_smem, int n_arrivals)
 }
 
 static __device__ __forceinline__ void
-barrier_arrive(uint64_t *barrier_smem)
+barrier_arrive(uint32_t address)
 {
     asm volatile("{\n.reg .b64 state;\n"
-                 "mbarrier.arrive.shared.b64 state, [%0];\n}\n" ::"r"(
-                     shared_address(barrier_smem))
+                 "mbarrier.arrive.shared.b64 state, [%0];\n}\n" ::"r"(address)
                  : "memory");
+}
+
+static __device__ __forceinline__ void
+barrier_arrive(uint64_t *barrier_smem)
+{
+    barrier_arrive(shared_address(barrier_smem));
 }
 
 /* Arrives once all copies that this thread has issued are complete. */
 static __device__ __forceinline__ void
-barrier_arrive_with_copies(uint64_t *barrier_smem)
+barrier_arrive_with_copies(uint32_t address)
 {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(
-                     shared_address(barrier_smem))
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(address)
                  : "memory");
 }
 
 /* Waits until the phase of that parity has ended. Phases count from 0; a new barrier
  * counts as past parity 1. */
 static __device__ __forceinline__ void
-barrier_wait(uint64_t *barrier_smem, uint32_t parity)
+barrier_wait(uint32_t address, uint32_t parity)
 {
-    const uint32_t address = shared_address(barrier_smem);
     uint32_t ended = 0;
 
     while (ended == 0) {
@@ -58,6 +61,12 @@ barrier_wait(uint64_t *barrier_smem, uint32_t parity)
                      : "memory");
 #endif
     }
+}
+
+static __device__ __forceinline__ void
+barrier_wait(uint64_t *barrier_smem, uint32_t parity)
+{
+    barrier_wait(shared_address(barrier_smem), parity);
 }
 
 #endif

@@ -169,6 +169,15 @@ cp_async_16(void *to_smem, const void *from, bool valid)
                  : "memory");
 }
 
+/* The same, to an address in shared memory, always valid. */
+static __device__ __forceinline__ void
+cp_async_16(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;\n" ::"r"(to),
+                 "l"(from)
+                 : "memory");
+}
+
 static __device__ __forceinline__ void
 cp_async_commit(void)
 {
@@ -186,12 +195,18 @@ cp_async_wait(void)
 /* Loads four 8x8 matrices. Lane i passes the address of row i % 8 of matrix i / 8, and
  * receives from each matrix the pair at row i / 4, columns 2 (i % 4). */
 static __device__ __forceinline__ void
-ldmatrix_x4(uint32_t (&r)[4], const void *row_smem)
+ldmatrix_x4(uint32_t (&r)[4], uint32_t row_address)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row_smem))
+                 : "r"(row_address)
                  : "memory");
+}
+
+static __device__ __forceinline__ void
+ldmatrix_x4(uint32_t (&r)[4], const void *row_smem)
+{
+    ldmatrix_x4(r, shared_address(row_smem));
 }
 
 /* The same, with transposed matrices. */

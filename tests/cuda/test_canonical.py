@@ -128,10 +128,10 @@ def test_rows_do_not_depend_on_their_number(
     assert p.note == ""
 
 
-# Few blocks of threads and a last one that is not full; an odd number of blocks of 64 columns;
-# all of the 4B and 8B models' widths.
+# Fewer columns than multiprocessors; blocks of threads with and without one more eight of columns;
+# a single stage and an odd number of them; all of the 4B and 8B models' widths.
 STREAM_SHAPES = [
-    *((16, 64), (48, 192), (1040, 320), (6144, 2560), (2560, 4096)),
+    *((16, 256), (48, 768), (1040, 1280), (6144, 2560), (2560, 4096)),
     *((2560, 9728), (4096, 12288), (19456, 2560)),
 ]
 

@@ -27,8 +27,8 @@ class Plan(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int)
         for name in (
-            *("row_tiles", "rows_per_warp", "n_warps", "n_columns", "n_step", "n_second"),
-            *("n_stages", "stage_blocks", "n_blocks", "n_threads", "smem_bytes"),
+            *("row_tiles", "n_panels", "n_warps", "n_columns", "n_each", "n_larger"),
+            *("n_second", "n_stages", "n_blocks", "n_threads", "smem_bytes"),
         )
     ]
 
