@@ -1,6 +1,6 @@
 """Mutants of the C sources: each is built, run, and must fail as `test_ops.py` would see.
 
-A mutation replaces one line. All files are compiled once, with little optimisation;
+A mutation replaces one line. All files are compiled once, as for the programs of other tests;
 then, for each mutant, the mutated file again, kernels for the portable instruction set.
 A mutation whose line is gone is an error: write it anew.
 """
@@ -8,11 +8,7 @@ A mutation whose line is gone is an error: write it anew.
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
-import subprocess
 import sysconfig
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,8 +17,16 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from csrc.sources import FLAGS, binding_sources, engine_sources, kernel_sources
+from csrc.sources import binding_sources
 from tests.conftest import ModelMaker
+from tests.support.c_build import (
+    ENGINE,
+    ROOT,
+    Source,
+    compile_object,
+    compile_objects,
+    link_objects,
+)
 from tests.support.engines import (
     TOLERANCE,
     Tokens,
@@ -34,8 +38,6 @@ from tests.support.engines import (
     rms,
 )
 from tests.support.reference import Floats
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -155,47 +157,32 @@ MUTATIONS = [
 ]
 
 
-def run_gcc(tree: Path, *arguments: str) -> None:
-    done = subprocess.run(["gcc", *arguments], cwd=tree, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def compile_one(tree: Path, source: str, flags: list[str], target: Path) -> Path:
-    """One object from a tree of sources."""
-    includes = ["-Icsrc", f"-I{sysconfig.get_path('include')}", f"-I{np.get_include()}"]
-    optimise = [flag for flag in FLAGS if not flag.startswith("-O")] + ["-O1", "-fPIC"]
-    run_gcc(tree, *optimise, *includes, *flags, "-c", source, "-o", str(target))
-    return target
+BINDING: tuple[Source, ...] = tuple(
+    (source, (f"-I{sysconfig.get_path('include')}", f"-I{np.get_include()}"))
+    for source in binding_sources()
+)
 
 
 class Builder:
-    """Objects of the true sources, and cores linked from them with one file replaced."""
+    """Extension modules of the true sources, or with one of them replaced."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # (instruction set or "", source) -> flags
-        self.units = {("", source): [] for source in [*engine_sources(), *binding_sources()]}
-        self.units |= {(name, source): flags for name, source, flags in kernel_sources()}
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            made = pool.map(lambda unit: self.compile_unit(ROOT, unit, "true"), self.units)
-            self.objects = dict(zip(self.units, made, strict=True))
-
-    def compile_unit(self, tree: Path, unit: tuple[str, str], name: str) -> Path:
-        isa, source = unit
-        target = self.folder / f"{name}-{isa}-{source.replace('/', '-')}.o"
-        return compile_one(tree, source, self.units[unit], target)
+        self.sources = [*ENGINE, *BINDING]
+        self.objects = compile_objects(self.sources)
 
     def core(self, mutation: Mutation | None) -> ModuleType:
         """The extension module; a mutated kernel is mutated in the portable set."""
-        name = mutation.name if mutation else "true"
-        objects = dict(self.objects)
+        objects = list(self.objects)
         if mutation:
-            source = f"csrc/{mutation.file}"
-            unit = ("", source) if ("", source) in objects else ("portable", source)
-            objects[unit] = self.compile_unit(self.mutated_tree(mutation, source), unit, name)
-        library = self.folder / f"{name}.so"
-        paths = [str(path) for path in objects.values()]
-        run_gcc(ROOT, "-shared", *paths, "-lm", "-pthread", "-o", str(library))
+            path = f"csrc/{mutation.file}"
+            places = [i for i, source in enumerate(self.sources) if source[0] == path]
+            if len(places) > 1:  # once per set
+                places = [i for i in places if "-DQE_ISA=portable" in self.sources[i][1]]
+            (place,) = places
+            objects[place] = self.compile_mutant(mutation, self.sources[place])
+        name = mutation.name if mutation else "true"
+        library = link_objects(f"{name}.so", objects, ("-shared", "-Wl,-Bsymbolic"), "gcc")
         spec = importlib.util.spec_from_file_location("qwen3_embed._core", library)
         assert spec is not None
         assert spec.loader is not None
@@ -203,13 +190,14 @@ class Builder:
         spec.loader.exec_module(module)
         return module
 
-    def mutated_tree(self, mutation: Mutation, source: str) -> Path:
-        tree = self.folder / mutation.name
-        shutil.copytree(ROOT / "csrc", tree / "csrc")
-        text = (tree / source).read_text()
-        assert text.count(mutation.old) == 1, f"{source}: not one {mutation.old!r}"
-        (tree / source).write_text(text.replace(mutation.old, mutation.new))
-        return tree
+    def compile_mutant(self, mutation: Mutation, source: Source) -> str:
+        path, flags = source
+        text = (ROOT / path).read_text()
+        assert text.count(mutation.old) == 1, f"{path}: not one {mutation.old!r}"
+        mutant = self.folder / f"{mutation.name}.c"
+        mutant.write_text(text.replace(mutation.old, mutation.new))
+        # Its headers are found as from its place among the true sources.
+        return compile_object((str(mutant), (*flags, f"-I{Path(path).parent}")))
 
 
 @pytest.fixture(scope="module")

@@ -384,7 +384,7 @@ class TestVerify:
     ) -> None:
         """The published numbers are compared, by the folder's name or by --reference."""
         made = make_model(
-            tmp_path / "Qwen3-Embedding-0.6B", "small", tokenizer="qwen3", vocab_size=151669
+            tmp_path / "Qwen3-Embedding-0.6B", "tiny64", tokenizer="qwen3", vocab_size=151669
         )
         assert main(["verify", "--model", str(made)]) == 1
         output = capsys.readouterr().out

@@ -364,7 +364,8 @@ class TestResume:
     def test_killed_at_random_moments(self, models: ModelMaker, tmp_path: Path) -> None:
         """benchmarks/resume.py does it more often."""
         write_corpus(tmp_path / "in.jsonl", 8000)
-        common = [str(tmp_path / "in.jsonl"), "--model", str(models("tiny64")), "--dim", "32"]
+        common = [str(tmp_path / "in.jsonl"), "--dim", "32"]
+        common += ["--model", str(models("tiny64", num_hidden_layers=1))]
         whole = tmp_path / "whole.npy"
         whole_s = run_whole([*common, "-o", str(whole)])
         output = tmp_path / "killed.npy"

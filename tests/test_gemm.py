@@ -14,6 +14,6 @@ from tests.support.engines import cpu_only
 @cpu_only
 @pytest.mark.parametrize("isa", _core.instruction_sets())
 def test_products(isa: str) -> None:
-    program = build("test_gemm", ["tests/c/test_gemm.c", *ENGINE], flags=("-O2",))
+    program = build("test_gemm", [("tests/c/test_gemm.c", ("-O2",)), *ENGINE])
     done = subprocess.run([str(program), isa], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

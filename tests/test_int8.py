@@ -125,7 +125,7 @@ def test_what_is_not_finite_stays_in_its_row(isa: str, value: float) -> None:
 def rounded_in_c(folder: Path, config: dict[str, Any]) -> list[Any]:
     """The output of tests/c/round_to_int8.c as arrays."""
     sources = ["tests/c/round_to_int8.c", "tests/c/model_args.c", *ENGINE]
-    program = build("round_to_int8", sources, flags=("-O1",))
+    program = build("round_to_int8", sources)
     names = ["hidden_size", "intermediate_size", "n_layers", "n_heads", "n_kv_heads", "head_dim"]
     sizes = [str(config[name]) for name in [*names, "vocab_size"]]
     paths = [str(path) for path in sorted(folder.glob("*.safetensors"))]

@@ -166,11 +166,14 @@ def test_company_changes_no_bit(models: ModelMaker, shape: str, isa: str) -> Non
         np.testing.assert_array_equal(embed(other, texts, 64), alone, str(options))
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("n_prefix", [256, 300, 383, 384, 385])
+@pytest.mark.parametrize(
+    ("n_prefix", "isa"),
+    # What is copied and where tiles begin is the same code for every instruction set.
+    [*[(n, ISAS[0]) for n in (256, 383, 384, 385)], *[(300, isa) for isa in ISAS]],
+)
 def test_shared_prefix_changes_no_bit(models: ModelMaker, n_prefix: int, isa: str) -> None:
     """Texts that begin alike: computed once or each alone, the same bits."""
-    engine = open_engine(models("tiny128"), isa)
+    engine = open_engine(models("tiny128", num_hidden_layers=2), isa)
     prefix, *tails = random_texts([n_prefix, 1, 2, 17, 63, 64, 65, 150, 1])
     texts = [np.concatenate([prefix, tail]) for tail in tails] + [prefix, prefix[:-1]]
     alone = np.concatenate([embed(engine, [text], 192) for text in texts])

@@ -152,7 +152,7 @@ def files(draw: st.DrawFn) -> bytes:
     return file_of(bytes(text), bytes(n_bytes + draw(st.sampled_from([0, 0, 0, 0, 1]))))
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(content=files())
 def test_never_accepts_what_the_reference_refuses(content: bytes, reader: Reader) -> None:
     verdict = reader.verdict(content)

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize("sanitize", [TSAN, ASAN, ""])
 def test_threads_in_c(models: ModelMaker, sanitize: str) -> None:
     """8 threads, calls cancelled now and then: every row has the bits of its text alone."""
-    folder = models("tiny64")
+    folder = models("tiny64", num_hidden_layers=2)
     program = build("test_engine", [*ENGINE, "tests/c/test_engine.c"], sanitize=sanitize)
     config = engine_config(folder)
     names = ["hidden_size", "intermediate_size", "n_layers", "n_heads", "n_kv_heads", "head_dim"]
@@ -173,14 +173,15 @@ def test_close_while_measuring(models: ModelMaker) -> None:
 
 def test_dropped_job_keeps_its_array(models: ModelMaker) -> None:
     """The worker may still write to a dropped job's array, so it must live on."""
-    engine = open_engine(models("small"), batch_tokens=512)
+    folder = models("small", num_hidden_layers=2)
+    engine = open_engine(folder, batch_tokens=512)
     texts = random_texts([256] * 16, vocab_size=100)
     tokens = np.concatenate(texts)
     cu_seqlens = np.arange(0, 16 * 256 + 1, 256, dtype=np.int32)
     for _ in range(5):
         engine.submit(tokens, cu_seqlens, np.zeros((16, 64), np.float32), 0, True)
         gc.collect()
-    expected = embed(open_engine(models("small")), texts[:1], 64)
+    expected = embed(open_engine(folder), texts[:1], 64)
     np.testing.assert_array_equal(embed(engine, texts[:1], 64), expected)
 
 

@@ -1,6 +1,9 @@
 """Compiles C test programs and fuzz targets; objects are kept in build/tests by their content.
 
 program = build("parse_safetensors", ["tests/c/parse_safetensors.c", *LOADER], sanitize=ASAN)
+
+All tests use the objects that `PLAIN` flags give, so that the engine is compiled once, and what a
+sanitizer watches once more.
 """
 
 from __future__ import annotations
@@ -59,6 +62,9 @@ TSAN = "thread"
 
 WARNINGS = ("-std=c11", "-Wall", "-Wextra", "-Werror")
 
+# Objects with these serve programs and the extension modules of test_c_mutants.py.
+PLAIN = ("-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno")
+
 
 def _run(command: Sequence[str]) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -91,10 +97,47 @@ def _made(name: str, parts: Sequence[str], command: Sequence[str]) -> Path:
     return target
 
 
-def _compile(compiler: str, source: str, flags: Sequence[str]) -> str:
-    parts = [_surroundings(compiler), (ROOT / source).read_text()]
-    command = [compiler, *WARNINGS, "-Icsrc", "-Itests/c", *flags, "-c", source]
-    return str(_made(f"{Path(source).stem}.o", parts, command))
+def _sanitizer(sanitize: str) -> tuple[str, ...]:
+    return (f"-fsanitize={sanitize}", "-fno-sanitize-recover=all") if sanitize else ()
+
+
+def _runs_here(source: Source) -> bool:
+    """Whether an engine here runs it: all but the kernels of the sets that it does not choose."""
+    from qwen3_embed import _core
+
+    chosen = os.environ.get("QWEN3_EMBED_ISA") or _core.instruction_sets()[0]
+    own = [] if isinstance(source, str) else [f for f in source[1] if f.startswith("-DQE_ISA=")]
+    return own in ([], [f"-DQE_ISA={chosen}"])
+
+
+def compile_object(source: Source, flags: Sequence[str] = PLAIN, compiler: str = "gcc") -> str:
+    """The object of one source; the same arguments and content give the same file."""
+    path, own = (source, ()) if isinstance(source, str) else source
+    parts = [_surroundings(compiler), (ROOT / path).read_text()]
+    command = [compiler, *WARNINGS, "-Icsrc", "-Itests/c", *flags, *own, "-c", path]
+    return str(_made(f"{Path(path).stem}.o", parts, command))
+
+
+def compile_objects(
+    sources: Sequence[Source],
+    flags: Sequence[str] = PLAIN,
+    *,
+    sanitize: str = "",
+    compiler: str = "gcc",
+) -> list[str]:
+    """The objects of sources, in order; `sanitize` watches those that run on this machine."""
+
+    def compile_one(source: Source) -> str:
+        watch = _sanitizer(sanitize) if sanitize and _runs_here(source) else ()
+        return compile_object(source, (*flags, *watch), compiler)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, sources))
+
+
+def link_objects(name: str, objects: Sequence[str], flags: Sequence[str], compiler: str) -> Path:
+    """The program or library of these objects."""
+    return _made(name, [], [compiler, *objects, *flags, "-lm", "-pthread"])
 
 
 def build(
@@ -103,7 +146,7 @@ def build(
     *,
     sanitize: str = "",
     compiler: str = "gcc",
-    flags: Sequence[str] = ("-O1", "-g1", "-ffp-contract=off", "-fno-math-errno"),
+    flags: Sequence[str] = PLAIN,
     link: Sequence[str] = (),
 ) -> Path:
     """Compiles and links a program; the same arguments give the same file.
@@ -133,10 +176,5 @@ def build(
     RuntimeError
         The compiler failed; its command and output are the message.
     """
-    if sanitize:
-        flags = (*flags, f"-fsanitize={sanitize}", "-fno-sanitize-recover=all")
-    pairs = [(source, ()) if isinstance(source, str) else source for source in sources]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        made = pool.map(lambda pair: _compile(compiler, pair[0], [*flags, *pair[1]]), pairs)
-        objects = list(made)
-    return _made(name, [], [compiler, *flags, *objects, *link, "-lm", "-pthread"])
+    objects = compile_objects(sources, flags, sanitize=sanitize, compiler=compiler)
+    return link_objects(name, objects, (*flags, *_sanitizer(sanitize), *link), compiler)
