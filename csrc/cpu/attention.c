@@ -1,12 +1,12 @@
-/* attention.c: causal softmax attention of one block of queries, the heads that share
- * keys and values: a tile of these is in the caches for all of them.
+/* attention.c: causal softmax attention of one block of queries, for all heads that
+ * share one kv head, so that a tile of keys and values is loaded into the caches once
+ * for all of them.
  *
  * Keys come in tiles of QE_KEY_TILE positions, each already a panel, so both products
- * are multiply() of isa.h. Across tiles runs the online softmax (Milakov and
+ * are multiply() of isa.h. The tiles are combined by online softmax (Milakov and
  * Gimelshein, arXiv 1805.02867): a running maximum, a running denominator, and an
  * accumulator rescaled when the maximum grows. The denominator sums the probabilities
- * as rounded to bf16, the ones that weigh the values, so that the weights add up to 1.
- */
+ * after rounding to bf16, as they multiply the values, so that the weights sum to 1. */
 #include <math.h>
 
 #include "../arithmetic.h"
@@ -22,17 +22,18 @@ multiply_row(float *y, int n, float factor)
     }
 }
 
-/* A tile of keys and values, and what all heads use in turn for their scores. */
+/* A tile of keys and values, and the score buffers that the heads use one after
+ * another. */
 struct tile {
     const qe_bf16 *keys, *values;
     int start; /* text position of the first key                    */
-    int n;     /* positions of it that some query sees, padded      */
+    int n;     /* positions that at least one query sees, padded */
     int n_stored;
     float *s;   /* (n_rows, KEY_TILE) scores        */
     qe_bf16 *p; /* (n_rows, KEY_TILE) probabilities */
 };
 
-/* What one head has so far. */
+/* The queries and running result of one head. */
 struct head {
     const qe_bf16 *q;            /* (n_rows, HS), rows ldq apart */
     float *o;                    /* (n_rows, HS)                 */

@@ -19,8 +19,8 @@
 #include "threads.h"
 #include "workspace.h"
 
-/* Enough rows to read each layer's weights rarely; few enough to stay in the caches and
- * to keep the next batch from waiting long. */
+/* Large enough that each layer's weights are read rarely; small enough that activations
+ * stay in the caches and the next batch does not wait long. */
 #define DEFAULT_BATCH_TOKENS 2048
 #define MAX_TASK_ROWS 16
 
@@ -120,8 +120,8 @@ key_parts(const struct pass *p)
                : p->config->n_kv_heads;
 }
 
-/* Stores a few rows of all heads or, if there are few rows, of one head, so that
- * workers do not write to the same cache lines. */
+/* Stores a few rows of all heads or, if there are few rows, of one head: then workers
+ * do not write to the same cache lines. */
 static void
 store_keys(void *context, int task, int worker)
 {
@@ -324,7 +324,7 @@ store_all_keys(struct pass *p)
     }
 }
 
-/* The last layer computes queries for last tokens only. */
+/* In the last layer, queries are computed for last tokens only. */
 static void
 run_layer(struct pass *p, int l)
 {

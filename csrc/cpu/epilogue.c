@@ -1,6 +1,5 @@
-/* epilogue.c: from a tile of sums, which holds a part of the transpose of Y, to Y, in
- * squares of 16 rows and columns; compiled for the sets that have no file of their own.
- */
+/* epilogue.c: writes a tile of sums, which holds a part of the transpose of Y, to Y, in
+ * squares of 16 rows and columns; compiled for the sets without a file of their own. */
 #include "isa_kernels.h"
 
 #include "../arithmetic.h"

@@ -1,6 +1,6 @@
-/* epilogue_avx512.c: from a tile of sums, which holds a part of the transpose of Y, to
- * Y, by transposes of 16 x 16 squares in registers. Next to AMX, which fills a square
- * in a few hundred cycles, every instruction here counts. */
+/* epilogue_avx512.c: writes a tile of sums, which holds a part of the transpose of Y,
+ * to Y, by transposing 16 x 16 squares in registers. AMX fills a square in a few
+ * hundred cycles, so every instruction counts here. */
 #include "isa_kernels.h"
 
 #include "../arithmetic.h"
@@ -51,10 +51,13 @@ ISA(qe_store)(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,
 }
 
 /* x / (1 + e^-x) * up. 2^f on [-1/2, 1/2] is a polynomial fitted to a relative error of
- * 1e-7; the reciprocal is good to 2^-14 and, after a step of Newton's, to 2^-23. All
- * told the relative error is below 5e-7 + 1e-7 |x|, where bf16 keeps 4e-3. NaN stays
- * NaN. The bound on the exponent keeps e^-x finite: past it the factor is below 1e-36.
- */
+ * 1e-7. The reciprocal instruction is accurate to 2^-14, and to 2^-23 after one Newton
+ * step. The total relative error is below 5e-7 + 1e-7
+ *
+ * x
+ *
+ * , while bf16 keeps 4e-3. NaN stays NaN. The bound on the exponent keeps e^-x finite:
+ * past it the factor is below 1e-36. */
 static inline __attribute__((always_inline)) __m512
 gated(__m512 x, __m512 up)
 {
@@ -77,7 +80,8 @@ gated(__m512 x, __m512 up)
     return _mm512_mul_ps(_mm512_mul_ps(x, inverse), up);
 }
 
-/* Sixteen pairs of bf16: even lanes of the result from a, odd ones from b. */
+/* Sixteen pairs of bf16: the even elements of the result come from a, the odd ones from
+ * b. */
 static inline __attribute__((always_inline)) __m512i
 pair_halves(__m512 a, __m512 b)
 {

@@ -1,7 +1,7 @@
-/* gemm.c: cuts a product into tasks and runs them over the workers.
+/* gemm.c: cuts a product into tasks and runs them on the workers.
  *
- * A product is one job: its workers pack X together, in pieces, before the first task
- * of each, since a job of its own would cost as much as a small product. */
+ * A product is one run of the pool: before its first task, each worker helps to pack X,
+ * piece by piece. Packing in a run of its own would take as long as a small product. */
 #include "gemm.h"
 
 #include <string.h>
@@ -10,11 +10,11 @@
 #include "q8_0.h"
 
 #define MAX_TASK_M 512 /* most rows of X in a task; isa->max_task_m says how many */
-#define MAX_TASK_N 96  /* rows of W in a task, and of each tile                */
-#define TASK_N_STEP 8  /* of the choice of fewer                               */
-#define STRIP_ROWS 6   /* that kernels run together: others are cut to waste   */
-#define TASK_K 1024    /* columns summed before the sums wait in the tile      */
-#define PIECE_K 512    /* columns of X, of one block of rows, that are packed at once */
+#define MAX_TASK_N 96  /* rows of W in a task; rows of each tile */
+#define TASK_N_STEP 8  /* by which choose_task_n() lowers it */
+#define STRIP_ROWS 6   /* rows that the kernels process together */
+#define TASK_K 1024    /* columns summed before the sums return to the tile */
+#define PIECE_K 512    /* columns packed per piece, of one block of 16 rows of X */
 
 struct product {
     const struct qe_gemm *gemm;
@@ -26,21 +26,23 @@ struct product {
     float *scales;          /* (round_up(m, 16) / 16, k_padded / QE_GROUP, 16)      */
     unsigned char *workers; /* (n_threads) struct scratch */
     int task_m, task_n;
-    size_t ldt;    /* of tiles: odd multiples of a cache line fall on all cache sets */
-    int n_tasks_n; /* tasks over all rows of W that go with one part of X */
+    size_t ldt; /* between rows of a tile: an odd number of cache lines, which spreads
+                   them over all cache sets */
+    int n_tasks_n; /* tasks per part of X: they cover all rows of W */
     int n_pieces;  /* of X                                                */
     atomic_int next_piece, n_packed;
 };
 
-/* What a worker needs for itself. */
+/* The private buffers of one worker. */
 struct scratch {
-    /* For gate and up, or only the first; rows ldt floats apart. */
+    /* Sums of gate and up; otherwise only the first is used. Rows lie ldt floats apart.
+     */
     float tile[2][MAX_TASK_N * (MAX_TASK_M + QE_PANEL_ROWS)];
     unsigned char
         tail[MAX_TASK_N * QE_Q8_0_GROUP_BYTES]; /* last columns of W, padded */
 };
 
-/* Of a panel whose values take as many bytes as bf16, the most. */
+/* The size of the largest panel: a value takes at most as many bytes as bf16. */
 static size_t
 panel_bytes(int m, int k)
 {
@@ -82,7 +84,8 @@ pack_piece(const struct product *p, int piece)
     }
 }
 
-/* Returns once all of X is packed. Pieces begun are being packed by running threads. */
+/* Packs pieces until none is left, then waits for those that other threads have begun.
+ * They are running, so the wait ends. */
 static void
 pack_x(struct product *p)
 {
@@ -133,7 +136,7 @@ fill_tile_bf16(const struct product *p, float *tile, unsigned char *tail,
     }
 }
 
-/* The same of int8; its rows are w's from row on. */
+/* The same with int8 weights: n rows of w, from row on. */
 static void
 fill_tile_int8(const struct product *p, float *tile, unsigned char *tail,
                const struct qe_matrix *w, int row, int n, int m0, int m)
@@ -223,7 +226,8 @@ fill_tile(const struct product *p, float *tile, unsigned char *tail,
     }
 }
 
-/* Rows of the task'th part of W: *w, the first of them, n of them; *column in Y. */
+/* Finds the rows of W that a task multiplies: n rows of *w from *row on, whose results
+ * begin at *column of Y. Returns n. */
 static int
 find_rows(const struct product *p, int task, const struct qe_matrix **w, int *row,
           int *column)
@@ -279,9 +283,9 @@ count_tasks_n(const struct qe_gemm *gemm, int task_n)
     return n_tasks;
 }
 
-/* The task size with the shortest longest worker, if all rows took the same time: a
- * task has a cost of its own, of about two rows, and the last one is waited for half
- * the time. */
+/* The task size that minimises the time of the slowest worker, if all rows take the
+ * same time. Each task costs about two rows more, and on average workers wait half a
+ * task for the last one. */
 static int
 choose_task_n(const struct qe_gemm *gemm, int n_tasks_m, int n_threads)
 {

@@ -1,9 +1,9 @@
-/* gemm_amx.c: rows times panel with AMX: TDPBF16PS adds to a tile of 16 x 16 sums the
- * products of 16 rows and 32 columns with 32 columns and 16 rows of the panel.
+/* gemm_amx.c: rows times panel with AMX: TDPBF16PS adds to a 16 x 16 tile of sums the
+ * product of 16 rows by 32 columns with 32 columns by 16 rows of the panel.
  *
- * A strip of 32 rows, copied into tiles, of which rows of any alignment make slow ones,
- * stays in the cache while the panel streams by, two blocks at a time: with them it
- * keeps its sums in four tiles. */
+ * A strip of 32 rows is first copied into tile layout, because loading tiles from rows
+ * at arbitrary alignment is slow. The copy stays in the cache while the panel streams
+ * past, two blocks at a time, so that the sums fill four tiles. */
 #include "isa_kernels.h"
 
 #include <immintrin.h>
@@ -27,7 +27,7 @@ struct strip {
     bool accumulate;
 };
 
-/* tiles (k/32, 2, 16, 64 bytes) <- the rows of the strip. Asks for the rows after it.
+/* tiles (k/32, 2, 16, 64 bytes) <- the rows of the strip. Prefetches the rows after it.
  */
 static void
 copy_rows(unsigned char *tiles, const struct strip *s)
@@ -46,8 +46,8 @@ copy_rows(unsigned char *tiles, const struct strip *s)
     }
 }
 
-/* The copied rows times one block of the panel or two. tall: more than 16 rows; wide:
- * two blocks; both constants where this is inlined. */
+/* The copied rows times one or two blocks of the panel. tall: more than 16 rows; wide:
+ * two blocks. Both are constants after inlining. */
 static inline __attribute__((always_inline)) void
 multiply_tiles(const struct strip *s, const unsigned char *tiles, int block,
                const bool tall, const bool wide)

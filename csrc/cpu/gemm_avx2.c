@@ -16,7 +16,7 @@ first_of(__m256i pairs)
     return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
 }
 
-/* By two shifts, not by a mask, which would take the one register that is left. */
+/* Two shifts instead of a mask, which would take the last free register. */
 static inline __attribute__((always_inline)) __m256
 second_of(__m256i pairs)
 {
@@ -24,7 +24,7 @@ second_of(__m256i pairs)
 }
 
 /* strip (6, k), rows STRIP_K apart, <- x (n_rows, k) bf16, rows row_bytes apart.
- * Missing rows repeat the last. Asks for what lies ahead_bytes further on. */
+ * Missing rows repeat the last. Prefetches the same columns ahead_bytes further on. */
 static void
 widen_strip(float *strip, const unsigned char *x, size_t row_bytes, int n_rows, int k,
             size_t ahead_bytes)
@@ -66,7 +66,9 @@ multiply_strip(float *y, size_t ldy, const float *strip, int n_rows,
             sum[r][0] = _mm256_fmadd_ps(a, low, sum[r][0]);
             sum[r][1] = _mm256_fmadd_ps(a, high, sum[r][1]);
         }
-        __asm__("" : "+r"(pairs)); /* loads them again, for want of registers */
+        __asm__(""
+                : "+r"(pairs)); /* makes the compiler load them again: there are too few
+                                   registers */
         low = second_of(_mm256_loadu_si256(pairs));
         high = second_of(_mm256_loadu_si256(pairs + 1));
         for (int r = 0; r < STRIP_ROWS; r++) {

@@ -14,7 +14,7 @@
 #define MAX_BLOCKS 3
 
 /* strip (8, k), rows STRIP_K apart, <- x (n_rows, k) bf16, rows row_bytes apart.
- * Missing rows repeat the last. Asks for the same columns of the rows after these. */
+ * Missing rows repeat the last. Prefetches the same columns of the next rows. */
 static void
 widen_strip(float *strip, const unsigned char *x, size_t row_bytes, int n_rows, int k)
 {
@@ -34,8 +34,8 @@ widen_strip(float *strip, const unsigned char *x, size_t row_bytes, int n_rows, 
 }
 
 /* y (n_rows, 16 * blocks), rows ldy apart, = or += strip (8, k) times panel (blocks,
- * k/2, 16, 2), blocks block_stride apart; blocks is a constant where this is inlined. A
- * strip that repeats its last row stores the same sums again. */
+ * k/2, 16, 2), blocks block_stride apart; blocks is a constant after inlining. A strip
+ * that repeats its last row stores the same sums again. */
 static inline __attribute__((always_inline)) void
 multiply_strip(float *y, size_t ldy, const float *strip, int n_rows,
                const qe_bf16 *panel, size_t block_stride, int k, bool accumulate,
@@ -67,7 +67,9 @@ multiply_strip(float *y, size_t ldy, const float *strip, int n_rows,
                     sum[r][b] = _mm512_fmadd_ps(a, w[b], sum[r][b]);
                 }
             }
-            __asm__("" : "+r"(pairs)); /* loads them again, for want of registers */
+            __asm__(""
+                    : "+r"(pairs)); /* makes the compiler load them again: there are too
+                                       few registers */
         }
     }
     for (int r = 0; r < STRIP_ROWS; r++) {

@@ -3,7 +3,7 @@
  *
  * A strip of a few rows times up to four blocks of the panel keeps its sums in
  * registers over the whole of k. Two columns of a row are one broadcast. Half a block
- * takes half the time, in registers half as wide. */
+ * uses registers of half the width and takes half the time. */
 #include "isa_kernels.h"
 
 #include <immintrin.h>
@@ -22,7 +22,7 @@ struct strip {
     size_t block_stride;
     int k;
     bool accumulate;
-    size_t ahead_bytes; /* from a row to what is needed after this strip */
+    size_t ahead_bytes; /* from a row to the data needed after this strip */
 };
 
 static inline __attribute__((always_inline)) __m512bh
@@ -34,8 +34,8 @@ broadcast_pair(const unsigned char *x)
     return (__m512bh)_mm512_set1_epi32(pair);
 }
 
-/* rows, blocks and half are constants where this is inlined: it becomes straight code.
- * A strip of fewer rows repeats its last one, and stores the same sums again. */
+/* rows, blocks and half are constants after inlining, so all loops unroll. A strip of
+ * fewer rows repeats its last one, and stores the same sums again. */
 static inline __attribute__((always_inline)) void
 multiply_strip(const struct strip *s, const int rows, const int blocks, const bool half)
 {
@@ -97,7 +97,8 @@ multiply_strip(const struct strip *s, const int rows, const int blocks, const bo
     }
 }
 
-/* All rows times the half blocks of one group: as many sums as registers allow. */
+/* All rows times one group of blocks and the half block, as many rows at a time as
+ * registers hold. */
 static void
 multiply_group(struct strip s, int m, int halves)
 {

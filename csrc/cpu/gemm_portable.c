@@ -1,5 +1,5 @@
 /* gemm_portable.c: rows times panel for any machine, in the compiler's vectors of four
- * floats, which it lowers to what there is.
+ * floats, which it lowers to the registers there are.
  *
  * Two rows and one block at a time, over columns that are widened to fp32 once. */
 #include "isa_kernels.h"

@@ -1,5 +1,5 @@
-/* isa.c: which instruction sets this machine can run, asked of the processor and the
- * system at run time. */
+/* isa.c: finds out at run time, from the processor and the operating system, which
+ * instruction sets this machine can run. */
 #define _GNU_SOURCE
 #include "isa.h"
 
@@ -26,8 +26,8 @@ extern const struct qe_isa qe_isa_amx_bf16, qe_isa_avx512_bf16, qe_isa_avx512_vn
 #define XCR0_ZMM 0xe6u /* those, masks and zmm            */
 #define XCR0_TILES 0x60000u
 
-/* Of leaf 7, edx, and of its subleaf 1, eax: not every compiler's cpuid.h knows these.
- */
+/* Bits of leaf 7, edx, and of its subleaf 1, eax, which the cpuid.h of older compilers
+ * lacks. */
 #define BIT_AMX_BF16 (1u << 22)
 #define BIT_AMX_TILE (1u << 24)
 #define BIT_AMX_INT8 (1u << 25)
@@ -102,8 +102,8 @@ has_avx512_bf16(void)
     return has_avx512_vnni() && has_bits(read_cpuid(7, 1).eax, bit_AVX512BF16);
 }
 
-/* Linux gives tile registers only to a process that asks; its later threads inherit
- * the leave. */
+/* Linux grants tile registers only to a process that asks for them; threads started
+ * later inherit the permission. */
 static bool
 may_use_tiles(void)
 {

@@ -47,7 +47,7 @@ struct qe_q8_0_rows {
     size_t sum_stride;
 };
 
-/* Rows of activations, quantised and regrouped. */
+/* Rows of activations, quantised and regrouped into a panel. */
 struct qe_int8_panel {
     const void *values; /* see pack_int8; blocks of 16 rows block_bytes apart       */
     size_t block_bytes;
@@ -93,9 +93,9 @@ struct qe_isa {
                           const struct qe_int8_panel *panel, int m, int n_groups,
                           bool accumulate, bool finish);
 
-    /* The same of Q8_0. A block's sum is an integer; a group is a chain of one fused
-     * multiply-add per block, from 0, with the block's scale; y is one of groups, each
-     * with that of its activations. */
+    /* The same with Q8_0 weights. A block's sum is an integer; a group's is a chain of
+     * one fused multiply-add per block, from 0, with the block's scale; y is a chain
+     * over groups, with the scales of the activations. */
     void (*multiply_q8_0)(float *y, size_t ldy, const struct qe_q8_0_rows *w, int n,
                           const struct qe_int8_panel *panel, int m, int n_groups,
                           bool accumulate);
@@ -134,13 +134,14 @@ struct qe_isa {
                  float eps, bool unit);
 };
 
-/* The set named, or with NULL the best, that this machine can run. NULL with
- * QE_EVALUE in err for a name that it cannot. */
+/* Returns the named set or, for NULL, the best that this machine can run. Returns NULL,
+ * with QE_EVALUE in err, for a set that it cannot run. */
 const struct qe_isa *qe_isa_choose(const char *name, struct qe_error *err);
 
 #define QE_MAX_SETS 7
 
-/* Fills names, best first, with the sets this machine can run; returns how many. */
+/* Fills names, best first, with the sets that this machine can run; returns their
+ * number. */
 int qe_isa_list(const char *names[QE_MAX_SETS]);
 
 /* The name of a function in the instruction set being compiled: QE_ISA is set on the

@@ -1,5 +1,5 @@
-/* kv.c: scatters keys and values into panels. A few hundred bytes per token and head,
- * next to the megabytes of weights that made them: plain C is enough. */
+/* kv.c: scatters keys and values into panels. That is a few hundred bytes per token and
+ * head, against megabytes of weights, so plain C is fast enough. */
 #include "kv.h"
 
 #include <string.h>
@@ -18,7 +18,8 @@ qe_kv_span(int n_prefix, int n_tokens)
     return span;
 }
 
-/* The element of dim 0 of a stored position in keys; dim pairs are 2 * 16 apart. */
+/* Offset of dim 0 of a stored position in keys. Pairs of dims lie 2 * 16 elements
+ * apart. */
 static size_t
 key_at(int stored, int head_dim)
 {
@@ -26,8 +27,8 @@ key_at(int stored, int head_dim)
            (size_t)(stored % QE_PANEL_ROWS) * 2;
 }
 
-/* The element of dim 0 of a stored position in values; *block_stride is the distance
- * between groups of 16 dims. Dims of a group are 2 apart. */
+/* Offset of dim 0 of a stored position in values. *block_stride is the distance between
+ * groups of 16 dims; dims of a group lie 2 elements apart. */
 static size_t
 value_at(int stored, const struct qe_kv_span *span, int head_dim, size_t *block_stride)
 {
@@ -79,7 +80,7 @@ qe_kv_pad(qe_bf16 *keys, qe_bf16 *values, const struct qe_kv_span *span, int hea
         }
         first++;
     }
-    if (first < span->n_stored) { /* whole pairs, all in one tile */
+    if (first < span->n_stored) { /* complete pairs, all in one tile */
         qe_bf16 *v = values + value_at(first, span, head_dim, &stride);
         size_t n_bytes = (size_t)(span->n_stored - first) * QE_PANEL_ROWS * sizeof *v;
         for (int d = 0; d < head_dim; d += QE_PANEL_ROWS) {

@@ -1,4 +1,4 @@
-/* layout.c: sequences lie back to back, without padding. */
+/* layout.c: sequences are packed back to back, without padding. */
 #include "layout.h"
 
 #include <string.h>

@@ -11,8 +11,9 @@
 int qe_layout_fill(struct qe_workspace *ws, const struct qe_batch *batch,
                    size_t kv_width);
 
-/* Moves the last token of each sequence that has an output to the front of h and x: no
- * others are needed once the last layer's keys are stored. Returns their number. */
+/* Moves the last token of each sequence that has an output to the front of h and x:
+ * after the last layer's keys are stored, no other rows are needed. Returns their
+ * number. */
 int qe_layout_keep_last(struct qe_workspace *ws, const struct qe_batch *batch,
                         int n_rows);
 

@@ -11,10 +11,11 @@
 /* Positions in one key tile. Tiles are cut by position in the text, so that a text's
  * bits do not depend on where it lies in a batch or what prefix it shares. */
 #define QE_KEY_TILE 64
-/* Rows of queries that are multiplied by a tile together. */
+/* Queries that are multiplied by a tile together. */
 #define QE_QUERY_BLOCK 48
 
-/* Queries of the heads of one group against the keys of one text. */
+/* The attention of one block of queries, of the heads of one group, to the keys of one
+ * text. */
 struct qe_attend {
     const qe_bf16 *q; /* (n_rows, n_heads, HS), rows ldq elements apart      */
     qe_bf16 *y;       /* (n_rows, n_heads, HS), rows ldq apart; may be q     */

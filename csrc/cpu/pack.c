@@ -1,5 +1,5 @@
-/* pack.c: rows of bf16 regrouped into a panel; compiled for the sets that have no file
- * of their own. */
+/* pack.c: regroups rows of bf16 into a panel; compiled for the sets without a file of
+ * their own. */
 #include "isa_kernels.h"
 
 #include <string.h>

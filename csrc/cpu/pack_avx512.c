@@ -1,5 +1,6 @@
-/* pack_avx512.c: rows of bf16 regrouped into a panel. A pair of columns is one 32-bit
- * element, so a block of 16 rows and 32 columns is a transpose of 16 x 16 of them. */
+/* pack_avx512.c: regroups rows of bf16 into a panel. Two columns of a row are one
+ * 32-bit element, so a block of 16 rows and 32 columns is a 16 x 16 transpose of
+ * elements. */
 #include "isa_kernels.h"
 
 #include "../arithmetic.h"

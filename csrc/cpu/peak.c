@@ -1,5 +1,5 @@
-/* peak.c: loops over registers alone, one for each instruction set, and a loop that
- * only reads. Each is compiled for its set by its target attribute. */
+/* peak.c: loops on registers alone, one per instruction set, and a loop that only reads
+ * memory. Each is compiled for its set by its target attribute. */
 #define _GNU_SOURCE
 #include "peak.h"
 
@@ -17,7 +17,7 @@
 #include <immintrin.h>
 #endif
 
-#define PEAK_S 1.0             /* to look for the best run in                       */
+#define PEAK_S 1.0             /* seconds in which the best run is sought */
 #define N_STEPS 200000         /* of each loop */
 #define N_PARTS 64             /* of the data that is read */
 #define READ_BYTES (1UL << 30) /* more than any cache */
@@ -29,8 +29,8 @@ struct loop {
     void (*run)(void);
 };
 
-/* Twelve sums hide the latency of an instruction that takes six cycles, two a cycle;
- * the bf16 products of some processors take longer. */
+/* Twelve sums hide the latency of an instruction of six cycles that is issued twice per
+ * cycle; on some processors the bf16 products have a longer latency. */
 #define N_SUMS 12
 #define N_BF16_SUMS 24
 
@@ -249,7 +249,7 @@ static const struct loop loops[] = {
     {"portable", N_STEPS * 8.0 * N_SUMS, run_portable},
 };
 
-/* The same of int8, in operations. */
+/* The same for int8; flop counts integer operations. */
 static const struct loop int8_loops[] = {
 #if defined(__x86_64__)
     {"amx_bf16", N_STEPS * 32768.0, run_amx_int8},

@@ -1,5 +1,5 @@
-/* softmax.c: one row of scores of one key tile to probabilities; compiled for the sets
- * that have no file of their own. */
+/* softmax.c: turns one row of scores of one key tile into probabilities; compiled for
+ * the sets without a file of their own. */
 #include <math.h>
 
 #include "isa_kernels.h"

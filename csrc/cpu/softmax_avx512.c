@@ -1,13 +1,15 @@
-/* softmax_avx512.c: one row of scores of one key tile to probabilities. In attention it
- * stands between two products of a few thousand cycles, so every instruction counts. */
+/* softmax_avx512.c: turns one row of scores of one key tile into probabilities.
+ * Attention runs it between two products of a few thousand cycles, so every instruction
+ * counts. */
 #include <immintrin.h>
 
 #include "isa_kernels.h"
 #include "narrow_avx512.h"
 #include "ops.h"
 
-/* 2^x, relative error below 4e-6, where bf16 keeps 4e-3; x below -126 gives 2^-126; NaN
- * stays NaN. 2^f on [0, 1) is a polynomial fitted to that, exactly 1 at 0. */
+/* 2^x with a relative error below 4e-6, while bf16 keeps 4e-3; x below -126 gives
+ * 2^-126; NaN stays NaN. 2^f on [0, 1) is a polynomial fitted to that error, exactly 1
+ * at 0. */
 static inline __attribute__((always_inline)) __m512
 exp2_rough(__m512 x)
 {
@@ -23,7 +25,7 @@ exp2_rough(__m512 x)
     return _mm512_scalef_ps(p, bounded);
 }
 
-/* n is a constant where this is inlined. */
+/* n is a constant after inlining. */
 static inline __attribute__((always_inline)) float
 step(qe_bf16 *p, const float *s, const int n, int n_valid, float scale,
      struct qe_softmax_row *row)

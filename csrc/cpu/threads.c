@@ -1,10 +1,11 @@
 /* threads.c: a small pool of threads, owned by the CPU backend.
  *
- * The tasks of a run, one call of qe_threads_run(), are cut into one share per worker,
- * of consecutive tasks, which use neighbouring memory. A share's counter holds the
- * tasks that are not claimed yet. A worker claims one by decrementing it, in its own
- * share first, and only then reads the task's function. So a worker need not know which
- * run it works for, and a run never waits for a worker that was asleep. */
+ * The tasks of a run (one call of qe_threads_run()) are divided into one share per
+ * worker, of consecutive tasks, which use neighbouring memory. A share's counter holds
+ * the number of tasks that are not claimed yet. A worker claims one by decrementing a
+ * counter, that of its own share first, and only then reads the task's function. So a
+ * worker need not know which run it works for, and a run never waits for a sleeping
+ * worker. */
 #define _GNU_SOURCE /* sched_getaffinity, pthread_setname_np */
 #include "threads.h"
 
@@ -18,8 +19,8 @@
 
 #include "../thread.h"
 
-/* A forward pass is about 200 runs: a thread waits for the next one for longer than
- * most runs take before it sleeps, because waking it costs a good part of a run. */
+/* A forward pass is about 200 runs. Waking a thread costs a good part of a run, so a
+ * thread spins for longer than most runs take before it sleeps. */
 #define SPIN_NS 200000
 
 #define CACHE_LINE 64
@@ -29,14 +30,14 @@ struct worker {
     int end;                               /* the task after the share's last    */
     int index;
     struct qe_threads *pool;
-    pthread_t thread; /* of all but worker 0, which is the caller */
+    pthread_t thread; /* not set for worker 0, which is the caller */
 };
 
 struct qe_threads {
     int n_threads;
     int n_started; /* threads to join: n_threads - 1 unless half-opened */
 
-    /* The run; written by the caller while no task is claimed or left. */
+    /* The current run; written by the caller while no task is claimed or left. */
     qe_task *task;
     void *context;
     const atomic_int *cancel;
@@ -48,7 +49,7 @@ struct qe_threads {
     alignas(CACHE_LINE) pthread_mutex_t mutex; /* taken only to sleep and to wake */
     pthread_cond_t begun;
     pthread_cond_t finished;
-    atomic_int n_sleeping; /* workers that wait, or are about to, on begun */
+    atomic_int n_sleeping; /* workers that wait on begun, or are about to */
     atomic_int caller_sleeps;
     atomic_int closing;
     struct worker workers[]; /* (n_threads) */
@@ -73,7 +74,7 @@ now_ns(void)
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-/* Returns true once *value is not old, false after SPIN_NS. */
+/* Spins while *value is old. Returns false after SPIN_NS. */
 static bool
 spin_while(const atomic_int *value, int old)
 {
@@ -115,8 +116,8 @@ run_task(struct qe_threads *pool, int index, int worker)
     if (atomic_fetch_sub(&pool->n_pending, 1) != 1) {
         return;
     }
-    /* The caller sets caller_sleeps before its last read of n_finished, so either it
-     * sees the run finished, or caller_sleeps is seen here. */
+    /* The caller sets caller_sleeps before its last read of n_finished: either it sees
+     * that the run is finished, or this thread sees caller_sleeps. */
     atomic_fetch_add(&pool->n_finished, 1);
     if (atomic_load(&pool->caller_sleeps)) {
         pthread_mutex_lock(&pool->mutex);
@@ -161,8 +162,7 @@ work_until_closed(void *argument)
     return NULL;
 }
 
-/* Tells the workers to look at their shares, or at closing; wakes those that sleep, if
- * there is something for them. */
+/* Announces tasks, or closing, to the workers; with wake, also to those that sleep. */
 static void
 begin(struct qe_threads *pool, bool wake)
 {
@@ -174,7 +174,7 @@ begin(struct qe_threads *pool, bool wake)
     }
 }
 
-/* Starts threads until one can't be. */
+/* Starts the threads, or as many as the system allows. */
 static void
 start_workers(struct qe_threads *pool)
 {
@@ -280,7 +280,7 @@ qe_threads_wait(const atomic_int *value, int target)
 {
     for (int i = 1; atomic_load(value) < target; i++) {
         pause_briefly();
-        if (i % 1024 == 0) { /* the thread it waits for may need this core */
+        if (i % 1024 == 0) { /* the thread that it waits for may need this core */
             sched_yield();
         }
     }
@@ -306,6 +306,7 @@ qe_threads_close(struct qe_threads *threads)
 void
 qe_threads_forget(struct qe_threads *threads)
 {
-    /* The mutex may be held by a thread that no longer exists: it is not destroyed. */
+    /* The mutex is not destroyed: a thread that does not exist in the child may hold
+     * it. */
     free(threads);
 }

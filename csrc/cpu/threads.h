@@ -10,8 +10,7 @@
 
 #include "../error.h"
 
-/* More than any machine has cores: a typing error would start too many threads.
- */
+/* More than any machine has cores; a mistyped number would start too many threads. */
 #define QE_MAX_THREADS 4096
 
 struct qe_threads;
@@ -33,8 +32,8 @@ int qe_threads_count(const struct qe_threads *threads);
 void qe_threads_run(struct qe_threads *threads, int n_tasks, qe_task *task,
                     void *context, const atomic_int *cancel);
 
-/* Returns once *value has reached target: for a task that depends on others of the same
- * run, which other threads have started. */
+/* Waits until *value reaches target. For a task that depends on others of the same run,
+ * which must already be running on other threads. */
 void qe_threads_wait(const atomic_int *value, int target);
 
 /* Accepts NULL. */

@@ -1,5 +1,5 @@
 /* tiles.h: AMX's tile registers, configured for strips of up to 32 rows: tiles 0 to 3
- * are sums (half of the strip, block), 4 and 5 rows, 6 and 7 the panel. */
+ * hold sums (half of the strip, block), 4 and 5 rows, 6 and 7 the panel. */
 #ifndef QE_TILES_H
 #define QE_TILES_H
 

@@ -66,7 +66,7 @@ vec_round_bf16(vec v)
     return vec_select(v == v, (vec)(rounded & 0xffff0000u), (vec)(bits | 0x400000));
 }
 
-/* Stores what vec_round_bf16() gave. */
+/* Stores a result of vec_round_bf16() as bf16. */
 static inline void
 vec_store_rounded(qe_bf16 *p, vec rounded)
 {

@@ -84,8 +84,9 @@ qe_workspace_open(const struct qe_config *config, int max_tokens, int max_seqs,
                        "batch); lower batch_tokens or max_length",
                        ws->reserved_bytes, max_tokens);
     }
-    /* Rows lie pages apart: with small pages a product waits for address translations
-     * of its result. A kernel without large ones refuses, and is as it was. */
+    /* Rows lie pages apart: with small pages, writing a product's result waits for
+     * address translation. A kernel without huge pages refuses, which changes nothing.
+     */
     (void)madvise(ws->reserved, ws->reserved_bytes, MADV_HUGEPAGE);
     lay_out(ws, config, n_threads, gemm_bytes, ws->reserved);
     return 0;

@@ -1,8 +1,8 @@
-/* workspace.h: every buffer that a forward pass on the CPU writes.
+/* workspace.h: all buffers that a forward pass on the CPU writes.
  *
- * One reservation of address space, made at open for the largest batch; pages become
- * resident when a batch first reaches them. So forward() allocates nothing, and a
- * model used on short texts stays small. */
+ * They are one reservation of address space, made at open for the largest batch; a page
+ * becomes resident when a batch first reaches it. So forward() allocates nothing, and a
+ * model used on short texts uses little memory. */
 #ifndef QE_WORKSPACE_H
 #define QE_WORKSPACE_H
 
@@ -21,8 +21,8 @@ struct qe_workspace {
     int max_tokens;    /* T                                                           */
     int max_seqs;      /* S, prefixes included                                        */
     int hidden_padded; /* C padded to QE_K_STEP                                 */
-    size_t ldh, ldx, ldqkv, ldq, lda; /* so that rows do not fall on the same cache
-                                         sets                                       */
+    /* Padded row lengths, so that rows do not fall on the same cache sets. */
+    size_t ldh, ldx, ldqkv, ldq, lda;
 
     float *h;      /* (T, ldh) the residual stream                                */
     qe_bf16 *x;    /* (T, ldx) normed h; the input of q, k, v, gate and up        */
