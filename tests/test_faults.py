@@ -12,8 +12,8 @@ from tests.support.c_build import ASAN, ENGINE, FAULT_LINK, FAULTS, LOADER, Sour
 from tests.support.model_files import run, small_weights, write_file
 
 
-def check(folder: Path, dtype: str, program: Path, least: dict[str, int]) -> None:
-    """Runs on two shards; `least` faults of each scenario must have been clean errors."""
+def check(folder: Path, dtype: str, program: Path, expected: dict[str, int]) -> None:
+    """Runs on two shards; so many faults of each scenario must have been clean errors."""
     weights = list(small_weights(dtype).items())
     half = len(weights) // 2
     paths = [
@@ -24,22 +24,24 @@ def check(folder: Path, dtype: str, program: Path, least: dict[str, int]) -> Non
     output = done.stdout.decode() + done.stderr.decode()
     assert done.returncode == 0, output
     found = re.findall(r"(\w+): \d+ faults, (\d+) clean errors", output)
-    assert [name for name, _ in found] == list(least)
-    assert all(int(n_errors) >= least[name] for name, n_errors in found), output
+    assert {name: int(n_errors) for name, n_errors in found} == expected, output
 
 
 def build_faults(name: str, sources: Sequence[Source]) -> Path:
     return build(name, [f"tests/c/{name}.c", *FAULTS, *sources], sanitize=ASAN, link=FAULT_LINK)
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F32"])
-def test_loader(tmp_path: Path, dtype: str) -> None:
+# Beside the errors there are hints, whose failure shows nowhere: up to 18, as many as the thread
+# that touches weights ahead of time gets to. F32 has memory of its own for rounded matrices.
+
+
+@pytest.mark.parametrize(("dtype", "n_errors"), [("BF16", 18), ("F32", 19)])
+def test_loader(tmp_path: Path, dtype: str, n_errors: int) -> None:
     program = build_faults("test_faults", LOADER)
-    check(tmp_path, dtype, program, {"file": 7, "model": 18})
+    check(tmp_path, dtype, program, {"file": 7, "model": n_errors})
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F32"])
-def test_engine(tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "n_errors"), [("BF16", 31), ("F32", 32)])
+def test_engine(tmp_path: Path, dtype: str, n_errors: int) -> None:
     program = build_faults("test_engine_faults", ENGINE)
-    # Of 50. Threads call in an order that varies, and a hint's failure shows nowhere: 23 to 33.
-    check(tmp_path, dtype, program, {"engine": 20})
+    check(tmp_path, dtype, program, {"engine": n_errors})

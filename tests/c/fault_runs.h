@@ -1,6 +1,6 @@
 /* fault_runs.h: every call to the system fails once, in turn; the error must be clean.
  *
- * For n = 1, 2, ... the n-th call of a scenario fails, until it has fewer calls. Clean
+ * The calls of a scenario are counted once; then each of them fails, one per run. Clean
  * means: the status that fits what failed, with a message that ends, and nothing left
  * behind (built with the address sanitizer, each run is searched for leaks). A failure
  * of a mere hint may leave no trace at all. */

@@ -13,7 +13,22 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-static atomic_int n_left; /* calls up to the one that fails; 0 or less: none */
+#define MAX_PLACES 256
+#define CALLER __builtin_return_address(0) /* of the function that is wrapped */
+
+/* A place in the code from which calls come. */
+struct place {
+    const void *address;
+    int n_calls;
+};
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; /* of places, n_places */
+static struct place places[MAX_PLACES];
+static int n_places;
+
+static _Atomic(enum {OFF, COUNT, FAIL}) mode;
+static _Atomic(const void *) armed;
+static atomic_int n_left; /* calls from there up to the one that fails */
 static _Atomic(const char *) failed;
 
 void *__real_malloc(size_t n_bytes);
@@ -45,23 +60,60 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 int __wrap_sched_getaffinity(pid_t pid, size_t n_bytes, cpu_set_t *cpus);
 
 void
+faults_count(void)
+{
+    n_places = 0;
+    mode = COUNT;
+}
+
+int
 faults_arm(int n)
 {
     failed = NULL;
-    n_left = n;
+    for (int i = 0; i < n_places; i++) {
+        if (n < places[i].n_calls) {
+            armed = places[i].address;
+            n_left = n + 1;
+            mode = FAIL;
+            return 1;
+        }
+        n -= places[i].n_calls;
+    }
+    return 0;
 }
 
 const char *
 faults_disarm(void)
 {
-    n_left = 0;
+    mode = OFF;
     return failed;
 }
 
-static bool
-fails(const char *function, int error)
+static void
+count_call(const void *address)
 {
-    if (atomic_fetch_sub(&n_left, 1) != 1) {
+    pthread_mutex_lock(&mutex);
+    int i = 0;
+    while (i < n_places && places[i].address != address) {
+        i++;
+    }
+    if (i == n_places) {
+        if (n_places == MAX_PLACES) {
+            abort();
+        }
+        places[n_places++] = (struct place){.address = address};
+    }
+    places[i].n_calls++;
+    pthread_mutex_unlock(&mutex);
+}
+
+static bool
+fails(const char *function, int error, const void *address)
+{
+    if (mode == COUNT) {
+        count_call(address);
+    }
+    if (mode != FAIL || address != armed || atomic_fetch_sub(&n_left, 1) != 1) {
         return false;
     }
     failed = function;
@@ -72,50 +124,51 @@ fails(const char *function, int error)
 void *
 __wrap_malloc(size_t n_bytes)
 {
-    return fails("malloc", ENOMEM) ? NULL : __real_malloc(n_bytes);
+    return fails("malloc", ENOMEM, CALLER) ? NULL : __real_malloc(n_bytes);
 }
 
 void *
 __wrap_calloc(size_t n, size_t n_bytes)
 {
-    return fails("calloc", ENOMEM) ? NULL : __real_calloc(n, n_bytes);
+    return fails("calloc", ENOMEM, CALLER) ? NULL : __real_calloc(n, n_bytes);
 }
 
 void *
 __wrap_realloc(void *old, size_t n_bytes)
 {
-    return fails("realloc", ENOMEM) ? NULL : __real_realloc(old, n_bytes);
+    return fails("realloc", ENOMEM, CALLER) ? NULL : __real_realloc(old, n_bytes);
 }
 
 void *
 __wrap_aligned_alloc(size_t alignment, size_t n_bytes)
 {
-    return fails("aligned_alloc", ENOMEM) ? NULL
-                                          : __real_aligned_alloc(alignment, n_bytes);
+    return fails("aligned_alloc", ENOMEM, CALLER)
+               ? NULL
+               : __real_aligned_alloc(alignment, n_bytes);
 }
 
 char *
 __wrap_strdup(const char *text)
 {
-    return fails("strdup", ENOMEM) ? NULL : __real_strdup(text);
+    return fails("strdup", ENOMEM, CALLER) ? NULL : __real_strdup(text);
 }
 
 int
 __wrap_open(const char *path, int flags, ...)
 {
-    return fails("open", EMFILE) ? -1 : __real_open(path, flags);
+    return fails("open", EMFILE, CALLER) ? -1 : __real_open(path, flags);
 }
 
 int
 __wrap_fstat(int fd, struct stat *status)
 {
-    return fails("fstat", EIO) ? -1 : __real_fstat(fd, status);
+    return fails("fstat", EIO, CALLER) ? -1 : __real_fstat(fd, status);
 }
 
 void *
 __wrap_mmap(void *at, size_t n_bytes, int protection, int flags, int fd, off_t from)
 {
-    return fails("mmap", ENOMEM)
+    return fails("mmap", ENOMEM, CALLER)
                ? MAP_FAILED
                : __real_mmap(at, n_bytes, protection, flags, fd, from);
 }
@@ -123,14 +176,14 @@ __wrap_mmap(void *at, size_t n_bytes, int protection, int flags, int fd, off_t f
 int
 __wrap_madvise(void *at, size_t n_bytes, int advice)
 {
-    return fails("madvise", EINVAL) ? -1 : __real_madvise(at, n_bytes, advice);
+    return fails("madvise", EINVAL, CALLER) ? -1 : __real_madvise(at, n_bytes, advice);
 }
 
 int
 __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
                       void *(*run)(void *), void *argument)
 {
-    return fails("pthread_create", EAGAIN)
+    return fails("pthread_create", EAGAIN, CALLER)
                ? EAGAIN
                : __real_pthread_create(thread, attr, run, argument);
 }
@@ -138,7 +191,7 @@ __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 int
 __wrap_sched_getaffinity(pid_t pid, size_t n_bytes, cpu_set_t *cpus)
 {
-    return fails("sched_getaffinity", EPERM)
+    return fails("sched_getaffinity", EPERM, CALLER)
                ? -1
                : __real_sched_getaffinity(pid, n_bytes, cpus);
 }
