@@ -63,7 +63,7 @@ def halves(values: Values, n_halves: int) -> list[tuple[Values, Values]]:
     return found
 
 
-def row_of(
+def result_of(
     splits: list[tuple[Values, Values]], grid: list[Setting], target: float, minimise: Cost
 ) -> dict[str, Any]:
     n_reach, ratios, picks = 0, [], []
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of training/mini/build.py")
     parser.add_argument("--halves", type=int, default=40)
     arguments = parser.parse_args()
-    rows, pseudo = [], []
+    results, pseudo = [], []
     with Embedder("mini") as model:
         for task, queries, documents in read_sets(arguments.work):
             grid = settings(len(documents))
@@ -98,8 +98,8 @@ def main() -> None:
             about = {"set": task.name, "queries_per_half": len(values) // 2}
             for target in TARGETS:
                 for minimise in get_args(Cost):
-                    rows.append(about | row_of(splits, grid, target, minimise))
-                    print(rows[-1], flush=True)
+                    results.append(about | result_of(splits, grid, target, minimise))
+                    print(results[-1], flush=True)
             true = dict(zip(grid, values.mean(axis=0) / values[:, 0].mean(), strict=True))
             sentences = take_sentences(task.name, list(task.documents))
             try:
@@ -119,7 +119,7 @@ def main() -> None:
                 }
             )
             print(pseudo[-1], flush=True)
-    record("choose", arguments, rows)
+    record("choose", arguments, results)
     record("choose_pseudo_queries", arguments, pseudo)
 
 

@@ -110,19 +110,19 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--work", type=Path, required=True)
     arguments = parser.parse_args()
-    rows, found = [], []
+    results, found = [], []
     for task, queries, documents in read_sets(arguments.work):
         if task.name == "idioms":
             with Embedder("mini") as model:
                 pairs = idiom_pairs(arguments.work / "idiom.csv")
-                for row in idioms(model, pairs, queries, documents):
-                    found.append(row)
-                    print(row, flush=True)
+                for result in idioms(model, pairs, queries, documents):
+                    found.append(result)
+                    print(result, flush=True)
         if len(task.queries) >= MIN_QUERIES:
             answers = list(task.documents)
-            rows.append(splits(task.name, list(task.queries), answers, queries, documents))
-            print(rows[-1], flush=True)
-    record("domain_splits", arguments, rows)
+            results.append(splits(task.name, list(task.queries), answers, queries, documents))
+            print(results[-1], flush=True)
+    record("domain_splits", arguments, results)
     record("domain_idioms", arguments, found)
 
 

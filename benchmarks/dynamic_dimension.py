@@ -79,7 +79,7 @@ def quality(scores: Floats, exact: Any) -> tuple[Any, Any]:
 
 
 def compared(stages: list[tuple[float, Floats]], n_first: int, exact: Any) -> dict[str, Any]:
-    """The row of both funnels with `n_first` candidates."""
+    """The result of both funnels with `n_first` candidates."""
     by_count, cost = funnel(stages, n_first, fixed)
     by_margin, dynamic_cost = funnel(stages, n_first, within_margin)
     gains, recalls = quality(by_count, exact)
@@ -104,7 +104,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder of training/mini/build.py")
     arguments = parser.parse_args()
-    rows = []
+    results = []
     for task, queries, documents in read_sets(arguments.work):
         cosines = [(float(dim), scores_at(queries, documents, dim)) for dim in DIMS]
         signs = [np.where(rows > 0, 1, -1).astype(np.float32) for rows in (queries, documents)]
@@ -113,8 +113,8 @@ def main() -> None:
         for first, stages in (("32 dims", cosines), ("bits", [bits, cosines[-1]])):
             for n_first in CANDIDATES:
                 about = {"set": task.name, "queries": len(queries), "first_stage": first}
-                rows.append(about | compared(stages, n_first, exact))
-    record("dynamic_dimension", arguments, rows)
+                results.append(about | compared(stages, n_first, exact))
+    record("dynamic_dimension", arguments, results)
 
 
 if __name__ == "__main__":

@@ -63,14 +63,14 @@ def main() -> None:
         "precisions": ["float32", "binary"],
         "instructions": ["none", "default"],
     }
-    rows = []
+    results = []
     for options in ({}, grid):
         with Timed("mini") as model, tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             report = evaluate(data, [model], **options)
             report.save(folder)
             beyond_s = time.perf_counter() - start - model.seconds
-            rows.append(
+            results.append(
                 {
                     "documents": len(data.documents),
                     "queries": len(data.queries),
@@ -80,7 +80,7 @@ def main() -> None:
                     "share": round(beyond_s / model.seconds, 4),
                 }
             )
-    record("evaluation", arguments, rows)
+    record("evaluation", arguments, results)
 
 
 if __name__ == "__main__":

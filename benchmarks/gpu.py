@@ -1,4 +1,4 @@
-"""The CUDA engine beside its rivals on one GPU, in one run: the rows of results/gpu.csv.
+"""The CUDA engine beside its rivals on one GPU, in one run: for results/gpu.csv.
 
     python -m benchmarks.gpu --shape 0.6B --csv
     python -m benchmarks.gpu --shape 4B --only load,lengths,mixed,gpus --csv
@@ -28,7 +28,7 @@ from benchmarks.mixed_texts import mixed_texts
 from benchmarks.record import model_folder, parser_of, record, seconds
 from qwen3_embed import Embedder
 
-Row = dict[str, Any]
+Result = dict[str, Any]
 Ids = Sequence[np.ndarray]
 
 # tokens of a text, texts in a call of ours, texts in a batch of the rival's
@@ -62,7 +62,7 @@ def best_s(run: Callable[[], Any], n_rounds: int = 2) -> float:
     return min(times)
 
 
-def row(what: str, unit: str, ours: float, rival_name: str = "", rival: float = 0.0) -> Row:
+def result(what: str, unit: str, ours: float, rival_name: str = "", rival: float = 0.0) -> Result:
     """ratio: ours over the rival's, or the reverse where less is better."""
     ratio = 0.0
     if rival:
@@ -98,7 +98,7 @@ class Benchmark:
             self._sentence_transformers = SentenceTransformers(self.folder)
         return self._sentence_transformers
 
-    def load(self) -> list[Row]:
+    def load(self) -> list[Result]:
         """From the page cache: opened twice, the second time counts; memory with a long text."""
         self.open().close()
         torch.cuda.init()
@@ -113,11 +113,11 @@ class Benchmark:
         if model.dtype == "float8":
             weight_bytes /= 2  # all but the embedding, about
         return [
-            row("load from the page cache", "s", taken_s),
-            row("GPU memory beyond weights", "GB", (used_bytes - weight_bytes) / 1e9),
+            result("load from the page cache", "s", taken_s),
+            result("GPU memory beyond weights", "GB", (used_bytes - weight_bytes) / 1e9),
         ]
 
-    def query(self) -> list[Row]:
+    def query(self) -> list[Result]:
         """Call to NumPy, tokenising included."""
         model = self.model
         n_tokens = int(model.count_tokens(QUERY))
@@ -132,11 +132,11 @@ class Benchmark:
         name, theirs = "", 0.0
         if not self.arguments.alone:
             name, theirs = "sentence-transformers", self.sentence_transformers.query_ms(QUERY)
-        return [row(f"query of {n_tokens} tokens, str to vector", "ms", ours, name, theirs)]
+        return [result(f"query of {n_tokens} tokens, str to vector", "ms", ours, name, theirs)]
 
-    def lengths(self) -> list[Row]:
+    def lengths(self) -> list[Result]:
         rival = None if self.arguments.alone else Transformers(self.folder, "bfloat16")
-        rows = []
+        results = []
         for n_tokens, n_texts, n_batch in LENGTHS:
             if n_tokens not in self.arguments.tokens:
                 continue
@@ -147,15 +147,19 @@ class Benchmark:
                 batch = torch.from_numpy(np.stack(ids[:n_batch]).astype(np.int64)).cuda()
                 taken = best_s(lambda batch=batch: rival.encode(batch))
                 theirs = n_batch * n_tokens / taken
-            rows.append(row(f"{n_tokens} tokens", "tokens/s", ours, "Transformers eager", theirs))
+            results.append(
+                result(f"{n_tokens} tokens", "tokens/s", ours, "Transformers eager", theirs)
+            )
         if self.arguments.compile and rival is not None:
             rival.compile()
             batch = torch.from_numpy(np.stack(random_ids(self.model, [512] * 33)).astype(np.int64))
             theirs = 33 * 512 / best_s(lambda: rival.encode(batch.cuda()), 3)
-            rows.append(row("512 tokens", "tokens/s", rows[0]["ours"], "torch.compile", theirs))
-        return rows
+            results.append(
+                result("512 tokens", "tokens/s", results[0]["ours"], "torch.compile", theirs)
+            )
+        return results
 
-    def prefixes(self) -> list[Row]:
+    def prefixes(self) -> list[Result]:
         """10,000 queries of 10 tokens, after one instruction of 20 or each after its own."""
         own = random_ids(self.model, [30] * 10000)
         shared = [np.concatenate([own[0][:20], text[20:]]) for text in own]
@@ -164,13 +168,13 @@ class Benchmark:
         longer = random_ids(self.model, [128] * 1056)
         longer_s = best_s(lambda: encode_ids(self.model, longer))
         return [
-            row("10,000 queries after one instruction", "texts/s", 1e4 / shared_s, "not shared",
+            result("10,000 queries after one instruction", "texts/s", 1e4 / shared_s, "not shared",
                 1e4 / own_s),
-            row("30 tokens, nothing shared", "tokens/s", 3e5 / own_s, "own, 128 tokens",
+            result("30 tokens, nothing shared", "tokens/s", 3e5 / own_s, "own, 128 tokens",
                 128 * 1056 / longer_s),
         ]  # fmt: skip
 
-    def mixed(self) -> list[Row]:
+    def mixed(self) -> list[Result]:
         """Texts of very different lengths, end to end; and ours on their ids, alone."""
         model = self.model
         texts = mixed_texts(self.folder, self.arguments.texts)
@@ -181,17 +185,17 @@ class Benchmark:
         alone_s = seconds(lambda: model.encode_tokens(batch.tokens, batch.cu_seqlens))
         ours = n_tokens / taken_s
         mean = n_tokens / len(texts)
-        rows = [
-            row(f"mixed, {mean:.0f} tokens on average, texts to vectors", "tokens/s", ours,
+        results = [
+            result(f"mixed, {mean:.0f} tokens on average, texts to vectors", "tokens/s", ours,
                 "own ids to vectors", n_tokens / alone_s)
         ]  # fmt: skip
         if not self.arguments.alone:
             some = texts[: self.arguments.rival_texts]
             name, rate = self.sentence_transformers.best_rate(some, batch.lengths)
-            rows.append(row("mixed, texts to vectors", "tokens/s", ours, name, rate))
-        return rows
+            results.append(result("mixed, texts to vectors", "tokens/s", ours, name, rate))
+        return results
 
-    def parity(self) -> list[Row]:
+    def parity(self) -> list[Result]:
         """Mean 1 - cos to Transformers fp32 over 64 texts, beside Transformers bf16's own."""
         lengths = [1, 2, 3, 5, 8, 12, 17, 24, 33, 48, 64, 65, 100, 128, 200, 300, 511, 700, 1000]
         lengths = lengths * 3 + [1500, 2000, 2500, 3000, 4096, 6000, 8000]
@@ -211,24 +215,24 @@ class Benchmark:
                 ).to_float8(fast)
                 for name, fast in (("fast", True), ("fp32", False))
             }
-        rows = []
+        results = []
         for name, open_rival in rivals.items():  # one at a time: all of 8B's do not fit
             gc.collect()  # modules lie in cycles
             torch.cuda.empty_cache()
-            rows.append(row("mean 1 - cos to fp32", "1 - cos", distance(ours, exact), name,
+            results.append(result("mean 1 - cos to fp32", "1 - cos", distance(ours, exact), name,
                             distance(open_rival().encode_each(ids), exact)))  # fmt: skip
-        return rows
+        return results
 
-    def float8(self) -> list[Row]:
+    def float8(self) -> list[Result]:
         """512 tokens, against our own bfloat16."""
         ids = random_ids(self.model, [512] * 264)
         rates = []
         for dtype in ("float8", "bfloat16"):
             with self.open(dtype=dtype) as model:
                 rates.append(264 * 512 / best_s(lambda model=model: encode_ids(model, ids)))
-        return [row("float8, 512 tokens", "tokens/s", rates[0], "own bfloat16", rates[1])]
+        return [result("float8, 512 tokens", "tokens/s", rates[0], "own bfloat16", rates[1])]
 
-    def idle(self) -> list[Row]:
+    def idle(self) -> list[Result]:
         """Share of the time in which the GPU ran no kernel: as the profiler sees it, from the
         first to the last, and its busy time beside that of the whole call without it."""
         texts = mixed_texts(self.folder, min(self.arguments.texts, 10000))
@@ -240,12 +244,12 @@ class Benchmark:
         between = gaps[gaps > SAME_BATCH_US]
         print(f"{len(spans)} kernels, {len(between)} gaps between batches, longest", gaps.max())
         return [
-            row("GPU idle, whole call", "share", 1.0 - (whole - gaps.sum()) / wall_us),
-            row("GPU idle, under the profiler", "share", gaps.sum() / whole),
-            row("GPU idle between batches, under the profiler", "share", between.sum() / whole),
+            result("GPU idle, whole call", "share", 1.0 - (whole - gaps.sum()) / wall_us),
+            result("GPU idle, under the profiler", "share", gaps.sum() / whole),
+            result("GPU idle between batches, under the profiler", "share", between.sum() / whole),
         ]
 
-    def retrieval(self) -> list[Row]:
+    def retrieval(self) -> list[Result]:
         """The embedded model on its held-out tasks in float8, against our own bfloat16."""
         from training.mini.evaluate import embedder_encoder, measure, read_tasks
 
@@ -258,12 +262,12 @@ class Benchmark:
                 values[task.name] = measure(task, queries, documents, queries.shape[1])
             values["mean"] = float(np.mean(list(values.values())))
         return [
-            row(f"held-out tasks: {name}", "100 nDCG@10", scores["float8"][name], "own bfloat16",
+            result(f"held-out tasks: {name}", "100 nDCG@10", scores["float8"][name], "own bfloat16",
                 value)
             for name, value in scores["bfloat16"].items()
         ]  # fmt: skip
 
-    def gpus(self) -> list[Row]:
+    def gpus(self) -> list[Result]:
         """One call over all GPUs, against one of them."""
         texts = mixed_texts(self.folder, self.arguments.texts)
         n_tokens = int(self.model.count_tokens(texts).sum())
@@ -279,8 +283,8 @@ class Benchmark:
             all_s = time.perf_counter() - begin
         n_other = int((rows.view(np.uint32) != others.view(np.uint32)).any(axis=1).sum())
         return [
-            row(name, "tokens/s", n_tokens / all_s, "own on cuda:0", n_tokens / one_s),
-            row(f"rows of {len(rows)} with other bits than on one GPU", "rows", n_other),
+            result(name, "tokens/s", n_tokens / all_s, "own on cuda:0", n_tokens / one_s),
+            result(f"rows of {len(rows)} with other bits than on one GPU", "rows", n_other),
         ]
 
 
@@ -329,12 +333,12 @@ def main() -> None:
     for name in arguments.only.split(","):
         begin = time.perf_counter()
         try:
-            rows = getattr(benchmark, name)()
-        except Exception:  # the other rows are worth having
+            results = getattr(benchmark, name)()
+        except Exception:  # the other results are worth having
             print(f"{name} failed:", file=sys.stderr)
             traceback.print_exc()
         else:
-            record("gpu", arguments, [about | row for row in rows], machine=gpu_words())
+            record("gpu", arguments, [about | result for result in results], machine=gpu_words())
         print(f"{name}: {time.perf_counter() - begin:.1f} s", flush=True)
         torch.cuda.empty_cache()
 

@@ -56,14 +56,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--csv", action="store_true", help="append to benchmarks/results")
     arguments = parser.parse_args()
-    rows = []
+    results = []
     for heads in HEADS:
         for n_texts, n_tokens in WORKLOADS:
             seqs = pack([n_tokens] * n_texts)
             ours = median_ms(Attention(random_qkv(seqs, *heads), seqs, *heads))
             rival = rival_ms(n_texts, n_tokens, *heads)
             flop = 2.0 * heads[0] * HS * n_texts * n_tokens * (n_tokens + 1)
-            rows.append(
+            results.append(
                 {
                     "n_heads": heads[0],
                     "n_kv_heads": heads[1],
@@ -75,7 +75,7 @@ def main() -> None:
                     "ratio": round(rival / ours, 2),
                 }
             )
-    record("gpu_attention", arguments, rows, machine=gpu_words())
+    record("gpu_attention", arguments, results, machine=gpu_words())
 
 
 if __name__ == "__main__":

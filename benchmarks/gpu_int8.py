@@ -1,4 +1,4 @@
-"""int8 weights, and the table of embeddings on the host, on one GPU: the rows of gpu_int8.csv.
+"""int8 weights, and the table of embeddings on the host, on one GPU: for gpu_int8.csv.
 
     python -m benchmarks.gpu_int8 --csv
     python -m benchmarks.gpu_int8 --shapes 0.6B --only rates,query,accuracy
@@ -55,14 +55,14 @@ CARDS = (
 )
 STEP_BYTES = 64 << 20
 
-Row = dict[str, Any]
+Result = dict[str, Any]
 
 
 def folder_of(shape: str) -> Path:
     return model_folder(argparse.Namespace(shape=shape, model=None))
 
 
-def row(what: str, model: str, unit: str, ours: float, **figures: Any) -> Row:
+def result(what: str, model: str, unit: str, ours: float, **figures: Any) -> Result:
     made = {"what": what, "model": model, "unit": unit, "ours": ours}
     made |= {"rival_name": "", "rival": 0.0, "ratio": 0.0} | figures
     rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in made.items()}
@@ -85,9 +85,9 @@ class Pair:
         for model in self.models.values():
             model.close()
 
-    def rates(self, arguments: argparse.Namespace) -> list[Row]:
+    def rates(self, arguments: argparse.Namespace) -> list[Result]:
         """Tokens per second of large batches."""
-        rows = []
+        results = []
         for n_tokens in TOKENS:
             n_texts = RATE_TOKENS // n_tokens
             ids = random_ids(self.models["bfloat16"], [n_tokens] * n_texts)
@@ -102,15 +102,15 @@ class Pair:
                 arguments.rounds,
             )
             ours, theirs = (seen[dtype].per_s for dtype in reversed(DTYPES))
-            rows.append(
-                row(f"texts of {n_tokens} tokens", self.shape, "tokens/s", ours,
+            results.append(
+                result(f"texts of {n_tokens} tokens", self.shape, "tokens/s", ours,
                     rival_name="bf16", rival=theirs, ratio=ours / theirs)
             )  # fmt: skip
-        return rows
+        return results
 
-    def query(self, arguments: argparse.Namespace) -> list[Row]:
+    def query(self, arguments: argparse.Namespace) -> list[Result]:
         """Milliseconds of one short text, and of batches between that and large ones."""
-        rows = []
+        results = []
         for n_tokens in (QUERY_TOKENS, *MIDDLE_TOKENS):
             length = min(n_tokens, 32)
             ids = random_ids(self.models["bfloat16"], [length] * (n_tokens // length))
@@ -122,11 +122,11 @@ class Pair:
                     if i >= 10:
                         times[dtype].append(ms)
             ours, theirs = (float(np.median(times[dtype])) for dtype in reversed(DTYPES))
-            rows.append(
-                row(f"a call of {n_tokens} tokens, same shape again", self.shape, "ms", ours,
+            results.append(
+                result(f"a call of {n_tokens} tokens, same shape again", self.shape, "ms", ours,
                     rival_name="bf16", rival=theirs, ratio=theirs / ours)
             )  # fmt: skip
-        return rows
+        return results
 
 
 def mean_loss(rows: Any, exact: Any) -> float:
@@ -139,7 +139,7 @@ def normalised(rows: Any) -> Any:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def accuracy(shape: str) -> list[Row]:
+def accuracy(shape: str) -> list[Result]:
     """The engine's loss, and that of a plain simulation of the scheme."""
     source = np.random.default_rng(5)
     texts = [source.integers(0, 150_000, n, dtype=np.int32) for n in ACCURACY_LENGTHS]
@@ -162,9 +162,9 @@ def accuracy(shape: str) -> list[Row]:
     torch.cuda.empty_cache()
     loss = mean_loss(ours["int8-weights"], exact)
     return [
-        row("1 - cos to fp32, int8-weights", shape, "mean", loss, rival_name="plain simulation",
+        result("1 - cos to fp32, int8-weights", shape, "mean", loss, rival_name="plain simulation",
             rival=simulated, ratio=loss / simulated),
-        row("1 - cos to fp32, bfloat16", shape, "mean", mean_loss(ours["bfloat16"], exact)),
+        result("1 - cos to fp32, bfloat16", shape, "mean", mean_loss(ours["bfloat16"], exact)),
     ]  # fmt: skip
 
 
@@ -205,9 +205,9 @@ def card_of(n_gb: float) -> Iterator[Any]:
             library.cuMemFree_v2(place)
 
 
-def cards(shapes: tuple[str, ...]) -> list[Row]:
+def cards(shapes: tuple[str, ...]) -> list[Result]:
     """The memory taken of a small card, beside the promised, and the rate there."""
-    rows = []
+    results = []
     for shape, dtype, embedding, n_gb in CARDS:
         if shape not in shapes:
             continue
@@ -235,12 +235,12 @@ def cards(shapes: tuple[str, ...]) -> list[Row]:
                 assert np.isfinite(rows_made).all()
                 print(f"note: {model.info['note']!r}")
         what = f"{dtype}, embedding {embedding}, card of {n_gb} GB"
-        rows.append(
-            row(f"{what}: memory taken", shape, "GB", taken / 1e9, rival_name="promised",
+        results.append(
+            result(f"{what}: memory taken", shape, "GB", taken / 1e9, rival_name="promised",
                 rival=need.device_bytes / 1e9, ratio=taken / need.device_bytes)
         )  # fmt: skip
-        rows.append(row(f"{what}: texts of {CARD_LENGTH} tokens", shape, "tokens/s", rate))
-    return rows
+        results.append(result(f"{what}: texts of {CARD_LENGTH} tokens", shape, "tokens/s", rate))
+    return results
 
 
 def main() -> None:
@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--csv", action="store_true", help="append to benchmarks/results")
     arguments = parser.parse_args()
     shapes, sections = tuple(arguments.shapes.split(",")), arguments.only.split(",")
-    rows: list[Row] = []
+    results: list[Result] = []
     begin = time.perf_counter()
     # Processes of their own: the smaller models are measured while the largest is made.
     with ProcessPoolExecutor(len(shapes), mp_context=get_context("spawn")) as pool:
@@ -264,15 +264,15 @@ def main() -> None:
                 pair = Pair(shape)
                 for name in ("query", "rates"):
                     if name in sections:
-                        rows += getattr(pair, name)(arguments)
+                        results += getattr(pair, name)(arguments)
                 pair.close()
             if "accuracy" in sections and shape in ACCURACY_SHAPES:
-                rows += accuracy(shape)
+                results += accuracy(shape)
     if "cards" in sections:
         print(f"[{time.perf_counter() - begin:.0f} s] cards", flush=True)
-        rows += cards(shapes)
+        results += cards(shapes)
     print(f"[{time.perf_counter() - begin:.0f} s] done", flush=True)
-    record("gpu_int8", arguments, rows, machine=gpu_words())
+    record("gpu_int8", arguments, results, machine=gpu_words())
 
 
 if __name__ == "__main__":

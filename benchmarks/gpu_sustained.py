@@ -1,11 +1,11 @@
-"""Rates that a GPU holds for seconds, and the time of small batches: the rows of gpu_sustained.csv.
+"""Rates that a GPU holds for seconds, and the time of small batches: for gpu_sustained.csv.
 
     python -m benchmarks.gpu_sustained --shape 0.6B --csv
     python -m benchmarks.gpu_sustained --shape 4B --only small,shapes,threads --csv
 
 Random weights at the official shapes. A burst of some milliseconds runs on a cool chip at its
 highest clock; after a second the board is at its power limit and slower. So ours, torch.compile
-and the products of the shape alone run for --seconds each, in turns, and every row has the power
+and the products of the shape alone run for --seconds each, in turns, and every result has the power
 and the clock that nvidia-smi saw meanwhile. Rates are medians over the rounds.
 """
 
@@ -142,7 +142,7 @@ class Benchmark:
         self.model = Embedder(folder, device="cuda", dtype=arguments.dtype)
         self.config = self.model.config
 
-    def row(self, what: str, unit: str, ours: float, **figures: Any) -> dict[str, Any]:
+    def result(self, what: str, unit: str, ours: float, **figures: Any) -> dict[str, Any]:
         empty = {"rival_name": "", "rival": 0.0, "ratio": 0.0, "watts": 0.0, "mhz": 0.0}
         made = {"what": what, "unit": unit, "ours": ours, **empty, **figures}
         rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in made.items()}
@@ -155,7 +155,7 @@ class Benchmark:
         if not self.arguments.alone:
             rival = Transformers(model_folder(self.arguments), "bfloat16")
             rival.compile()
-        rows = []
+        results = []
         for n_tokens, n_texts, n_batch in LENGTHS:
             if n_tokens not in self.arguments.tokens:
                 continue
@@ -184,28 +184,28 @@ class Benchmark:
             drawn = {"watts": watts, "mhz": mhz}
             if "torch.compile" in seen:
                 their_rate = seen["torch.compile"].per_s
-                rows.append(
-                    self.row(f"{n_tokens} tokens", "tokens/s", ours_per_s, rival=their_rate,
+                results.append(
+                    self.result(f"{n_tokens} tokens", "tokens/s", ours_per_s, rival=their_rate,
                              rival_name="torch.compile", ratio=ours_per_s / their_rate, **drawn)
                 )  # fmt: skip
             if "products" in seen:
                 tflops = ours_per_s * flops_per_token(self.config, n_tokens) / 1e12
                 ceiling = seen["products"].per_s / 1e12
-                rows.append(
-                    self.row(f"{n_tokens} tokens, of the products alone", "TFLOP/s", tflops,
+                results.append(
+                    self.result(f"{n_tokens} tokens, of the products alone", "TFLOP/s", tflops,
                              rival_name="cuBLAS", rival=ceiling, ratio=tflops / ceiling, **drawn)
                 )  # fmt: skip
-        return rows
+        return results
 
     def small(self) -> list[dict[str, Any]]:
         """Calls of the same shape again and again."""
-        rows = []
+        results = []
         for n_tokens in SMALL_TOKENS:
             length = min(n_tokens, SMALL_TEXT_TOKENS)
             ids = random_ids(self.model, [length] * (n_tokens // length))
             ms = median_ms(lambda ids=ids: encode_ids(self.model, ids))
-            rows.append(self.row(f"a call of {n_tokens} tokens, same shape again", "ms", ms))
-        return rows
+            results.append(self.result(f"a call of {n_tokens} tokens, same shape again", "ms", ms))
+        return results
 
     def shapes(self) -> list[dict[str, Any]]:
         """Batches of 16 short texts, each batch of a shape that was not seen before."""
@@ -217,7 +217,7 @@ class Benchmark:
             times.append(timed_ms(lambda ids=ids: encode_ids(self.model, ids)))
         what = f"{N_SHAPES} batches of 16 short texts, each of a new shape"
         return [
-            self.row(f"{what}: {name}", "ms", float(np.quantile(times, at)))
+            self.result(f"{what}: {name}", "ms", float(np.quantile(times, at)))
             for name, at in (("median", 0.5), ("p90", 0.9))
         ]
 
@@ -241,7 +241,7 @@ class Benchmark:
         together = N_THREADS / together_s
         what = f"{N_THREADS} threads, one text of {THREAD_TEXT_TOKENS} tokens each"
         return [
-            self.row(what, "texts/s", apart, rival_name=f"calls of {N_THREADS}", rival=together,
+            self.result(what, "texts/s", apart, rival_name=f"calls of {N_THREADS}", rival=together,
                      ratio=apart / together)
         ]  # fmt: skip
 
@@ -266,8 +266,10 @@ def main() -> None:
     benchmark = Benchmark(arguments)
     about = {"model": Path(model_folder(arguments)).name, "dtype": arguments.dtype}
     for name in arguments.only.split(","):
-        rows = getattr(benchmark, name)()
-        record("gpu_sustained", arguments, [about | row for row in rows], machine=gpu_words())
+        results = getattr(benchmark, name)()
+        record(
+            "gpu_sustained", arguments, [about | result for result in results], machine=gpu_words()
+        )
 
 
 if __name__ == "__main__":

@@ -82,23 +82,23 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder of training/mini/build.py")
     arguments = parser.parse_args()
-    rows = []
+    results = []
     sets = list(read_sets(arguments.work))
     for task, queries, documents in sets:
         cosines, bm25 = queries @ documents.T, by_words(task.queries, task.documents)
         found = by_index(task.queries, queries, task.documents, documents)
-        row: dict[str, Any] = {"set": task.name, "n_queries": len(queries)}
-        row["n_documents"] = len(documents)
+        result: dict[str, Any] = {"set": task.name, "n_queries": len(queries)}
+        result["n_documents"] = len(documents)
         for name, scores in (
             ("vectors", cosines),
             ("bm25", bm25),
             ("reciprocal_ranks", by_ranks(cosines, bm25)),
             ("hybrid", found),
         ):
-            row[name] = round(float(ndcg_at_10(scores).mean()), 2)
-        rows.append(row)
-        print(row, flush=True)
-    record("hybrid", arguments, rows)
+            result[name] = round(float(ndcg_at_10(scores).mean()), 2)
+        results.append(result)
+        print(result, flush=True)
+    record("hybrid", arguments, results)
     task, _, documents = sets[0]
     record("hybrid_speed", arguments, [speed(task.documents, documents, task.queries)])
 

@@ -111,8 +111,8 @@ class Contenders:
 
 
 def compare(contenders: Contenders, pairs: list[tuple[Contender, Contender]]) -> list[Any]:
-    """A row per pair and workload; all of a workload's contenders take turns."""
-    rows = []
+    """A result per pair and workload; all of a workload's contenders take turns."""
+    results = []
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     for shape in contenders.arguments.shapes:
         n_texts, n_tokens = map(int, shape.split("x"))
@@ -127,7 +127,7 @@ def compare(contenders: Contenders, pairs: list[tuple[Contender, Contender]]) ->
                     times[name].append(taken)
         for ours, rival in pairs:
             ours_s, rival_s = (statistics.median(times[name]) for name in (ours, rival))
-            rows.append(
+            results.append(
                 {
                     "texts": n_texts,
                     "tokens": n_tokens,
@@ -140,8 +140,8 @@ def compare(contenders: Contenders, pairs: list[tuple[Contender, Contender]]) ->
                     "ratio": round(rival_s / ours_s, 3),
                 }
             )
-            print(rows[-1], flush=True)
-    return rows
+            print(results[-1], flush=True)
+    return results
 
 
 def main() -> None:

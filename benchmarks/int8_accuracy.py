@@ -83,7 +83,7 @@ def engine_rows(folder: Path, texts: list[Any], dtype: str) -> Any:
         return model.encode_tokens(tokens, cu_seqlens)
 
 
-def row_of(
+def result_of(
     name: str, folder: Path, texts: list[Any], exact: list[Any], simulated: float | None
 ) -> dict[str, Any]:
     found = losses(engine_rows(folder, texts, "int8"), exact)
@@ -99,7 +99,9 @@ def row_of(
     }
 
 
-def random_rows(folder: Path, scratch: Path, n_texts: int, n_tokens: int) -> list[dict[str, Any]]:
+def random_results(
+    folder: Path, scratch: Path, n_texts: int, n_tokens: int
+) -> list[dict[str, Any]]:
     source = np.random.default_rng(5)
     vocab_size = json.loads((folder / "config.json").read_text())["vocab_size"]
     texts = [source.integers(0, vocab_size, n_tokens) for _ in range(n_texts)]
@@ -107,8 +109,8 @@ def random_rows(folder: Path, scratch: Path, n_texts: int, n_tokens: int) -> lis
     exact = [reference.embed(text) for text in texts]
     simulation = Int8Reference(folder, equalise=False)
     simulated = losses([simulation.embed(text) for text in texts], exact).mean()
-    rows = [row_of("random", folder, texts, exact, simulated)]
-    print(rows[-1], flush=True)
+    results = [result_of("random", folder, texts, exact, simulated)]
+    print(results[-1], flush=True)
     for kind in ("embeddings", "norms"):
         other = with_outliers(folder, scratch / kind, kind)
         if kind == "embeddings":
@@ -116,12 +118,12 @@ def random_rows(folder: Path, scratch: Path, n_texts: int, n_tokens: int) -> lis
             exact_of = [reference.embed(text) for text in texts]
         else:
             exact_of = exact
-        rows.append(row_of(f"random, outliers in {kind}", other, texts, exact_of, simulated))
-        print(rows[-1], flush=True)
-    return rows
+        results.append(result_of(f"random, outliers in {kind}", other, texts, exact_of, simulated))
+        print(results[-1], flush=True)
+    return results
 
 
-def mini_row() -> dict[str, Any]:
+def mini_result() -> dict[str, Any]:
     folder = ROOT / "qwen3_embed" / "models" / "mini"
     names = ("CONTRIBUTING.md", "docs/index.md", "docs/models.md")
     pages = " ".join((ROOT / name).read_text() for name in names)
@@ -130,7 +132,7 @@ def mini_row() -> dict[str, Any]:
         texts = [model.tokenizer.encode([sentence]).tokens for sentence in sentences[:64]]
     reference = Reference(folder)
     exact = [reference.embed(text) for text in texts]
-    return row_of("mini", folder, texts, exact, None)
+    return result_of("mini", folder, texts, exact, None)
 
 
 def main() -> None:
@@ -139,15 +141,15 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
     arguments = parser.parse_args()
-    rows = [mini_row()]
-    print(rows[-1], flush=True)
+    results = [mini_result()]
+    print(results[-1], flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = make_model(
             Path(scratch) / "random", arguments.shape, tokenizer="byte",
             vocab_size=4096, num_hidden_layers=arguments.layers,
         )  # fmt: skip
-        rows += random_rows(folder, Path(scratch), arguments.texts, arguments.tokens)
-    record("int8_accuracy", arguments, rows)
+        results += random_results(folder, Path(scratch), arguments.texts, arguments.tokens)
+    record("int8_accuracy", arguments, results)
 
 
 if __name__ == "__main__":

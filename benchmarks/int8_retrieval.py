@@ -29,7 +29,7 @@ def values_of(model: Embedder, queries: list[str], documents: list[str]) -> Any:
     return np.where(ranks < DEPTH, 1 / np.log2(ranks + 2), 0.0)
 
 
-def row_of(name: str, bf16: Any, int8: Any) -> dict[str, Any]:
+def result_of(name: str, bf16: Any, int8: Any) -> dict[str, Any]:
     low, high = Bootstrap(len(bf16)).intervals((int8 - bf16)[:, None])[:, 0] * 100
     return {
         "task": name,
@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.model = arguments.model or Path("mini")
     folder = model_folder(arguments)
-    rows, all_bf16, all_int8 = [], [], []
+    results, all_bf16, all_int8 = [], [], []
     with (
         Embedder(folder, device="cpu") as plain,
         Embedder(folder, device="cpu", dtype="int8") as model,
@@ -59,12 +59,12 @@ def main() -> None:
             queries = task.queries[: arguments.queries]
             documents = task.documents[: max(arguments.documents, len(queries))]
             bf16, int8 = (values_of(each, queries, documents) for each in (plain, model))
-            rows.append(row_of(task.name, bf16, int8))
-            print(rows[-1], flush=True)
+            results.append(result_of(task.name, bf16, int8))
+            print(results[-1], flush=True)
             all_bf16.append(bf16)
             all_int8.append(int8)
-    rows.append(row_of("all", np.concatenate(all_bf16), np.concatenate(all_int8)))
-    record("int8_retrieval", arguments, rows)
+    results.append(result_of("all", np.concatenate(all_bf16), np.concatenate(all_int8)))
+    record("int8_retrieval", arguments, results)
 
 
 if __name__ == "__main__":

@@ -68,12 +68,12 @@ def main() -> None:
             times[name].append(seconds(run))
     config = json.loads((folder / "config.json").read_text())
     _, done = flop_counts(config, len(texts), n_tokens // len(texts))
-    rows = []
+    results = []
     for name, rounds in times.items():
         n_threads = 1 if "1 thread" in name else n_cores()
         computed = name.startswith("encode_tokens")
         share = done / min(rounds) / machine_limits(n_threads)[0] if computed else None
-        rows.append(
+        results.append(
             {
                 "way": name,
                 "texts": len(texts),
@@ -82,7 +82,7 @@ def main() -> None:
                 "percent_of_peak": "" if share is None else round(100 * share, 1),
             }
         )
-    record("mini", arguments, rows)
+    record("mini", arguments, results)
 
 
 if __name__ == "__main__":

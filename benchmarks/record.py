@@ -98,11 +98,11 @@ def commit_words() -> str:
 def record(
     name: str,
     arguments: argparse.Namespace,
-    rows: list[dict[str, Any]],
+    results: list[dict[str, Any]],
     machine: str | None = None,
 ) -> None:
-    """Prints rows as a table and, with --csv, appends them to results/NAME.csv."""
-    print_table(rows)
+    """Prints results as a table and, with --csv, appends them to results/NAME.csv."""
+    print_table(results)
     if not arguments.csv:
         return
     about = {
@@ -114,7 +114,7 @@ def record(
     }
     path = RESULTS / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
-    columns = [*about, *rows[0]]
+    columns = [*about, *results[0]]
     if path.exists() and path.read_text().splitlines()[0] != ",".join(columns):
         raise SystemExit(f"error: {path.name} has other columns; rename the old file")
     new = not path.exists()
@@ -122,11 +122,11 @@ def record(
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         if new:
             writer.writeheader()
-        writer.writerows(about | row for row in rows)
+        writer.writerows(about | result for result in results)
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    cells = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+def print_table(results: list[dict[str, Any]]) -> None:
+    cells = [list(results[0]), *([str(value) for value in result.values()] for result in results)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     for line in cells:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))

@@ -1,4 +1,7 @@
-"""The usual small server: FastAPI in front of sentence-transformers. For `serve.py --rival`."""
+"""The usual small server, FastAPI in front of sentence-transformers, for `serve.py --rival`.
+
+It needs what no extra of this project brings: `pip install fastapi uvicorn sentence-transformers`.
+"""
 
 from __future__ import annotations
 

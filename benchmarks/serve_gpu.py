@@ -4,9 +4,9 @@
     python -m benchmarks.serve_gpu --shape 4B --csv
 
 The server is a process, and so are four groups of clients (serve_client.py), which ask for base64;
-every first vector is compared. A row runs for --seconds, of which the first is not counted. With
-`of_engine` a row's tokens/s are divided by those of `Embedder.encode_tokens` over the same texts,
-measured right before. The last rows are about fairness: newcomers at a loaded server, and single
+every first vector is compared. A load runs for --seconds, of which the first is not counted. With
+`of_engine` its tokens/s are divided by those of `Embedder.encode_tokens` over the same texts,
+measured right before. The last results are about fairness: newcomers at a loaded server, and single
 queries beside a stream of the longest texts.
 """
 
@@ -55,7 +55,7 @@ WORDS = (  # each one token
 
 
 class Load(NamedTuple):
-    """A row: so many connections that send requests of so many texts and words."""
+    """A load: so many connections that send requests of so many texts and words."""
 
     connections: int
     texts: int
@@ -76,7 +76,7 @@ LOADS = (
 
 
 class Texts:
-    """The bodies of a row, their tokens, and the checksum of each body's first vector."""
+    """The bodies of a load, their tokens, and the checksum of each body's first vector."""
 
     def __init__(self, model: Embedder, name: str, load: Load, n_bodies: int) -> None:
         chosen = random.Random(load.words + load.texts)
@@ -150,7 +150,7 @@ def percentile_ms(taken_s: list[float], share: float) -> float:
 
 
 def engine_tokens_per_s(model: Embedder, texts: Texts) -> float:
-    """The rate of `encode_tokens` over the row's texts."""
+    """The rate of `encode_tokens` over the load's texts."""
     budget = (1 << 17) if model.device.startswith("cuda") else 1 << 13
     n_texts = max(1, int(np.searchsorted(texts.batch.cu_seqlens, budget)) - 1)
     lengths = np.diff(texts.batch.cu_seqlens)[:n_texts]
@@ -260,7 +260,7 @@ def measure_beside_long(
 def measure(
     arguments: argparse.Namespace, folder: Path
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    rows, fairness = [], []
+    results, fairness = [], []
     with Embedder(folder, device=arguments.device) as model:
         options = ["--model", str(folder), "--device", arguments.device, "--max-queue", "4096"]
         served = Served(*options, "--log-level", arguments.log_level, *arguments.serve_options)
@@ -269,38 +269,38 @@ def measure(
                 if not arguments.only or f"{load.connections}x{load.words}" in arguments.only.split(
                     ","
                 ):
-                    rows.append(
+                    results.append(
                         measure_load(
                             model, served, folder.name, load, arguments.bodies, arguments.seconds
                         )
                     )
-                    print_table(rows[-1:])
+                    print_table(results[-1:])
             if not arguments.only or "newcomers" in arguments.only:
                 fairness.append(measure_newcomers(model, served, folder.name, arguments.bodies))
             if not arguments.only or "long" in arguments.only:
                 fairness.append(measure_beside_long(model, served, folder.name, arguments.bodies))
         finally:
             served.stop()
-    return rows, fairness
+    return results, fairness
 
 
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each row")
-    parser.add_argument("--bodies", type=int, default=512, help="different requests of a row")
-    parser.add_argument("--only", default="", help="rows, as 64x30,256x300,newcomers,long")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
+    parser.add_argument("--bodies", type=int, default=512, help="different requests of a load")
+    parser.add_argument("--only", default="", help="loads, as 64x30,256x300,newcomers,long")
     parser.add_argument("--log-level", default="warning", help="of the server")
     parser.add_argument("--serve-options", nargs="*", default=[], help="for the server")
     arguments = parser.parse_args()
     begin = time.perf_counter()
-    rows, fairness = measure(arguments, model_folder(arguments))
+    results, fairness = measure(arguments, model_folder(arguments))
     shape = {"model": arguments.model.name if arguments.model else arguments.shape}
     machine = machine_words() if arguments.device == "cpu" else gpu_words()
-    if rows:
-        record("serve_gpu", arguments, [shape | row for row in rows], machine=machine)
+    if results:
+        record("serve_gpu", arguments, [shape | result for result in results], machine=machine)
     if fairness:
-        record("serve_fair", arguments, [shape | row for row in fairness], machine=machine)
+        record("serve_fair", arguments, [shape | result for result in fairness], machine=machine)
     print(f"{time.perf_counter() - begin:.0f} s in all")
 
 

@@ -37,7 +37,7 @@ def flop_counts(config: dict[str, Any], n_texts: int, n_tokens: int) -> tuple[fl
     return n_texts * nominal, n_texts * done
 
 
-def workload_row(
+def workload_result(
     contest: Contest, folder: Path, n_texts: int, n_tokens: int, n_rounds: int
 ) -> dict[str, Any]:
     config = json.loads((folder / "config.json").read_text())
@@ -65,8 +65,8 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = model_folder(arguments)
     contest = Contest(folder)
-    rows = [workload_row(contest, folder, *work, arguments.rounds) for work in WORKLOADS]
-    record("throughput", arguments, rows)
+    results = [workload_result(contest, folder, *work, arguments.rounds) for work in WORKLOADS]
+    record("throughput", arguments, results)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def scores_of(a: Floats, b: Floats) -> dict[str, Floats]:
 def quality(name: str, queries: Floats, documents: Floats) -> list[dict[str, Any]]:
     """nDCG@10 of codes less that of vectors, and the standard error of the difference."""
     exact = ndcg_at_10(queries @ documents.T)
-    rows = []
+    results = []
     for label, quantizer in (
         ("fitted", Quantizer.fit(documents)),
         ("mini's constant", default_quantizer("mini", documents.shape[1])),
@@ -39,13 +39,13 @@ def quality(name: str, queries: Floats, documents: Floats) -> list[dict[str, Any
         ("ranges", Quantizer.fit(documents, kind="ranges")),
     ):
         codes = [quantizer.quantize(x, "int8").astype(np.float32) for x in (queries, documents)]
-        row = {"set": name, "quantizer": label, "float32": round(float(exact.mean()), 2)}
+        result = {"set": name, "quantizer": label, "float32": round(float(exact.mean()), 2)}
         for metric, scores in scores_of(*codes).items():
             change = ndcg_at_10(scores) - exact
-            row[metric] = round(float(change.mean()), 2)
-            row[metric + "_error"] = round(float(change.std() / len(change) ** 0.5), 2)
-        rows.append(row)
-    return rows
+            result[metric] = round(float(change.mean()), 2)
+            result[metric + "_error"] = round(float(change.std() / len(change) ** 0.5), 2)
+        results.append(result)
+    return results
 
 
 def recall(name: str, queries: Floats, documents: Floats) -> list[dict[str, Any]]:
@@ -54,15 +54,15 @@ def recall(name: str, queries: Floats, documents: Floats) -> list[dict[str, Any]
     bits = quantize_binary(documents, "ubinary")
     codes = default_quantizer("mini", documents.shape[1]).quantize(documents, "int8")
     exact = np.argsort(-(queries @ documents.T), axis=1)[:, :10]
-    rows = []
+    results = []
     for oversample in OVERSAMPLING:
-        row: dict[str, Any] = {"set": name, "oversample": oversample}
+        result: dict[str, Any] = {"set": name, "oversample": oversample}
         for label, second in (("int8", codes), ("float32", documents)):
             found = staged_search(queries, bits, second, 10, oversample)[1]
             shared = (found[:, :, None] == exact[:, None, :]).any(axis=2)
-            row[f"recall_{label}"] = round(100 * float(shared.mean()), 2)
-        rows.append(row)
-    return rows
+            result[f"recall_{label}"] = round(100 * float(shared.mean()), 2)
+        results.append(result)
+    return results
 
 
 def main() -> None:
@@ -70,8 +70,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of training/mini/build.py")
     arguments = parser.parse_args()
     sets = list(read_sets(arguments.work))
-    record("int8", arguments, [row for t, q, d in sets for row in quality(t.name, q, d)])
-    record("staged_search", arguments, [row for t, q, d in sets for row in recall(t.name, q, d)])
+    record("int8", arguments, [result for t, q, d in sets for result in quality(t.name, q, d)])
+    record(
+        "staged_search", arguments, [result for t, q, d in sets for result in recall(t.name, q, d)]
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A model's speed on this machine beside the device's limits: `qwen3-embed bench`.
+"""Measures a model's speed and the limits of its device: `qwen3-embed bench`.
 
-Token ids are random: the work depends on lengths alone. Every figure is the best of some
-rounds, because what disturbs a measurement only ever adds to it.
+Token ids are random, because the work depends on lengths alone. Every figure is the best of several
+rounds, because disturbances only ever add time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..loading.config import ModelConfig
 __all__ = ["Bench", "Ceiling", "Query", "Throughput", "as_dict", "run_bench"]
 
 _LENGTHS = (16, 64, 128, 512, 2048, 8192, 32768)
-_BATCHES = 3  # forward passes in a call, at least: enough that their ends don't count
+_BATCHES = 3  # least number of forward passes per call, so that its ends hardly count
 _BYTES_PER_WEIGHT = {"bfloat16": 2, "float8": 1, "int8": 1, "int8-weights": 1}
 _QUERY = "What is the capital of China?"
 
@@ -32,18 +32,18 @@ class Ceiling(NamedTuple):
 
 
 class Throughput(NamedTuple):
-    """One length.
+    """Throughput on texts of one length.
 
     Attributes
     ----------
     n_tokens, n_texts : int
-        Of each text; texts in a call.
+        Tokens per text; texts per call.
     tokens_per_s : float
-        Of whole calls, from ids in NumPy to vectors in NumPy.
+        Rate of whole calls, from ids in NumPy to vectors in NumPy.
     tflops : float
-        That the model needs for these, attention included.
+        Arithmetic that the model needs at this rate, attention included.
     of_ceiling : float
-        tflops as part of the ceiling's.
+        `tflops` divided by the ceiling's.
     """
 
     n_tokens: int
@@ -59,10 +59,10 @@ class Query(NamedTuple):
     Attributes
     ----------
     n_tokens : int
-        With instruction and end token.
+        Instruction and end token included.
     median_ms, best_ms : float
     floor_ms : float
-        To read every weight once at the ceiling's rate.
+        Time to read every weight once at the ceiling's bandwidth.
     """
 
     n_tokens: int
@@ -97,9 +97,9 @@ def run_bench(
     ----------
     open_model : callable
     seconds : float
-        For each length and for the queries, at least one call each.
+        Measuring time for each length and for the queries; each has at least one call.
     on_step : callable
-        Told what is measured next.
+        Called with the name of the next measurement.
 
     Returns
     -------
@@ -146,7 +146,7 @@ def _throughput(model: Embedder, n_tokens: int, seconds: float, peak_flops: floa
 
     n_most, n_texts = n_texts, 1
     call(n_texts)  # warms up
-    while n_texts < n_most and call(n_texts) < seconds / 4:  # on a slow device few texts will do
+    while n_texts < n_most and call(n_texts) < seconds / 4:  # fewer on a slow device
         n_texts = min(2 * n_texts, n_most)
     best_s = min(_repeat(lambda: call(n_texts), seconds))
     tokens_per_s = n_texts * n_tokens / best_s
@@ -169,7 +169,7 @@ def _query(model: Embedder, seconds: float, weight_bytes: float, bytes_per_s: fl
 
 
 def _repeat(call: Callable[[], float], seconds: float) -> list[float]:
-    """Results of calls repeated for some seconds; the first is a warm-up if there are more."""
+    """Times of calls repeated for `seconds`; the first is a warm-up if there are more."""
     times = [call()]
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -178,14 +178,14 @@ def _repeat(call: Callable[[], float], seconds: float) -> list[float]:
 
 
 def _layer_weights(config: ModelConfig) -> int:
-    """Elements of all matrices of the layers."""
+    """Number of weights in the matrices of all layers."""
     q_width, kv_width = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     attention = config.hidden_size * (2 * q_width + 2 * kv_width)
     return config.n_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
 
 
 def flops_per_token(config: ModelConfig, n_tokens: int) -> float:
-    """Two per weight, and two products of each query with half the keys, on average."""
+    """FLOP: two per weight, and two products of each query with half of the keys, on average."""
     attention = config.n_layers * 4 * config.n_heads * config.head_dim * (n_tokens + 1) / 2
     return 2 * _layer_weights(config) + attention
 
@@ -195,9 +195,9 @@ def _weight_bytes(model: Embedder) -> int:
 
 
 def as_dict(bench: Bench) -> dict[str, Any]:
-    """For JSON."""
+    """The figures as a dict that JSON can hold."""
     return bench._asdict() | {
         "ceiling": bench.ceiling._asdict(),
-        "throughput": [row._asdict() for row in bench.throughput],
+        "throughput": [each._asdict() for each in bench.throughput],
         "query": bench.query._asdict(),
     }

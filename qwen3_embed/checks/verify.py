@@ -1,7 +1,7 @@
-"""Does this model, in this engine, give the numbers that others published?
+"""Compares what a model gives in this engine with published numbers.
 
-Three sources: model cards and test suites, whose values are held here, for the official models;
-a verify.json beside any model's weights; and golden token ids. Every check names its source.
+There are three sources: model cards and test suites of the official models, whose values are kept
+here; a verify.json beside any model's weights; and golden token ids. Every check names its source.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ VALUES_FILE = "verify.json"
 _FORMAT = 1
 _N_FIRST = 16
 
-# A vector's relative error e and its cosine c to the right one: e^2 = 2 (1 - c). Rounding
-# differs between instruction sets: 1 - c stays under 1e-4, e under 0.015. Bf16 against fp32
-# gives 1 - c about 1e-3, e about 0.045; sixteen or 32 dimensions of a vector estimate it to a
-# quarter. A small model rounds less often: --max-error may say how far its sets are apart.
+# The relative error e of a vector and its cosine c to the exact vector are related by
+# e^2 = 2 (1 - c). Between instruction sets rounding differs: 1 - c stays below 1e-4, e below 0.015.
+# Between bf16 and fp32, 1 - c is about 1e-3 and e about 0.045; 16 or 32 dimensions of a vector
+# estimate e to within a quarter. A small model rounds less often: --max-error sets its bound.
 SAME_ENGINE_ERROR = 0.05
 _BF16_ERROR = 0.1
 # The cards' own bf16 and fp32 runs are up to 2.6e-3 apart.
@@ -47,15 +47,15 @@ _BF16_COSINE = 5e-3
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One number beside the number that it should be.
+    """A number and its expected value.
 
     Attributes
     ----------
     name : str
     found, expected, tolerance : float
-        `ok` if they are at most `tolerance` apart.
+        `ok` if the two numbers differ by at most `tolerance`.
     source : str
-        Who published the expected number.
+        Publisher of the expected number.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """False also for NaN."""
+        """True if the number is within the tolerance; False for NaN."""
         return abs(self.found - self.expected) <= self.tolerance
 
 
@@ -120,31 +120,31 @@ _GOLDEN_IDS = {
 
 
 def official_name(model: Embedder) -> str | None:
-    """The official model that the name or the folder's name means, e.g. "Qwen3-Embedding-0.6B"."""
+    """The official model named by the model's name or folder, such as "Qwen3-Embedding-0.6B"."""
     name = Path(model.name).name
     return name if name in _CARD_COSINES else None
 
 
 def run_checks(model: Embedder, *, official: str | None, values: Path | None) -> list[Check]:
-    """Every check that applies.
+    """Runs every check that applies.
 
     Parameters
     ----------
     model : Embedder
     official : str or None
-        The official model whose published values hold for it.
+        Official model whose published values apply.
     values : Path or None
-        A file that `record_values` wrote.
+        A file written by `record_values`.
 
     Returns
     -------
     list of Check
-        Empty where nothing is known about the model.
+        Empty if nothing is known about the model.
 
     Raises
     ------
     ModelFileError
-        `values` isn't such a file.
+        `values` is not such a file.
     ValueError
         No official model of that name.
     """
@@ -226,7 +226,7 @@ def _planets(model: Embedder) -> list[Check]:
 def _relative_error(found: npt.NDArray[Any], expected: Sequence[float]) -> float:
     right = np.asarray(expected, np.float64)
     if right.ndim != 1 or not right.any():
-        raise ValueError("a vector without values")
+        raise ValueError("the expected vector is empty or zero")
     return float(np.linalg.norm(found[: len(right)] - right) / np.linalg.norm(right))
 
 
@@ -239,19 +239,19 @@ _RECORDED_TEXTS = (
 
 
 def record_values(model: Embedder, max_error: float = SAME_ENGINE_ERROR) -> dict[str, Any]:
-    """The content of a verify.json: first values of a few texts' vectors, and their cosines.
+    """The content of a verify.json: the first values of a few vectors, and their cosines.
 
     Parameters
     ----------
     model : Embedder
     max_error : float
-        How far the same model may be on another instruction set: the length of the difference
-        over that of the vector.
+        Largest error that the same model may have on another instruction set: the norm of the
+        difference divided by that of the vector.
 
     Returns
     -------
     dict
-        To be written as JSON; `run_checks` reads it.
+        To be written as JSON, which `run_checks` reads.
     """
     rows = np.stack([model.encode(t, prompt_name=name) for t, name in _RECORDED_TEXTS])
     cosines = model.similarity(rows, rows[0])[:, 0]

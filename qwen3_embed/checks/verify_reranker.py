@@ -1,6 +1,6 @@
-"""Does this reranker, in this engine, give the scores that others published?
+"""Compares a reranker's scores in this engine with published ones.
 
-As verify.py for embedding models: golden token ids of the prompt, then logit differences.
+This is verify.py for rerankers: golden token ids of the prompt, then differences of logits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CARD_LOGITS = {
 OFFICIAL_RERANKERS = tuple(_CARD_LOGITS)
 # sentence-transformers' tests of Qwen3-Reranker-0.6B, fp32.
 _PLANET_LOGITS = (-3.109297752380371, 7.120389938354492, -0.3787546157836914, 3.541637420654297)
-# The cards were printed from bf16 logits, whose step is up to 0.125.
+# The cards print bf16 logits, whose step is up to 0.125.
 _LOGIT_TOLERANCE = 0.25
 
 _GOLDEN_LENGTHS = (85, 108)
@@ -28,7 +28,7 @@ _GOLDEN_END = (151645, 198, 151644, 77091, 198, 151667, 271, 151668, 271)
 
 
 def run_reranker_checks(ranker: Reranker, official: str) -> list[Check]:
-    """Every check that applies to the official reranker of this name.
+    """Runs every check that applies to the official reranker of this name.
 
     Parameters
     ----------
