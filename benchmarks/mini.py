@@ -2,8 +2,8 @@
 
     python -m benchmarks.mini --csv
 
-The texts are windows into the parity tests' words, cut to the length asked for. Each row of the
-table is one way in: `encode` with texts, the tokenizer alone, `encode_tokens` with its ids, the
+The texts are windows into the parity tests' words, cut to the length asked for. Each result
+is one way in: `encode` with texts, the tokenizer alone, `encode_tokens` with its ids, the
 same ids with one thread, and one text per call. "percent_of_peak" is FLOP done over what a loop
 over registers alone reaches in the same run, as in throughput.py.
 """

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,8 @@ import pytest
 pytest.importorskip("uvloop")
 pytest.importorskip("msgspec")
 from qwen3_embed import Embedder
+from qwen3_embed.server.listening import _Server
+from qwen3_embed.server.settings import Settings
 from qwen3_embed.server.tokenising import LONG_CHARACTERS, Tokenising, tokenise_in_parts
 from qwen3_embed.server.turns import Turns
 
@@ -37,6 +42,29 @@ def test_turns_keep_their_order_and_let_others_run() -> None:
     given, n_iterations = asyncio.run(run())
     assert given == list(range(1000))
     assert n_iterations >= 1000 // 32
+
+
+def test_newcomers_are_accepted_many_per_iteration() -> None:
+    """Or each of them would wait for an iteration of its own, in which batches are answered."""
+
+    async def run() -> int:
+        application: Any = SimpleNamespace(settings=Settings(), shared=None)
+        with socket.create_server(("127.0.0.1", 0), backlog=256) as sock:
+            sock.setblocking(False)
+            server = _Server(application, sock)
+            newcomers = [socket.create_connection(sock.getsockname()) for _ in range(200)]
+            asyncio.get_running_loop().add_reader(sock, server._accept)
+            n_iterations = 0
+            while len(server._connections.open) < len(newcomers):
+                await asyncio.sleep(0)
+                n_iterations += 1
+            asyncio.get_running_loop().remove_reader(sock)
+            server._connections.drain()
+            for newcomer in newcomers:
+                newcomer.close()
+            return n_iterations
+
+    assert asyncio.run(asyncio.wait_for(run(), 30)) <= 20  # 32 at a time, and what opens them
 
 
 @pytest.mark.parametrize("has_cores", [True, False])
