@@ -9,7 +9,7 @@
 #include "arithmetic.h"
 #include "cuda_error.h"
 
-/* The place of the next replaced tensor. */
+/* The address for the next replaced tensor. */
 struct moving {
     unsigned char *memory; /* NULL: only counts */
     size_t used;

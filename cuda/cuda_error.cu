@@ -4,7 +4,7 @@
 int
 cuda_fail(struct qe_error *err, cudaError_t status, const char *what)
 {
-    cudaGetLastError(); /* or the next launch would report this error */
+    cudaGetLastError(); /* clears it; else the next launch would report this error */
     if (status == cudaErrorMemoryAllocation) {
         return qe_fail(err, QE_EDEVICEMEM,
                        "device memory ran out in %s: free some, or lower batch_tokens",

@@ -1,4 +1,4 @@
-/* graphs.cu: the graphs of the shapes used last. */
+/* graphs.cu: keeps the graphs of the most recently used shapes. */
 #include "graphs.h"
 
 static bool

@@ -9,7 +9,7 @@
 
 #define ROW_TILE 16
 
-/* Where one sequence's queries and keys are. */
+/* The place of one sequence's queries and keys. */
 struct span {
     struct attention_block whole; /* all its queries as one block */
     int block_tokens;
@@ -82,7 +82,7 @@ span_of(const struct layout *p, const struct qe_batch *batch, int s)
     return span;
 }
 
-/* The part of a span that begins at its query `first`. */
+/* The rest of a span, from its query `first` on. */
 static struct attention_block
 cut_block(const struct span *span, int first)
 {
@@ -128,7 +128,7 @@ sees_one_tile(const struct layout *p)
     return one;
 }
 
-/* From counts to each length's first place, longest first. Returns the total. */
+/* Turns counts into each length's first place, longest first. Returns the total. */
 static int
 rank_lengths(int32_t *n_by_length, int n_lengths)
 {
@@ -188,7 +188,7 @@ spare_block(const struct layout *p)
     return block;
 }
 
-/* The rows that are needed once the last layer's keys are made. */
+/* The rows that are needed after the last layer's keys are computed. */
 static void
 fill_last(struct layout *p, const struct qe_batch *batch, size_t ring_floats)
 {
@@ -234,7 +234,7 @@ fill_last(struct layout *p, const struct qe_batch *batch, size_t ring_floats)
 
 /* ---- lengths ---- */
 
-/* Steps that cost little of a pass and leave few lengths. */
+/* Padded lengths: steps that add little to a pass and leave few different lengths. */
 static int
 padded_rows(int n_rows)
 {
@@ -255,7 +255,7 @@ power_of_two(int n)
     return power;
 }
 
-/* Lengths of blocks follow from that of last rows wherever they can, so that few
+/* The numbers of blocks are derived from that of last rows where possible, so that few
  * combinations occur. */
 static void
 pad_lengths(struct layout *p)
@@ -265,7 +265,7 @@ pad_lengths(struct layout *p)
         power_of_two(n_blocks > p->n_vectors ? n_blocks : p->n_vectors);
 
     p->n_rows = padded_rows(p->n_rows);
-    /* Buffers have room for n_rows rows, which are never fewer than the vectors. */
+    /* Buffers hold n_rows rows, which is never less than the number of vectors. */
     p->n_last = p->n_vectors == 0 ? 0 : smaller(power_of_two(p->n_vectors), p->n_rows);
     p->n_tall = p->n_tall == 0 ? 0 : n_padded;
     p->n_short = p->n_short == 0 ? 0 : n_padded;
@@ -273,7 +273,8 @@ pad_lengths(struct layout *p)
     p->n_last_short = p->n_last_short == 0 ? 0 : p->n_last;
 }
 
-/* Counts what the batch has, before padding. Returns the floats of its results. */
+/* Counts rows, blocks and results of the batch, before padding. Returns the number of
+ * floats in its results. */
 static size_t
 count_lengths(struct layout *p, const struct qe_batch *batch)
 {

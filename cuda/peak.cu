@@ -1,5 +1,5 @@
-/* peak.cu: the fastest of some bf16 products of 8192^3 and of some copies, on random
- * data: zeros draw less power and so run faster. */
+/* peak.cu: measures the fastest of several bf16 products of 8192^3 and of several
+ * copies. Data is random, because zeros draw less power and run faster. */
 #include "peak.h"
 
 #include <cublasLt.h>
@@ -68,7 +68,7 @@ copy(const struct peak_run *run)
                            MEMORY_BYTES / 2, cudaMemcpyDeviceToDevice, run->stream);
 }
 
-/* The time of the fastest of N_RUNS products or copies. */
+/* The time of the fastest among N_RUNS products or copies. */
 static int
 best_ms(const struct peak_run *run, bool is_copy, float *best, struct qe_error *err)
 {

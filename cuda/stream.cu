@@ -1,8 +1,8 @@
 /* stream.cu: opens streams, and asks the device which code it has loaded. */
 #include "stream.h"
 
-/* All kernels of the library are compiled for the same architectures, so this one's
- * code is of the same kind as theirs. */
+/* All kernels of the library are compiled for the same architectures, so this kernel's
+ * code is of the same kind as that of all others. */
 static __global__ void
 probe_kernel(void)
 {

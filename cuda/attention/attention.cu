@@ -12,8 +12,8 @@
 
 /* ---- kernel ---- */
 
-/* Blocks that a multiprocessor is to hold at once: of short ones, which wait for memory
- * most of the time, as many as shared memory lets in. */
+/* Least number of blocks resident on a multiprocessor. Short blocks wait for memory
+ * most of the time, so it is as many as shared memory admits. */
 template <int HS, int ROW_TILES>
 static constexpr int MIN_BLOCKS = ROW_TILES == 1 && HS <= 128 ? 4 : 1;
 
@@ -49,7 +49,8 @@ __launch_bounds__(TILE_THREADS, MIN_BLOCKS<HS, ROW_TILES>)
     load_keys<HS>(v_smem, values, block, 0, count_loaded(0, end), ld);
     cp_async_commit();
     for (int start = 0; start < end; start += BLOCK_KV) {
-        /* A warp past its last row's position, or past the queries, only loads. */
+        /* A warp beyond its last row's position, or beyond the queries, only loads
+         * data. */
         bool busy = first_row < n_rows && start <= block.position + last_row / a.group;
         bool masked = start + BLOCK_KV - 1 > block.position;
         float s[ROW_TILES][BLOCK_KV / 8][4];
@@ -57,11 +58,11 @@ __launch_bounds__(TILE_THREADS, MIN_BLOCKS<HS, ROW_TILES>)
 
         const int n_loaded = count_loaded(start, end);
         if (start == 0) {
-            cp_async_wait<1>(); /* the first values may still be under way */
+            cp_async_wait<1>(); /* the first values may still be in flight */
         } else {
             cp_async_wait<0>();
         }
-        __syncthreads(); /* keys have arrived; all are done with the last values */
+        __syncthreads(); /* keys have arrived; all warps have read the last values */
         if (start > 0) {
             load_keys<HS>(v_smem, values, block, start, n_loaded, ld);
             cp_async_commit();
@@ -71,7 +72,7 @@ __launch_bounds__(TILE_THREADS, MIN_BLOCKS<HS, ROW_TILES>)
                                          n_loaded);
         }
         cp_async_wait<0>();
-        __syncthreads(); /* values have arrived; all are done with these keys */
+        __syncthreads(); /* values have arrived; all warps have read these keys */
         if (start + BLOCK_KV < end) {
             load_keys<HS>(k_smem, keys, block, start + BLOCK_KV,
                           count_loaded(start + BLOCK_KV, end), ld);
@@ -94,7 +95,7 @@ __launch_bounds__(TILE_THREADS, MIN_BLOCKS<HS, ROW_TILES>)
 
 /* ---- launchers ---- */
 
-/* A tile's rows are 64, or 128 where the accumulators leave registers for it. */
+/* A tile has 64 rows, or 128 where the accumulators leave enough registers. */
 struct variant {
     void (*kernel)(attention_work);
     int HS, rows, smem_bytes;
@@ -128,7 +129,7 @@ find_variant(int HS, bool tall)
     return nullptr;
 }
 
-/* Tokens that a block may hold. 0 if the model's heads don't fit. */
+/* The number of tokens per block; 0 if the model's heads do not fit. */
 static int
 count_block_tokens(int NH, int NKV, int HS, bool tall)
 {
@@ -181,7 +182,8 @@ attention_open(struct attention *a, bf16 *qkv, int T, int NH, int NKV, int HS)
     return status;
 }
 
-/* A text that is one tile of keys to the short kernel has the same bits from both. */
+/* A text that fills one tile of keys of the short kernel gets the same bits from both
+ * kernels. */
 bool
 attention_is_tall(const struct attention *a, int n_tokens, int n_keys, bool few)
 {

@@ -1,15 +1,15 @@
 /* attention_raw.cu: attention of small batches, which applies q-norm, k-norm and RoPE
  * itself.
  *
- * There a launch costs more than work done twice: so a block of threads takes the
- * queries of one head, and norms and turns the keys anew for each head that shares
- * them. All that no kernel writes (weights, cosines and sines) is loaded while the
- * kernel before this one still runs. Keys are one tile; its bits are those of
+ * In small batches a launch costs more than repeated work. So a block of threads takes
+ * the queries of one head, and every head that shares the keys normalises and rotates
+ * them again. Whatever no kernel writes (weights, cosines and sines) is loaded while
+ * the previous kernel still runs. Keys are one tile; its bits are those of
  * attention.cu. */
 #include "attention/attention_tile.cuh"
 #include "ops/rope.cuh"
 
-/* Rows that a group of lanes has at a time, since each waits for its sum. */
+/* Rows that a group of lanes processes at a time, so that their sums overlap. */
 #define ROWS_AT_ONCE 4
 
 /* Rows of queries come first, then those of keys. */
@@ -22,7 +22,7 @@ struct item {
 /* A lane's part of ROWS_AT_ONCE rows. */
 struct lane_rows {
     half_pair turn[ROWS_AT_ONCE];
-    int row[ROWS_AT_ONCE]; /* of the item; -1: past the text's end */
+    int row[ROWS_AT_ONCE]; /* row of the item; -1: beyond the text's end */
 };
 
 /* From row first on. */
@@ -65,7 +65,7 @@ find_row(const attention_work &a, const item &it, int i)
     return a.qkv + row * ld + (NH + it.kv_head) * HS;
 }
 
-/* By values: a choice of addresses would put both in local memory. */
+/* Selects values rather than addresses, which would put both arrays in local memory. */
 static __device__ __forceinline__ half_pair
 choose(bool first, const half_pair &a, const half_pair &b)
 {
@@ -79,8 +79,8 @@ choose(bool first, const half_pair &a, const half_pair &b)
     return chosen;
 }
 
-/* q_smem, k_smem <- the item's rows, normed and turned; zeros for keys past the text's
- * end. rows: the first ones. */
+/* q_smem, k_smem <- the item's rows, normalised and rotated; zeros for keys beyond the
+ * text's end. rows: those loaded first. */
 template <int HS>
 static __device__ __forceinline__ void
 make_heads(bf16 *q_smem, bf16 *k_smem, lane_rows &rows, const half_pair &q_weight,
@@ -90,7 +90,7 @@ make_heads(bf16 *q_smem, bf16 *k_smem, lane_rows &rows, const half_pair &q_weigh
     const int column = threadIdx.x % LANES * 4, n_queries = it.block.n_queries;
     const int n_rows = n_queries + it.n_loaded;
 
-    /* Every lane of a warp makes the same number of rounds, as the sums need. */
+    /* All lanes of a warp run the same number of rounds: the sums need every lane. */
     for (int first = 0; first < n_rows; first += ROWS_AT_ONCE * GROUPS) {
         half_pair x[ROWS_AT_ONCE] = {};
 

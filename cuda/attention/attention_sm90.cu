@@ -1,26 +1,27 @@
 /* attention_sm90.cu: causal softmax attention over packed texts on Hopper, for a head
  * size of 128.
  *
- * A block of threads has one producer and two consumer warpgroups. It takes items of
- * work, 128 rows of one text and kv head each, until none is left. The producer loads
- * queries, keys and values into rings of shared memory. Each consumer owns 64 rows: it
- * multiplies (wgmma) the next tile of keys and the last tile of values while it
- * computes the exponentials between them, in turns with the other consumer. Rows, tiles
- * and roundings are those of attention.cu, with tiles of 128 keys. */
+ * A block of threads has one producer and two consumer warpgroups. It processes items
+ * of work, 128 rows of one text and kv head each, until none is left. The producer
+ * loads queries, keys and values into rings of shared memory. Each consumer owns 64
+ * rows: while it computes exponentials, the tensor cores (wgmma) multiply the next tile
+ * of keys and the last tile of values. The two consumers take turns. Rows, tiles and
+ * roundings are those of attention.cu, with tiles of 128 keys. */
 #include "arithmetic.h"
 #include "attention/attention_producer.cuh"
 
-/* Registers of a thread; 3 x 168 are dealt out at the start. */
+/* Registers per thread; the launch assigns 3 x 168. */
 #define PRODUCER_REGISTERS 56
 #define CONSUMER_REGISTERS 224
 
-/* Named barriers: a consumer's turn to multiply, and its own. */
+/* Named barriers: the turns of the consumers, and one for each consumer's own threads.
+ */
 #define TURN_BARRIER 1
 #define OWN_BARRIER 3
 
 /* ---- consumers ---- */
 
-/* A thread's two rows of a warp's 16: lane / 4 and 8 further on. */
+/* Of a warp's 16 rows a thread has two: lane / 4 and the one 8 further on. */
 struct softmax_rows {
     float max[2];         /* of the scores so far                     */
     float denominator[2]; /* this thread's share of the probabilities */
@@ -64,8 +65,8 @@ multiply_values(float (&o)[64], const uint32_t (&p)[BLOCK_KV / 16][4], uint64_t 
     wgmma_commit();
 }
 
-/* Scores of keys past a row's own position become -inf. start: position of the first
- * key. */
+/* Sets the scores of keys after a row's own position to -inf. start: position of the
+ * first key. */
 static __device__ __forceinline__ void
 mask(float (&s)[64], const softmax_rows &rows, int start)
 {
@@ -84,7 +85,7 @@ mask(float (&s)[64], const softmax_rows &rows, int start)
     }
 }
 
-/* s <- 2^(scale (s - max)), rounded to bf16. rescale: what o is to be multiplied by. */
+/* s <- 2^(scale (s - max)), rounded to bf16. rescale: by which o must be multiplied. */
 static __device__ __forceinline__ void
 softmax_step(float (&s)[64], float (&rescale)[2], softmax_rows &rows, float scale)
 {
@@ -150,7 +151,7 @@ zero_output(float (&o)[64])
     }
 }
 
-/* What the next products read is complete before they are issued. */
+/* Waits until the operands of the next products are written. */
 static __device__ __forceinline__ void
 pin_operands(uint32_t (&p)[BLOCK_KV / 16][4], float (&o)[64])
 {
@@ -161,7 +162,7 @@ pin_operands(uint32_t (&p)[BLOCK_KV / 16][4], float (&o)[64])
     pin_registers(o);
 }
 
-/* One arrival of each warp; the warp's reads are over. */
+/* One arrival per warp, after the warp's last read. */
 static __device__ __forceinline__ void
 release(uint64_t *empty)
 {
@@ -171,8 +172,8 @@ release(uint64_t *empty)
     }
 }
 
-/* The two consumers multiply by turns, so that one's exponentials meet the other's
- * products. */
+/* The two consumers issue products in turns, so that the exponentials of one overlap
+ * the products of the other. */
 static __device__ __forceinline__ void
 begin_turn(int consumer)
 {
@@ -185,8 +186,8 @@ end_turn(int consumer)
     named_barrier_arrive(TURN_BARRIER + 1 - consumer, 2 * WARPGROUP_SIZE);
 }
 
-/* Until the ring's next keys are there. Also what keeps the compiler from waiting for
- * products before the exponentials that are to meet them. */
+/* Waits for the ring's next keys. This also keeps the compiler from waiting for
+ * products before the exponentials that should overlap them. */
 static __device__ __forceinline__ void
 wait_for_next(shared_memory &s, const ring_place &k, bool is_next)
 {
@@ -195,8 +196,8 @@ wait_for_next(shared_memory &s, const ring_place &k, bool is_next)
     }
 }
 
-/* o (64, HS) / denominator goes to the consumer's rows of q_smem, then in 16-byte
- * pieces to where the queries were. */
+/* Writes o (64, HS) / denominator to the consumer's rows of q_smem, and from there in
+ * 16-byte pieces to the place of the queries. */
 static __device__ __forceinline__ void
 store_output(const consumer &c, const attention_work &a, unsigned char *q_smem,
              uint64_t *empty, const item &done, const float (&denominator)[2])
@@ -228,7 +229,7 @@ store_output(const consumer &c, const attention_work &a, unsigned char *q_smem,
         int row = c.first_row + i * 2 + lane / 16;
         pieces[i] = load_16_bytes(q_smem + piece_offset(row, lane % 16));
     }
-    fence_async_proxy(); /* the next queries come there by tensor copy */
+    fence_async_proxy(); /* the tensor copy engine writes the next queries there */
     release(empty);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
@@ -274,7 +275,7 @@ begin_item(consumer &c, shared_memory &s, const item &now, int stage)
     return describe_tile(s.q[stage] + c.index * 64 * 128, 16);
 }
 
-/* The softmax of a tile whose scores are there; n_seen: keys that all rows see. */
+/* Softmax of a tile whose products are complete; n_seen: keys that all rows see. */
 static __device__ __forceinline__ void
 take_scores(consumer &c, shared_memory &s, float (&rescale)[2], int start, int n_seen,
             float scale)
@@ -288,8 +289,8 @@ take_scores(consumer &c, shared_memory &s, float (&rescale)[2], int start, int n
     softmax_step(c.scores, rescale, c.rows, scale);
 }
 
-/* Multiplies a tile of keys and the values of the tile before it, which may be the last
- * of the item before. Leaves probabilities in scores. */
+/* Multiplies a tile of keys, and the values of the previous tile, which may be the last
+ * of the previous item. Leaves probabilities in scores. */
 static __device__ __forceinline__ void
 step(consumer &c, shared_memory &s, float (&rescale)[2], uint64_t queries, int start,
      int n_seen, bool is_next, float scale)
@@ -371,7 +372,7 @@ consume(shared_memory &s, const attention_work &a, int index)
     }
 }
 
-/* Built for sm_90a only; that the launch bound is the real one tells the host so. */
+/* The body is compiled for sm_90a only. The host recognises it by its launch bound. */
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define MAX_THREADS THREADS
 #else
@@ -414,7 +415,7 @@ __launch_bounds__(MAX_THREADS, 1)
 
 /* ---- host ---- */
 
-/* The driver's function that describes a matrix to the copy engine. */
+/* The driver's function that describes a matrix to the tensor copy engine. */
 typedef CUresult (*encode_function)(CUtensorMap *, CUtensorMapDataType, cuuint32_t,
                                     void *, const cuuint64_t *, const cuuint64_t *,
                                     const cuuint32_t *, const cuuint32_t *,

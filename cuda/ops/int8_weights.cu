@@ -8,7 +8,8 @@
 
 /* ---- to int8 ---- */
 
-/* Every thread of the block gets the largest. largest_smem (THREADS / WARP_SIZE). */
+/* Returns the block's largest value to each of its threads. largest_smem (THREADS /
+ * WARP_SIZE). */
 static __device__ __forceinline__ uint32_t
 block_largest(uint32_t x, uint32_t *largest_smem)
 {
@@ -126,9 +127,10 @@ exchange(uint4 v)
         __shfl_xor_sync(0xffffffffu, v.z, 1), __shfl_xor_sync(0xffffffffu, v.w, 1));
 }
 
-/* A thread takes a group of 16 weights. Its bf16 are 32 bytes; two neighbours exchange
- * halves, so that together they store all 32 bytes of one group and then of the other.
- * Weights depend on no kernel, so they are read before the kernel ahead has ended. */
+/* A thread takes a group of 16 weights, whose bf16 values take 32 bytes. Two neighbours
+ * exchange halves, so that together they store all 32 bytes of one group and then those
+ * of the other. No kernel writes weights, so they are read before the previous kernel
+ * has ended. */
 static __global__ void
 __launch_bounds__(THREADS)
     expand_int8_kernel(bf16 *y, const unsigned char *w, const float *scales,

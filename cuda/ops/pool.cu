@@ -33,7 +33,7 @@ __launch_bounds__(THREADS)
     if (!isfinite(squares) || !isfinite(out_squares)) {
         inverse = __int_as_float(0x7fffffff); /* NaN */
     } else if (row.unit) {
-        /* The floor is torch.nn.functional.normalize's. */
+        /* The lower bound is that of torch.nn.functional.normalize. */
         inverse = (float)(1.0 / fmax(sqrt(out_squares), 1e-12));
     }
     for (int c = threadIdx.x; c < row.n_out; c += THREADS) {

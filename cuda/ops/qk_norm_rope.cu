@@ -44,7 +44,7 @@ __launch_bounds__(THREADS) qk_norm_rope_kernel(const heads a)
         turn = load_half_pair(a.norm.cos_sin + (size_t)a.positions[row] * HS + column,
                               HALF);
     }
-    /* Every lane of a warp makes the same number of rounds, as the sums need. */
+    /* All lanes of a warp run the same number of rounds: the sums need every lane. */
     for (int i = blockIdx.y * (THREADS / LANES); i < a.n_heads;
          i += gridDim.y * (THREADS / LANES)) {
         int head = a.first_head + i + threadIdx.x / LANES;
@@ -100,7 +100,8 @@ launch_qk_norm_rope(bf16 *qkv, const int32_t *positions, const struct head_norm 
     default:
         return cudaErrorInvalidValue;
     }
-    /* Of few rows, each round of heads is a block's, since rounds take turns. */
+    /* With few rows each round of heads has a block of its own, because rounds run one
+     * after another. */
     const int n_rounds = ceil_div(n_heads * n_lanes, THREADS);
     return launch(kernel, dim3(T, T < FEW_ROWS ? n_rounds : 1), THREADS, 0, stream, a);
 }

@@ -40,7 +40,7 @@ launch_swiglu(bf16 *gate_up, int T, int I, struct stream stream)
 #define ROW_THREADS 256
 #define ROW_COLUMNS (8 * ROW_THREADS) /* of a row that all threads take at once */
 
-/* A block has a row in registers, so that it may overwrite it. */
+/* A block holds a row in registers, so it may overwrite it. */
 template <int CHUNKS>
 static __global__ void
 __launch_bounds__(ROW_THREADS) swiglu_float8_kernel(bf16 *gate_up, float *scales, int I)

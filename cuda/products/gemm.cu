@@ -205,7 +205,7 @@ linear_name(enum qe_linear linear)
     return names[linear];
 }
 
-/* Runs the canonical plan. One of cuBLASLt is good for CHECKED_ROWS rows at a time. */
+/* Runs the canonical plan. A cuBLASLt plan takes CHECKED_ROWS rows at a time. */
 static cudaError_t
 run_canonical(struct gemm *gemm, enum qe_linear linear, void *y, struct operand x,
               struct operand w, int m, struct stream stream)

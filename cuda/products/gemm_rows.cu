@@ -1,8 +1,8 @@
-/* gemm_rows.cu: Y = X W^T, or Y += X W^T, with one chain of mma.m16n8k16 over k, from
- * first to last, per element: the canonical sum.
+/* gemm_rows.cu: Y = X W^T, or Y += X W^T. Each element is one chain of mma.m16n8k16
+ * over k, from first to last: the canonical sum.
  *
- * The weights stream through a ring of shared memory, so with few rows its speed is
- * that of device memory or of the chain, whichever is slower. Plans of cuBLASLt are
+ * The weights stream through a ring of shared memory, so with few rows the speed is
+ * limited by device memory or by the chain, whichever is slower. Plans of cuBLASLt are
  * compared with it: see products/plans.h. */
 #include "arithmetic.h"
 #include "common.cuh"
@@ -24,7 +24,7 @@ struct gemm_rows {
 /* ---- kernels ---- */
 
 /* ring (BLOCK_M + BLOCK_N, ROW_LENGTH) <- a block of k of rows of x, then of w; zeros
- * past their ends. */
+ * beyond their ends. */
 template <int BLOCK_M, int BLOCK_N, int THREADS>
 static __device__ __forceinline__ void
 load_block(bf16 *ring_smem, const gemm_rows &g, int m0, int n0, int k0)
@@ -114,8 +114,8 @@ __launch_bounds__(WARP_SIZE *WARPS_M *WARPS_N) gemm_rows_kernel(const gemm_rows 
     for (int b = 0; b < n_blocks; b++) {
         int next = b + STAGES - 1;
         cp_async_wait<STAGES - 2>();
-        /* Block b has arrived for every thread, and all are done with block b - 1,
-         * whose place is filled next. */
+        /* Block b has arrived for all threads, and all have finished block b - 1, whose
+         * place is filled next. */
         __syncthreads();
         if (next < n_blocks) {
             load_block<BLOCK_M, BLOCK_N, THREADS>(ring + next % STAGES * STAGE, g, m0,
@@ -167,8 +167,8 @@ make_variant(void)
             gemm_rows_smem_bytes(BLOCK_M, BLOCK_N, BLOCK_K, STAGES)};
 }
 
-/* From few rows to many. All fit into the 99 KB per block of sm_86, sm_89 and sm_120.
- */
+/* Sorted from few rows to many. All fit into the 99 KB per block of sm_86, sm_89 and
+ * sm_120. */
 static const variant variants[] = {
     make_variant<1, 1, 1, 1, 8>(), /* 16 x  8 */
     make_variant<1, 1, 1, 2, 8>(), /* 16 x 16 */

@@ -2,8 +2,8 @@
  * the canonical bits.
  *
  * Every plan is compared with the canonical plan at the bucket's largest row count and
- * at a ragged one, in the first and the last rows, where tiles are cut. The one that is
- * kept has been compared in all rows. */
+ * at one that is no multiple of a tile, in the first and the last rows, where tiles are
+ * cut. The plan that is kept has been compared in all rows. */
 #include <cuda_fp8.h>
 #include <math.h>
 
@@ -12,10 +12,11 @@
 #include "cuda_error.h"
 #include "products/plans.h"
 
-#define TRIAL_MS 10.0f /* of launches of one plan: enough to draw power */
+#define TRIAL_MS 10.0f /* of launches per plan: enough to draw full power */
 #define MAX_LAUNCHES 24
 /* Time that a kernel saves in a pass by copying weights before its predecessor ends. It
- * saves none here, where its predecessor is itself and keeps the memory busy. */
+ * saves none in a trial, where the predecessor is the same kernel and keeps the memory
+ * busy. */
 #define OVERLAP_MS 0.002f
 #define THREADS 256
 
@@ -130,7 +131,7 @@ launch_plan(const struct candidate *c, const struct plan *plan, int launch)
 }
 
 /* Resets rows of y: to 0 where the product is added to them, so that every bit of the
- * sum shows, else to NaN. */
+ * sum is seen, else to NaN. */
 static cudaError_t
 launch_reset(const struct candidate *c, void *y, int n_rows)
 {
@@ -177,7 +178,7 @@ launch_compare(const struct candidate *c, const unsigned char *canonical, int fi
     return cudaGetLastError();
 }
 
-/* *equal: whether the plan runs and gives the canonical bits in the first and the last
+/* Sets *equal if the plan runs and gives the canonical bits in the first and the last
  * rows. Set on success. */
 static int
 check_plan(const struct candidate *c, const struct plan *plan, bool *equal,
@@ -231,7 +232,7 @@ check_all_rows(const struct candidate *c, const struct plan *plan, bool *equal,
     return 0;
 }
 
-/* *ms of one launch with weights that no cache holds. */
+/* Sets *ms to the time of one launch with weights that are in no cache. */
 static int
 time_plan(const struct candidate *c, const struct plan *plan, float *ms,
           struct qe_error *err)
@@ -329,7 +330,7 @@ try_own_plans(const struct candidate &c, struct plan_list *list, struct qe_error
     return status;
 }
 
-/* Takes the fastest plan out of the list, which is not empty. */
+/* Removes the fastest plan from the list, which is not empty. */
 static struct plan
 take_fastest(struct plan_list *list)
 {
@@ -379,7 +380,7 @@ plan_by_trial(struct gemm *gemm, enum qe_linear linear, int bucket,
 
 /* ---- the canonical plan ---- */
 
-/* *equal: whether some algorithm of cuBLASLt gives the canonical bits. */
+/* Sets *equal if some algorithm of cuBLASLt gives the canonical bits. */
 static int
 find_equal(const struct candidate *c, bool *equal, struct qe_error *err)
 {
@@ -397,7 +398,7 @@ find_equal(const struct candidate *c, bool *equal, struct qe_error *err)
     return status;
 }
 
-/* *equal: whether it does for few rows and for many. */
+/* Sets *equal if that is so for few rows and for many. */
 static int
 find_equal_for_all(struct candidate c, bool *equal, struct qe_error *err)
 {
@@ -430,7 +431,7 @@ try_canonical(struct gemm *gemm, bf16 *memory, struct stream stream,
         gemm->chain = false;
         c.canonical = canonical_plan(gemm, LINEAR_PROBE);
         status = find_equal_for_all(c, &equal, err);
-        gemm->chain = !equal; /* then our kernels, though slow, are all there is */
+        gemm->chain = !equal; /* then only our kernels remain, though slow */
     }
     return status;
 }

@@ -14,7 +14,7 @@
 
 #include "products/plans.h"
 
-#define FORMAT "qwen3_embed plans 4" /* changes with the canonical plan, too */
+#define FORMAT "qwen3_embed plans 4" /* also raised when the canonical plan changes */
 #define MAX_LINE 512
 #define MAX_LINES 65536
 
@@ -108,7 +108,7 @@ checked_entry(char *line)
     return *entry++ == ' ' && hash == hash_text(entry) ? entry : NULL;
 }
 
-/* Opens the file and reads past its first line. NULL on failure. */
+/* Opens the file and skips its first line. NULL on failure. */
 static FILE *
 open_cache(const struct gemm *gemm)
 {
@@ -246,7 +246,7 @@ plan_cache_save(struct gemm *gemm)
     if (path == NULL) {
         return;
     }
-    /* Engines of one process, on several GPUs, save at the same time. */
+    /* Serialises the engines of one process, which may save at the same time. */
     snprintf(path, n_path, "%s.%ld", gemm->cache_path, syscall(SYS_gettid));
     make_folders(path);
     FILE *file = fopen(path, "we");
