@@ -61,17 +61,17 @@ class Build:
 def compare(
     arguments: argparse.Namespace, model: Path, about: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """A row per workload of one model on one instruction set."""
+    """A result per workload of one model on one instruction set."""
     places = (arguments.first, arguments.second)
     builds = [Build(place, model, about["dtype"], about["isa"]) for place in places]
-    rows = []
+    results = []
     for workload in builds[0].workloads:
         first, second = [[build.run(workload)] for build in builds]  # the first is for warming up
         for _ in range(arguments.rounds):
             first.append(builds[0].run(workload))
             second.append(builds[1].run(workload))
         times = [[seconds for seconds, _ in runs[1:]] for runs in (first, second)]
-        row = about | {
+        result = about | {
             "texts": workload,
             "first_ms": round(1e3 * min(times[0]), 2),
             "second_ms": round(1e3 * min(times[1]), 2),
@@ -79,11 +79,11 @@ def compare(
             "pairs": round(median(b / a for a, b in zip(*times, strict=True)), 3),
             "same_bits": len({digest for _, digest in first + second}) == 1,
         }
-        print(row, file=sys.stderr, flush=True)
-        rows.append(row)
+        print(result, file=sys.stderr, flush=True)
+        results.append(result)
     for build in builds:
         build.close()
-    return rows
+    return results
 
 
 def main() -> None:
@@ -102,11 +102,11 @@ def main() -> None:
         "builds",
         arguments,
         [
-            row
+            result
             for name, model in models.items()
             for dtype in ("bfloat16", "int8")
             for isa in arguments.isa
-            for row in compare(arguments, model, {"model": name, "dtype": dtype, "isa": isa})
+            for result in compare(arguments, model, {"model": name, "dtype": dtype, "isa": isa})
         ],
     )
 

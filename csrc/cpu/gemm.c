@@ -13,7 +13,7 @@
 #define MAX_TASK_N 96  /* rows of W in a task; rows of each tile */
 #define TASK_N_STEP 8  /* by which choose_task_n() lowers it */
 #define STRIP_ROWS 6   /* rows that the kernels process together */
-#define TASK_K 1024    /* columns summed before the sums return to the tile */
+#define TASK_K 1024    /* columns summed before the sums go to the tile */
 #define PIECE_K 512    /* columns packed per piece, of one block of 16 rows of X */
 
 struct product {

@@ -21,7 +21,7 @@
 
 /* ---- consumers ---- */
 
-/* Of a warp's 16 rows a thread has two: lane / 4 and the one 8 further on. */
+/* Two of a warp's 16 rows belong to each thread: lane / 4 and the one 8 further on. */
 struct softmax_rows {
     float max[2];         /* of the scores so far                     */
     float denominator[2]; /* this thread's share of the probabilities */

@@ -14,7 +14,6 @@
 #include <sys/stat.h>
 
 #define MAX_PLACES 256
-#define CALLER __builtin_return_address(0) /* of the function that is wrapped */
 
 /* A place in the code from which calls come. */
 struct place {
@@ -124,25 +123,31 @@ fails(const char *function, int error, const void *address)
 void *
 __wrap_malloc(size_t n_bytes)
 {
-    return fails("malloc", ENOMEM, CALLER) ? NULL : __real_malloc(n_bytes);
+    return fails("malloc", ENOMEM, __builtin_return_address(0))
+               ? NULL
+               : __real_malloc(n_bytes);
 }
 
 void *
 __wrap_calloc(size_t n, size_t n_bytes)
 {
-    return fails("calloc", ENOMEM, CALLER) ? NULL : __real_calloc(n, n_bytes);
+    return fails("calloc", ENOMEM, __builtin_return_address(0))
+               ? NULL
+               : __real_calloc(n, n_bytes);
 }
 
 void *
 __wrap_realloc(void *old, size_t n_bytes)
 {
-    return fails("realloc", ENOMEM, CALLER) ? NULL : __real_realloc(old, n_bytes);
+    return fails("realloc", ENOMEM, __builtin_return_address(0))
+               ? NULL
+               : __real_realloc(old, n_bytes);
 }
 
 void *
 __wrap_aligned_alloc(size_t alignment, size_t n_bytes)
 {
-    return fails("aligned_alloc", ENOMEM, CALLER)
+    return fails("aligned_alloc", ENOMEM, __builtin_return_address(0))
                ? NULL
                : __real_aligned_alloc(alignment, n_bytes);
 }
@@ -150,25 +155,29 @@ __wrap_aligned_alloc(size_t alignment, size_t n_bytes)
 char *
 __wrap_strdup(const char *text)
 {
-    return fails("strdup", ENOMEM, CALLER) ? NULL : __real_strdup(text);
+    return fails("strdup", ENOMEM, __builtin_return_address(0)) ? NULL
+                                                                : __real_strdup(text);
 }
 
 int
 __wrap_open(const char *path, int flags, ...)
 {
-    return fails("open", EMFILE, CALLER) ? -1 : __real_open(path, flags);
+    return fails("open", EMFILE, __builtin_return_address(0))
+               ? -1
+               : __real_open(path, flags);
 }
 
 int
 __wrap_fstat(int fd, struct stat *status)
 {
-    return fails("fstat", EIO, CALLER) ? -1 : __real_fstat(fd, status);
+    return fails("fstat", EIO, __builtin_return_address(0)) ? -1
+                                                            : __real_fstat(fd, status);
 }
 
 void *
 __wrap_mmap(void *at, size_t n_bytes, int protection, int flags, int fd, off_t from)
 {
-    return fails("mmap", ENOMEM, CALLER)
+    return fails("mmap", ENOMEM, __builtin_return_address(0))
                ? MAP_FAILED
                : __real_mmap(at, n_bytes, protection, flags, fd, from);
 }
@@ -176,14 +185,16 @@ __wrap_mmap(void *at, size_t n_bytes, int protection, int flags, int fd, off_t f
 int
 __wrap_madvise(void *at, size_t n_bytes, int advice)
 {
-    return fails("madvise", EINVAL, CALLER) ? -1 : __real_madvise(at, n_bytes, advice);
+    return fails("madvise", EINVAL, __builtin_return_address(0))
+               ? -1
+               : __real_madvise(at, n_bytes, advice);
 }
 
 int
 __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
                       void *(*run)(void *), void *argument)
 {
-    return fails("pthread_create", EAGAIN, CALLER)
+    return fails("pthread_create", EAGAIN, __builtin_return_address(0))
                ? EAGAIN
                : __real_pthread_create(thread, attr, run, argument);
 }
@@ -191,7 +202,7 @@ __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 int
 __wrap_sched_getaffinity(pid_t pid, size_t n_bytes, cpu_set_t *cpus)
 {
-    return fails("sched_getaffinity", EPERM, CALLER)
+    return fails("sched_getaffinity", EPERM, __builtin_return_address(0))
                ? -1
                : __real_sched_getaffinity(pid, n_bytes, cpus);
 }

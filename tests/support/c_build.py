@@ -102,7 +102,7 @@ def _sanitizer(sanitize: str) -> tuple[str, ...]:
 
 
 def _runs_here(source: Source) -> bool:
-    """Whether an engine here runs it: all but the kernels of the sets that it does not choose."""
+    """False for the kernels of sets that an engine does not choose here."""
     from qwen3_embed import _core
 
     chosen = os.environ.get("QWEN3_EMBED_ISA") or _core.instruction_sets()[0]
