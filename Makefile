@@ -43,7 +43,7 @@ docs: # CI's step: the site in build/site; warnings and broken links are errors
 	$(PYTHON) -m zensical build --clean --strict
 
 docs-pages: docs # every page in Chromium, at the widths of a desktop and a phone, light and dark
-	$(PYTHON) -m docs.look_at_pages
+	$(PYTHON) -m tests.look_at_site
 
 asan:
 	CC=gcc QWEN3_EMBED_SANITIZE=address,undefined $(PYTHON) setup.py -q build_ext --inplace --force --build-temp build/asan

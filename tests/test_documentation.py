@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,35 @@ def test_links(page: Path) -> None:
 def test_the_site_lists_every_page() -> None:
     listed = set(re.findall(r'"(\w+\.md)"', (ROOT / "zensical.toml").read_text()))
     assert listed == {path.name for path in PAGES if path.parent == ROOT / "docs"}
+
+
+# ---- spelling ----
+
+CODE = re.compile(r"``.*?``|`[^`\n]*`|\]\([^)]*\)|<[^>]*>|https?://\S+|^:::.*$", re.MULTILINE)
+WORD = re.compile(r"(?<![\w@./-])[A-Za-z][a-z']+(?![\w@/-])")
+
+
+def words_of(path: Path) -> set[str]:
+    """The words of a page's prose, without possessives."""
+    prose = CODE.sub(" ", FENCE.sub("", path.read_text("utf-8")))
+    return {re.sub(r"'s?$", "", word.lower()) for word in WORD.findall(prose)}
+
+
+@pytest.mark.skipif(find_spec("spellchecker") is None, reason="without pyspellchecker")
+def test_spelling() -> None:
+    """Every word is in the dictionary or in tests/data/words.txt, in which every word is used."""
+    from spellchecker import SpellChecker
+
+    ours = set((ROOT / "tests" / "data" / "words.txt").read_text("utf-8").split())
+    checker, unused = SpellChecker(), set(ours)
+    unknown: dict[str, list[str]] = {}
+    for page in [ROOT / "ARCHITECTURE.md", *(p for p in PAGES if p.name != "README.zh.md")]:
+        found: set[str] = checker.unknown(words_of(page))
+        unused -= found
+        if found - ours:
+            unknown[page.name] = sorted(found - ours)
+    assert not unknown
+    assert not unused
 
 
 # ---- figures ----
