@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -145,6 +146,33 @@ def faults_of(events: list[dict[str, Any]], address: str) -> list[str]:
     return found
 
 
+def looked_at(
+    address: str, pages: list[str], device: str, scheme: str, pictures: Path | None
+) -> Iterator[tuple[str, str]]:
+    """The faults of pages, in a browser of their own, because the site remembers its scheme."""
+    width, height = WIDTHS[device]
+    with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        browser = Browser(profile)
+        size = {"width": width, "height": height, "deviceScaleFactor": 1}
+        browser.ask("Emulation.setDeviceMetricsOverride", mobile=device == "phone", **size)
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.ask("Emulation.setEmulatedMedia", features=[feature])
+        for page in pages:
+            browser.open(f"{address}/{page}")
+            for fault in faults_of(browser.events, address):
+                yield page, fault
+            if wide := browser.value(TOO_WIDE):
+                yield page, f"scrolls sideways by {wide}"
+            if (found := browser.value("document.body.dataset.mdColorScheme")) != SCHEMES[scheme]:
+                yield page, f"has the colours {found}"
+            if pictures:
+                pictures.mkdir(parents=True, exist_ok=True)
+                shot = browser.ask("Page.captureScreenshot")["data"]
+                name = f"{page[:-5].replace('/', '_')}_{device}_{scheme}.png"
+                (pictures / name).write_bytes(base64.b64decode(shot))
+        browser.close()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pictures", type=Path, help="a folder for a picture of each page")
@@ -153,36 +181,11 @@ def main() -> int:
     pages = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html"))
     pages = [page for page in pages if not arguments.pages or page[:-5] in arguments.pages]
     n_faults = 0
-    with served(SITE) as address, TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        browser = Browser(profile)
-        for device, (width, height) in WIDTHS.items():
-            browser.ask(
-                "Emulation.setDeviceMetricsOverride",
-                width=width,
-                height=height,
-                deviceScaleFactor=1,
-                mobile=device == "phone",
-            )
-            for scheme in SCHEMES:
-                feature = {"name": "prefers-color-scheme", "value": scheme}
-                browser.ask("Emulation.setEmulatedMedia", features=[feature])
-                # The site remembers the scheme of its first page.
-                browser.ask("Storage.clearDataForOrigin", origin=address, storageTypes="all")
-                for page in pages:
-                    browser.open(f"{address}/{page}")
-                    assert browser.value("document.body.dataset.mdColorScheme") == SCHEMES[scheme]
-                    faults = faults_of(browser.events, address)
-                    if wide := browser.value(TOO_WIDE):
-                        faults.append(f"scrolls sideways by {wide}")
-                    for fault in faults:
-                        print(f"{page}, {device}, {scheme}: {fault}")
-                    n_faults += len(faults)
-                    if arguments.pictures:
-                        arguments.pictures.mkdir(parents=True, exist_ok=True)
-                        shot = browser.ask("Page.captureScreenshot")["data"]
-                        name = f"{page[:-5].replace('/', '_')}_{device}_{scheme}.png"
-                        (arguments.pictures / name).write_bytes(base64.b64decode(shot))
-        browser.close()
+    with served(SITE) as address:
+        for device, scheme in product(WIDTHS, SCHEMES):
+            for page, fault in looked_at(address, pages, device, scheme, arguments.pictures):
+                print(f"{page}, {device}, {scheme}: {fault}")
+                n_faults += 1
     print(f"{len(pages)} pages at {len(WIDTHS)} widths, light and dark: {n_faults} faults")
     return int(n_faults > 0)
 
