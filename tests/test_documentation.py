@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.figures import pages
-from benchmarks.results_table import latest
+from benchmarks.results_table import latest, rows_of
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
@@ -172,3 +172,63 @@ def test_the_chinese_readme_has_the_same_figures() -> None:
     text = READMES[1].read_text("utf-8")
     for words in FIGURES:
         assert words.rstrip("xms queri").strip() in text, words
+
+
+# The pages whose tables are written by hand, and the results that they are made of.
+SOURCES = {
+    "int8.md": ("int8_accuracy", "int8_retrieval", "int8_cpu"),
+    "vectors.md": ("int8", "staged_search", "dynamic_dimension", "hybrid"),
+    "choose.md": ("choose", "choose_pseudo_queries"),
+    "domain.md": ("domain_idioms", "domain_splits"),
+    "server.md": ("throughput", "gpu"),
+}
+# Tables without measurements, or whose page says that they have no rows, by their heading.
+WITHOUT_ROWS = (
+    "| | |",
+    "| clients of",
+    "| sets made otherwise",
+    "| set | queries made of the texts",
+)
+NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+
+
+def figures_in(text: str) -> list[str]:
+    return [found.rstrip(",").replace(",", "") for found in NUMBER.findall(text)]
+
+
+def is_rounded_from(words: str, values: set[float]) -> bool:
+    """Whether a value becomes the figure with as many digits."""
+    written, step = float(words), 10.0 ** -len(words.partition(".")[2])
+    if words.endswith("0") and written >= 100:  # 560,000 has two digits that count
+        step = 10.0 ** (len(words) - 2)
+    return any(abs(value - written) <= step / 2 * (1 + 1e-9) for value in values)
+
+
+def tables_of(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Heading and rows of each table."""
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        heading, _, *rows = table.splitlines()
+        yield heading, rows
+
+
+@pytest.mark.parametrize("page", SOURCES)
+def test_tables_written_by_hand_are_results(page: str) -> None:
+    """Every figure right of a table's first column is a value of the results, rounded."""
+    values: set[float] = set()
+    for name in SOURCES[page]:
+        for row in rows_of(name):
+            measured = [row[column] for column in row if column not in ("command", "versions")]
+            found = {float(each) for each in figures_in(" ".join(measured))}
+            values |= found | {100 * each for each in found}
+    if page == "server.md":  # sizes of weights, which are computed
+        values |= {float(each) for each in figures_in((ROOT / "docs" / "gpu.md").read_text())}
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    wrong = [
+        (words, row)
+        for heading, rows in tables_of(text)
+        if not heading.startswith(WITHOUT_ROWS)
+        for row in rows
+        for words in figures_in(re.sub(r"`[^`]*`", "", row.split("|", 2)[2]))
+        if not is_rounded_from(words, values)
+    ]
+    assert not wrong
