@@ -80,7 +80,9 @@ def test_the_site_lists_every_page() -> None:
 
 # ---- spelling ----
 
-CODE = re.compile(r"``.*?``|`[^`\n]*`|\]\([^)]*\)|<[^>]*>|https?://\S+|^:::.*(?:\n    .*)*", re.MULTILINE)
+CODE = re.compile(
+    r"``.*?``|`[^`\n]*`|\]\([^)]*\)|<[^>]*>|https?://\S+|^:::.*(?:\n    .*)*", re.MULTILINE
+)
 WORD = re.compile(r"(?<![\w@./-])[A-Za-z][a-z']+(?![\w@/-])")
 
 
