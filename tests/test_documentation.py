@@ -199,7 +199,7 @@ def figures_in(text: str) -> list[str]:
 
 
 def is_rounded_from(words: str, values: set[float]) -> bool:
-    """Whether a value becomes the figure with as many digits."""
+    """True if a value becomes the figure with as many digits."""
     written, step = float(words), 10.0 ** -len(words.partition(".")[2])
     if words.endswith("0") and written >= 100:  # 560,000 has two digits that count
         step = 10.0 ** (len(words) - 2)
