@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from qwen3_embed import INSTRUCTIONS, Embedder
-from qwen3_embed.cli import _COMMANDS, _parser, main
+from qwen3_embed.cli import main
 from qwen3_embed.cli.messages import json_line, with_options
 from qwen3_embed.corpus.records import count_records, find_sources, read_records
 from qwen3_embed.errors import ModelNotFoundError
@@ -83,20 +83,6 @@ class TestOptions:
         with pytest.raises(SystemExit, match="2"):
             main(arguments)
         assert capsys.readouterr().err.startswith("usage: qwen3-embed")
-
-    @pytest.mark.parametrize("command", _COMMANDS)
-    def test_help_has_an_example(self, command: str, capsys: Capture) -> None:
-        """One that the parser takes, below options in groups."""
-        with pytest.raises(SystemExit, match="0"):
-            main([command, "--help"])
-        output = capsys.readouterr().out
-        example = output.partition("example:\n")[2].splitlines()[0].split()
-        assert example[:2] == ["qwen3-embed", command]
-        quoted = " ".join(example[1:]).replace('"how long do eggs boil"', "q")
-        quoted = quoted.replace('"capital of China"', "q")
-        _parser().parse_args(quoted.split())
-        if command not in ("merge", "quantize"):
-            assert "\nmodel:\n" in output
 
     @pytest.mark.parametrize(
         ("option", "advice"),

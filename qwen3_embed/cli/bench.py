@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from .columns import fitted
 from .model_arguments import add_model_arguments, open_model
 
 if TYPE_CHECKING:
@@ -61,10 +62,11 @@ def _print_table(bench: Bench) -> None:
     unit = "TOP/s in int8" if bench.dtype == "int8" else "TFLOP/s in bf16"
     print(f"ceiling: {ceiling.tflops:.2f} {unit}, {ceiling.gb_per_s:.0f} GB/s")
     print(f"load:    {bench.load_s:.2f} s, {bench.load_gb_per_s:.2f} GB/s")
-    print(
+    told = (
         f"query:   {query.median_ms:.2f} ms (best {query.best_ms:.2f}) for {query.n_tokens} "
         f"tokens, str to vector; reading the weights once takes {query.floor_ms:.2f}"
     )
+    print(fitted(told, len("query:   ")))
     print(f"{'texts x tokens':>16}  {'tokens/s':>10}  {'TFLOP/s':>8}  of ceiling")
     for row in bench.throughput:
         print(

@@ -6,10 +6,12 @@ beside Chinese characters, but not before a mark that closes or after one that o
 
 from __future__ import annotations
 
+import shutil
+import sys
 import unicodedata
 from collections.abc import Iterator
 
-__all__ = ["cut_to_width", "display_width", "printable", "wrap"]
+__all__ = ["cut_to_width", "display_width", "fitted", "printable", "terminal_columns", "wrap"]
 
 _NEVER_FIRST = frozenset("，。、！？：；）」』】》〉〕”’…—～·％,.!?:;)]}%")
 _NEVER_LAST = frozenset("（「『【《〈〔“‘([{")
@@ -52,6 +54,26 @@ def wrap(line: str, n_columns: int) -> Iterator[str]:
         yield line[:stop].rstrip()
         line = line[stop:].lstrip()
     yield line
+
+
+def terminal_columns() -> int | None:
+    """The width of standard output; None if it is no terminal but a file or a program."""
+    return max(shutil.get_terminal_size().columns, 20) if sys.stdout.isatty() else None
+
+
+def fitted(text: str, indent: int = 2) -> str:
+    """The text with its long lines broken for a terminal, and as it is for anything else."""
+    n_columns = terminal_columns()
+    if n_columns is None:
+        return text
+    lines = []
+    for line in text.split("\n"):
+        first = next(wrap(line, n_columns))
+        rest = line[len(first) :].lstrip()
+        lines.append(first)
+        if rest:
+            lines += [" " * indent + part for part in wrap(rest, max(n_columns - indent, 10))]
+    return "\n".join(lines)
 
 
 def _fitting(text: str, n_columns: int) -> int:

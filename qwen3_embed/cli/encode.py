@@ -18,14 +18,16 @@ __all__ = ["add_arguments", "run"]
 _OUTPUTS = {".npy": "npy", ".jsonl": "jsonl", ".parquet": "parquet"}
 _FORMATS = ("text", "csv", "tsv", "jsonl", "parquet")
 
-_EPILOG = """example:
+_EPILOG = """examples:
+  qwen3-embed encode notes.txt -o notes.npy
   qwen3-embed encode notes.csv -o notes.parquet --column body --keep id
+  qwen3-embed encode corpus/ -o corpus.parquet --model Qwen3-Embedding-0.6B
 
-Identical texts are computed once. A row that can't be read, or whose vector isn't finite,
-is listed with its reason in OUT.bad.jsonl; in a .npy its vector is NaN, in other formats it
-is left out, and the column "row" holds the row's number in the input. Finished
-work is kept in OUT.job: after an interruption --resume continues, and the result is the
-same."""
+Identical texts are computed once. A row that can't be read, or whose vector
+isn't finite, is listed with its reason in OUT.bad.jsonl; in a .npy its vector
+is NaN, in other formats it is left out, and the column "row" holds the row's
+number in the input. Finished work is kept in OUT.job: after an interruption
+--resume continues, and the result is the same."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .columns import fitted, terminal_columns
 from .model_arguments import add_model_arguments, model_settings, open_reranker, positive
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-_EPILOG = """example:
+_EPILOG = """examples:
+  qwen3-embed evaluate hard-en --precision float32 int8 binary
   qwen3-embed evaluate hard-zh --model mini --dims 256 128 -o report"""
 
 
@@ -28,40 +30,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder in BEIR's layout; JSON lines of query, positives, negatives; a CSV file of "
         "query, document, relevance; or a built-in set: hard-zh, hard-en, zh-en, code",
     )
-    add_model_arguments(parser, "mini", many=True, takes_split=False)
-    parser.add_argument(
+    compared = parser.add_argument_group("compared")
+    compared.add_argument(
         "--no-model", action="store_true", help="only what --vectors and --server bring"
     )
-    parser.add_argument(
+    compared.add_argument(
         "--dims", type=positive, nargs="+", metavar="N", help="dimensions (default: the model's)"
     )
-    parser.add_argument(
+    compared.add_argument(
         "--precision",
         nargs="+",
         default=["float32"],
         choices=("float32", "int8", "binary", "binary+int8", "binary+float32"),
-        help="of the vectors; binary+... finds candidates by bits and rescores them "
-        "(default: float32)",
+        metavar="NAME",
+        help="float32, int8, binary, binary+int8 or binary+float32; binary+... finds candidates "
+        "by bits and rescores them (default: float32)",
     )
-    parser.add_argument(
+    compared.add_argument(
         "--oversample",
         type=float,
         default=10.0,
         metavar="N",
         help="candidates of binary+... per document of a search for ten (default: 10)",
     )
-    parser.add_argument(
+    compared.add_argument(
         "--instruction",
         nargs="+",
         default=["default"],
         metavar="NAME",
         help="for queries: none, default, a name such as web_search or legal, or a sentence",
     )
-    parser.add_argument("--rerank", metavar="MODEL", help="also rerank with this reranker")
-    parser.add_argument(
+    compared.add_argument("--rerank", metavar="MODEL", help="also rerank with this reranker")
+    compared.add_argument(
         "--rerank-top", type=positive, default=50, metavar="N", help="documents it reads per query"
     )
-    parser.add_argument(
+    compared.add_argument(
         "--vectors",
         action="append",
         default=[],
@@ -69,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=DOCS.npy,QUERIES.npy",
         help="vectors made elsewhere, a row per text of --write-texts (repeatable)",
     )
-    parser.add_argument(
+    compared.add_argument(
         "--server",
         action="append",
         default=[],
@@ -78,18 +81,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an OpenAI-compatible server, e.g. m@http://127.0.0.1:8000/v1; its key is read from "
         "OPENAI_API_KEY (repeatable)",
     )
-    parser.add_argument("--split", default="test", help="of BEIR's judgments (default: test)")
-    parser.add_argument(
+    scored = parser.add_argument_group("scoring")
+    scored.add_argument("--split", default="test", help="of BEIR's judgments (default: test)")
+    scored.add_argument(
         "--all-documents",
         action="store_true",
         help="rank all documents, not each query's own positives and negatives",
     )
-    parser.add_argument("-o", "--output", metavar="DIR", help="write Markdown, CSV, JSON and plots")
-    parser.add_argument(
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--output", metavar="DIR", help="write Markdown, CSV, JSON and plots")
+    output.add_argument(
         "--write-texts",
         metavar="DIR",
         help="write documents.jsonl and queries.jsonl, in the order of --vectors, and stop",
     )
+    add_model_arguments(parser, "mini", many=True, takes_split=False)
     parser.set_defaults(wrong=parser.error)
 
 
@@ -138,7 +144,7 @@ def run(namespace: argparse.Namespace) -> int:
         projection=namespace.projection,
         **model_settings(namespace),
     )
-    print(report)
+    print(fitted(report.to_text(terminal_columns())))
     if namespace.output is not None:
         for path in report.save(namespace.output):
             print(f"wrote {path}", file=sys.stderr)

@@ -7,6 +7,8 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from ..version import NUMERICS_VERSION, __version__
+from .columns import fitted
+from .messages import with_options
 from .model_arguments import add_model_arguments, model_settings, open_model
 
 if TYPE_CHECKING:
@@ -15,12 +17,26 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-_EPILOG = """example:
-  qwen3-embed info --model mini
+_EPILOG = """examples:
+  qwen3-embed info
+  qwen3-embed info --model Qwen3-Embedding-0.6B
+  qwen3-embed info --model Qwen3-Embedding-8B --device cuda
+  qwen3-embed info --instructions
 
-On a GPU (--device cuda), or on each of several (--split layers), it also lists the memory that the
-model needs in each dtype, and with its token embeddings in host memory, at --max-length and
---batch-tokens."""
+What the lines mean:
+  numerics          raised when a release changes the last bits of vectors
+  instruction sets  what this processor has; the fastest comes first
+  cuda              the GPUs that can be used, or what is missing
+  dim, max length   floats per vector; tokens of the longest text
+  kernels, threads  the instruction set in use; CPU threads, and their limit
+  batch             tokens computed at a time
+  weights mapped    read where they lie in the file, shared by processes
+  weights owned     copies in this process
+  fingerprint       equal for models that give equal vectors on a device
+
+On a GPU (--device cuda), or on each of several (--split layers), it also lists
+the memory that the model needs in each dtype, and with its token embeddings in
+host memory, at --max-length and --batch-tokens."""
 
 _GPU_DTYPES = ("bfloat16", "float8", "int8-weights")
 
@@ -45,9 +61,10 @@ def run(namespace: argparse.Namespace) -> int:
     ):
         namespace.wrong("--device, --adapter and the like say how a model is opened: pass --model")
     lines = _instructions(namespace) if namespace.instructions else _facts(namespace)
-    width = max(map(len, lines)) + 2
+    width = max(18, *(len(name) + 2 for name in lines))
     for name, value in lines.items():
-        print(f"{name + ':':{max(width, 18)}}{value}")
+        line = f"{name + ':':{width}}{value}"
+        print(fitted(line, width) if " " in value else line)  # a hash stays in one piece
     return 0
 
 
@@ -197,7 +214,7 @@ def _describe_gpus() -> str:
     try:
         gpus = list_gpus()
     except DeviceError as error:
-        return str(error).removeprefix("device cuda: ")
+        return with_options(str(error).removeprefix("device cuda: "))
     return "; ".join(
         f"{gpu.device} {gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}"
         f"{'' if gpu.is_usable else ' (too old)'}, {gpu.memory_bytes / 1e9:.1f} GB"

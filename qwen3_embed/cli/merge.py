@@ -9,8 +9,9 @@ from .model_arguments import add_hub_arguments, hub_options
 
 __all__ = ["add_arguments", "run"]
 
-_EPILOG = """example:
-  qwen3-embed merge --base Qwen3-Embedding-0.6B --adapter adapters/legal -o merged"""
+_EPILOG = """examples:
+  qwen3-embed merge --base Qwen3-Embedding-0.6B --adapter legal/ -o merged
+  qwen3-embed merge --slerp first/ second/ -t 0.3 -o between"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

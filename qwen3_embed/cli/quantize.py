@@ -10,8 +10,9 @@ from .model_arguments import add_hub_arguments, hub_options, positive
 
 __all__ = ["add_arguments", "run"]
 
-_EPILOG = """example:
-  qwen3-embed quantize Qwen3-Embedding-0.6B -o embedding-int8"""
+_EPILOG = """examples:
+  qwen3-embed quantize Qwen3-Embedding-0.6B -o embedding-int8
+  qwen3-embed search notes/ "how long do eggs boil" --model ./embedding-int8"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,8 +13,9 @@ from .model_arguments import add_model_arguments, encoding_name, open_reranker, 
 __all__ = ["add_arguments", "run"]
 
 _DEFAULT_MODEL = "Qwen3-Reranker-0.6B"
-_EPILOG = """example:
-  qwen3-embed rerank "capital of China" notes.txt --top-k 3"""
+_EPILOG = """examples:
+  qwen3-embed rerank "capital of China" notes.txt --top-k 3
+  grep -i china notes.txt | qwen3-embed rerank "capital of China" - --json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,6 @@ best passages.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import warnings
@@ -18,6 +17,7 @@ from itertools import islice
 from textwrap import dedent
 from typing import TYPE_CHECKING
 
+from .colours import BOLD, CYAN, paint
 from .columns import cut_to_width, display_width, printable, wrap
 from .messages import json_line
 from .model_arguments import add_model_arguments, encoding_name, model_settings, positive
@@ -33,9 +33,10 @@ _MAX_LINES = 6  # of a passage on the terminal
 _INDENT = " " * 4
 _MIN_COLUMNS = 20
 _FENCES = ("```", "~~~")
-_EPILOG = """example:
-  qwen3-embed search notes/ "how long do eggs boil" --top-k 3"""
-_BOLD, _CYAN, _PLAIN = "\033[1m", "\033[36m", "\033[0m"
+_EPILOG = """examples:
+  qwen3-embed search notes/ "how long do eggs boil" --top-k 3
+  qwen3-embed search src/ "where are retries counted" --prompt-name code
+  qwen3-embed search notes/ "eggs" --rerank Qwen3-Reranker-0.6B --json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +103,7 @@ def run(namespace: argparse.Namespace) -> int:
         for rank, hit in enumerate(hits, 1):
             print(json_line(_record(rank, hit)))
     else:
-        print("\n".join(_lines(hits, shutil.get_terminal_size().columns, _has_colours())))
+        print("\n".join(_lines(hits, shutil.get_terminal_size().columns)))
     return 0
 
 
@@ -196,13 +197,7 @@ def _record(rank: int, hit: FoundPassage) -> dict[str, str | int | float]:
     }
 
 
-def _has_colours() -> bool:
-    return (
-        sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    )
-
-
-def _lines(hits: list[FoundPassage], n_columns: int, colours: bool) -> Iterator[str]:
+def _lines(hits: list[FoundPassage], n_columns: int) -> Iterator[str]:
     """The hits for a person: rank, score, file:line and heading, with the text below."""
     n_columns = max(n_columns, _MIN_COLUMNS)
     for rank, (score, passage) in enumerate(hits, 1):
@@ -212,8 +207,8 @@ def _lines(hits: list[FoundPassage], n_columns: int, colours: bool) -> Iterator[
         place = f"{printable(passage.path)}:{passage.line}"
         room = n_columns - display_width(head + place) - 2
         title = f"  {cut_to_width(printable(passage.heading), room)}" if room > 8 else ""
-        line = f"{_BOLD}{head}{_CYAN}{place}{_PLAIN}{title}" if colours else head + place + title
-        yield line.rstrip()
+        head, place = paint(head, BOLD, sys.stdout), paint(place, CYAN, sys.stdout)
+        yield (head + place + title).rstrip()
         for text in _body(passage.text, n_columns - len(_INDENT)):
             yield _INDENT + text
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
-_EPILOG = """example:
-  qwen3-embed serve --model Qwen3-Embedding-0.6B --host 0.0.0.0 --api-key-file keys.txt"""
+_EPILOG = """examples:
+  qwen3-embed serve --model Qwen3-Embedding-0.6B --reranker Qwen3-Reranker-0.6B
+  qwen3-embed serve --host 0.0.0.0 --api-key-file keys.txt
+  qwen3-embed serve --alias text-embedding-3-small=mini"""
 
 # Options of vLLM, SGLang and text-embeddings-inference, with what to do here instead.
 _COUNTERPARTS = {

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .colours import GREEN, RED, paint
 from .model_arguments import add_model_arguments, open_model, open_reranker
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-_EPILOG = """example:
+_EPILOG = """examples:
+  qwen3-embed verify
   qwen3-embed verify --model Qwen3-Embedding-0.6B"""
 
 
@@ -107,8 +109,8 @@ def _print_table(checks: list[Check]) -> None:
     width = max(len(check.name) for check in checks)
     print(f"{'check':{width}}  {'found':>10}  {'expected':>10}  {'within':>8}        source")
     for check in checks:
-        verdict = "ok" if check.ok else "MISS"
+        verdict = paint(*(("ok  ", GREEN) if check.ok else ("MISS", RED)), sys.stdout)
         print(
             f"{check.name:{width}}  {check.found:10.5f}  {check.expected:10.5f}  "
-            f"{check.tolerance:8.5f}  {verdict:4}  {check.source}"
+            f"{check.tolerance:8.5f}  {verdict}  {check.source}"
         )

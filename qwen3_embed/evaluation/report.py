@@ -22,6 +22,7 @@ __all__ = ["Report"]
 
 _OFFICIAL = "Qwen3-Embedding-0.6B"
 _MAX_INSTRUCTION = 24  # characters shown
+_N_NAMES = 4  # columns that say which system a row is of
 _CONFIDENCE = f"{100 * CONFIDENCE:.0f} %"
 
 
@@ -60,16 +61,27 @@ class Report:
 
     def __str__(self) -> str:
         """The table for a terminal, the conclusions below it."""
+        return self.to_text()
+
+    def to_text(self, n_columns: int | None = None) -> str:
+        """The table, and the conclusions below it.
+
+        Parameters
+        ----------
+        n_columns : int, optional
+            A wider table becomes several, one below the other, each with the system's columns.
+        """
         cells = [self._header(), *(self._cells(row) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in cells
-        ]
-        return "\n".join([self._title(), "", *lines, "", *self.conclusions, *self._hint()]).rstrip()
+        lines: list[str] = []
+        for chosen in _parts(widths, n_columns):
+            for line in cells:
+                shown = (
+                    line[i].ljust(widths[i]) if i < 2 else line[i].rjust(widths[i]) for i in chosen
+                )
+                lines.append("  ".join(shown).rstrip())
+            lines.append("")
+        return "\n".join([self._title(), "", *lines, *self.conclusions, *self._hint()]).rstrip()
 
     def _title(self) -> str:
         among = len(self.data.documents)
@@ -89,8 +101,8 @@ class Report:
             return []
         return [
             "",
-            f"With an official model: qwen3-embed evaluate {self.data.name} --model mini "
-            f"{_OFFICIAL}",
+            "With an official model:",
+            f"  qwen3-embed evaluate {self.data.name} --model mini {_OFFICIAL}",
         ]
 
     def _header(self) -> list[str]:
@@ -265,3 +277,24 @@ def _escaped(text: str) -> str:
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     rows = [header, ["---"] * len(header), *lines]
     return ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
+
+
+def _parts(widths: list[int], n_columns: int | None) -> list[list[int]]:
+    """The columns of each table that fits: the names of the system, then as many as there is room.
+
+    Examples
+    --------
+    >>> _parts([5, 5, 3, 8, 10, 10, 10], 50)
+    [[0, 1, 2, 3, 4], [0, 1, 2, 3, 5], [0, 1, 2, 3, 6]]
+    """
+    names = list(range(_N_NAMES))
+    parts = [names]
+    for column in range(_N_NAMES, len(widths)):
+        wider = [*parts[-1], column]
+        if n_columns is None or sum(widths[i] + 2 for i in wider) - 2 <= n_columns:
+            parts[-1] = wider
+        elif parts[-1] == names:
+            parts[-1] = wider  # not even one fits: the terminal breaks its lines
+        else:
+            parts.append([*names, column])
+    return parts
