@@ -52,6 +52,14 @@ def test_help_of_a_command(command: str, capsys: Capture, monkeypatch: pytest.Mo
         assert "model:" in lines
 
 
+def test_error_stands_below_the_usage(capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["info", "--hub", "gitee"])
+    usage, error = capsys.readouterr().err.splitlines()
+    assert usage == "usage: qwen3-embed info [OPTION ...]"
+    assert error.startswith("qwen3-embed info: error: argument --hub: invalid choice: 'gitee'")
+
+
 def test_help_lists_all_commands(capsys: Capture) -> None:
     lines = shown(capsys, "--help").splitlines()
     assert max(map(len, lines)) <= 80

@@ -149,7 +149,11 @@ def command_parser() -> _Program:
     parser = _Program(prog="qwen3-embed", usage=_USAGE, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"qwen3-embed {__version__}")
     added = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", parser_class=_Command
+        prog=parser.prog,
+        dest="command",
+        required=True,
+        metavar="COMMAND",
+        parser_class=_Command,
     )
     for commands in _GROUPS.values():
         for name, (needed, does) in commands.items():
