@@ -1,6 +1,6 @@
 """The notebooks run from end to end, and what is committed is what such a run gives.
 
-Here the quickstart alone is run; `make test-all` runs the others, which take minutes.
+`make test-all`, and so CI, runs them, which takes minutes; elsewhere what is committed is checked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ for _package in ("nbclient", "ipykernel", "matplotlib", "bm25s", "jupyterlab_lan
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
-QUICKSTART = FOLDER / "quickstart.ipynb"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 PNG = "image/png"
 
@@ -43,12 +42,18 @@ def committed(name: str) -> Any:
     return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
-@pytest.fixture(scope="module")
-def fresh() -> Any:
-    """Run here: a cell that raises is an error of this fixture, with the cell and its traceback."""
+def executed(name: str) -> Any:
+    """The notebook, run here; a cell that raises is an error, with the cell and its traceback."""
+    for package in ("milvus_lite", "pymilvus", "faiss"):
+        pytest.importorskip(package, reason="run by make test-all")
     from notebooks import execute
 
-    return execute.executed(QUICKSTART, ROOT)
+    return execute.executed(FOLDER / f"{name}.ipynb", ROOT)
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Any:
+    return executed("quickstart")
 
 
 def test_it_runs_and_says_what_it_should(fresh: Any) -> None:
@@ -90,11 +95,7 @@ SAID = {
 
 @pytest.mark.parametrize("name", SAID)
 def test_the_others(name: str) -> None:
-    for package in ("milvus_lite", "pymilvus", "faiss"):
-        pytest.importorskip(package, reason="run by make test-all")
-    from notebooks import execute
-
-    notebook = execute.executed(FOLDER / f"{name}.ipynb", ROOT)
+    notebook = executed(name)
     said = "\n".join(printed(cell) for cell in outputs(notebook))
     assert not [words for words in SAID[name] if words not in said]
     assert_alike(committed(name), notebook)
