@@ -1,10 +1,11 @@
-"""Two builds of the engine side by side on the CPU: the bits of their rows, and processor time.
+"""Two builds of the engine side by side: the bits of their rows, and the time they take.
 
     python -m benchmarks.builds . build/wheel --csv
 
 Each folder holds a built package `qwen3_embed`: a clone, or an unpacked wheel. Both run in
-processes of their own, in turns, with one thread, on each instruction set of the machine. "ratio"
-is the second's least time over the first's; "pairs" is the median of the ratios of the rounds.
+processes of their own, in turns; on the CPU with one thread, on each instruction set of the
+machine, and in processor time. "ratio" is the second's least time over the first's; "pairs" is the
+median of the ratios of the rounds.
 """
 
 from __future__ import annotations
@@ -22,25 +23,28 @@ from benchmarks.record import ROOT, parser_of, record
 from qwen3_embed import _core
 from tests.support.make_model import make_model
 
+WORKER = ROOT / "benchmarks" / "build_worker.py"
+DTYPES = {"cpu": ("bfloat16", "int8"), "cuda": ("bfloat16", "float8", "int8-weights")}
+
 
 class Build:
     """A process that imports one build and computes on request."""
 
-    def __init__(self, build: Path, model: Path, dtype: str, isa: str) -> None:
+    def __init__(self, build: Path, model: Path, about: dict[str, str]) -> None:
         path = os.pathsep.join(
             [str(build.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
         )
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(ROOT / "benchmarks/build_worker.py"), str(model), dtype],
-            env=os.environ | {"PYTHONPATH": path, "QWEN3_EMBED_ISA": isa},
+            [sys.executable, "-P", WORKER, model, about["device"], about["dtype"]],
+            env=os.environ | {"PYTHONPATH": path, "QWEN3_EMBED_ISA": about["isa"]},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        about = json.loads(self.ask(""))
-        if not Path(about["file"]).is_relative_to(build.resolve()):
-            raise SystemExit(f"error: {build} has no package qwen3_embed: {about['file']} was used")
-        self.workloads: list[str] = about["workloads"]
+        said = json.loads(self.ask(""))
+        if not Path(said["file"]).is_relative_to(build.resolve()):
+            raise SystemExit(f"error: {build} has no package qwen3_embed: {said['file']} was used")
+        self.workloads: list[str] = said["workloads"]
 
     def ask(self, workload: str) -> str:
         assert self.process.stdin is not None
@@ -63,7 +67,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """A result per workload of one model on one instruction set."""
     places = (arguments.first, arguments.second)
-    builds = [Build(place, model, about["dtype"], about["isa"]) for place in places]
+    builds = [Build(place, model, about) for place in places]
     results = []
     for workload in builds[0].workloads:
         first, second = [[build.run(workload)] for build in builds]  # the first is for warming up
@@ -91,6 +95,7 @@ def main() -> None:
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", choices=DTYPES, default="cpu")
     parser.add_argument("--isa", nargs="*", default=_core.instruction_sets())
     arguments = parser.parse_args()
     folder = ROOT / "build" / "models" / "layers4"
@@ -98,15 +103,19 @@ def main() -> None:
         make_model(folder, "0.6B", tokenizer="byte", num_hidden_layers=4, vocab_size=320)
         (folder / "complete").touch()
     models = {"mini": ROOT / "qwen3_embed/models/mini", "0.6B, 4 layers": folder}
+    settings = [
+        {"device": arguments.device, "model": name, "dtype": dtype, "isa": isa}
+        for name in models
+        for dtype in DTYPES[arguments.device]
+        for isa in (arguments.isa if arguments.device == "cpu" else arguments.isa[:1])
+    ]
     record(
         "builds",
         arguments,
         [
             result
-            for name, model in models.items()
-            for dtype in ("bfloat16", "int8")
-            for isa in arguments.isa
-            for result in compare(arguments, model, {"model": name, "dtype": dtype, "isa": isa})
+            for about in settings
+            for result in compare(arguments, models[about["model"]], about)
         ],
     )
 
