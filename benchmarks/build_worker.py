@@ -38,6 +38,7 @@ def main() -> None:
         "16 x 32": workload(model, 16, 32, 1),
         "1 x 512": workload(model, 1, 512, 1),
         "1 x 16": workload(model, 1, 16, 16),
+        "1 x 20": workload(model, 1, 20, 16),
     }
     about = {"file": qwen3_embed.__file__, "workloads": list(calls)}
     print(json.dumps(about), flush=True)
