@@ -32,8 +32,11 @@ widen_strip(int16_t *strip, const int8_t *w, size_t row_bytes, int n_rows)
 
 /* sum (6, 16) = one group of the strip times one block of the panel. */
 static inline __attribute__((always_inline)) void
-multiply_group(__m256i sum[STRIP_ROWS][2], const int16_t *strip, const int16_t *panel)
+multiply_group(__m256i to[STRIP_ROWS][2], const int16_t *strip, const int16_t *panel)
 {
+    /* Not *to: clang keeps an array in memory that its caller indexes. */
+    __m256i sum[STRIP_ROWS][2];
+
     for (int r = 0; r < STRIP_ROWS; r++) {
         sum[r][0] = _mm256_setzero_si256();
         sum[r][1] = _mm256_setzero_si256();
@@ -56,6 +59,7 @@ multiply_group(__m256i sum[STRIP_ROWS][2], const int16_t *strip, const int16_t *
             }
         }
     }
+    memcpy(to, sum, sizeof sum);
 }
 
 void

@@ -16,9 +16,13 @@
 /* sum (6, 16) += one group of the rows times one block of the panel. Asks for the same
  * group of the rows ahead_bytes further on. */
 static inline __attribute__((always_inline)) void
-add_group(__m256i sum[STRIP_ROWS][2], const int8_t *const w[STRIP_ROWS],
+add_group(__m256i to[STRIP_ROWS][2], const int8_t *const w[STRIP_ROWS],
           const uint8_t *panel, size_t ahead_bytes)
 {
+    /* Not *to: clang keeps an array in memory that its caller indexes. */
+    __m256i sum[STRIP_ROWS][2];
+
+    memcpy(sum, to, sizeof sum);
     for (int r = 0; r < STRIP_ROWS; r++) {
         _mm_prefetch((const char *)w[r] + ahead_bytes, _MM_HINT_T1);
         _mm_prefetch((const char *)w[r] + ahead_bytes + 64, _MM_HINT_T1);
@@ -39,6 +43,7 @@ add_group(__m256i sum[STRIP_ROWS][2], const int8_t *const w[STRIP_ROWS],
             }
         }
     }
+    memcpy(to, sum, sizeof sum);
 }
 
 /* y (n_rows, 16), rows ldy apart, = or += the rows times one block of the panel. A
