@@ -90,12 +90,12 @@ def run(namespace: argparse.Namespace) -> int:
         precisions=namespace.precision,
         oversamples=namespace.oversample,
         instruction=namespace.instruction,
-        split=namespace.split,
         show_progress_bar=sys.stderr.isatty(),
         adapter=namespace.adapter,
         cache=namespace.cache,
         projection=namespace.projection,
-        **model_settings(namespace),
+        # Of BEIR's judgments, instead of a model's over several GPUs.
+        **(model_settings(namespace) | {"split": namespace.split}),
     )
     print(fitted(str(choice)))
     if namespace.output is not None:
