@@ -197,6 +197,29 @@ TABLES = {
             "ratio": times("ratio"),
         },
     ),
+    "split": Table(
+        lambda: latest("split", ("what", "model")),
+        {
+            "measured": "what",
+            "model": "model",
+            "unit": "unit",
+            "on two GPUs": number("ours", 4),
+            "on one": lambda row: compact(row["one"], 4) if float(row["one"]) else "",
+            "ratio": times("ratio"),
+            "note": "note",
+        },
+    ),
+    "int8_weights_accuracy": Table(
+        lambda: latest("gpu_int8", ("what", "model"), what="1 - cos*"),
+        {
+            "dtype": lambda row: row["what"].rpartition(", ")[2],
+            "model": "model",
+            "mean 1 - cos": error("ours"),
+            "rounding alone, simulated": lambda row: (
+                error("rival")(row) if float(row["rival"]) else ""
+            ),
+        },
+    ),
     "cards": Table(
         lambda: [row for row in latest("gpu_int8", ("what", "model")) if "card of" in row["what"]],
         {
