@@ -156,9 +156,9 @@ def test_blocks_are_valid(page: str) -> None:
 
 def options() -> dict[str, set[str]]:
     """The options of each command."""
-    from qwen3_embed.cli import _parser  # what `--help` prints, without fourteen processes
+    from qwen3_embed.cli import command_parser  # what `--help` prints, without fourteen processes
 
-    (commands,) = (a.choices for a in _parser()._actions if a.dest == "command")
+    (commands,) = (a.choices for a in command_parser()._actions if a.dest == "command")
     assert commands is not None
     return {name: set(each._option_string_actions) for name, each in commands.items()}
 
