@@ -156,11 +156,12 @@ def test_blocks_are_valid(page: str) -> None:
 
 def options() -> dict[str, set[str]]:
     """The options of each command."""
-    from qwen3_embed.cli import command_parser  # what `--help` prints, without fourteen processes
+    from qwen3_embed.cli import command_parser
 
-    (commands,) = (a.choices for a in command_parser()._actions if a.dest == "command")
-    assert commands is not None
-    return {name: set(each._option_string_actions) for name, each in commands.items()}
+    return {
+        name: {option for argument in each.arguments for option in argument.option_strings}
+        for name, each in command_parser().commands.items()
+    }
 
 
 def test_commands_have_their_options() -> None:
