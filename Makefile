@@ -4,6 +4,8 @@ BUILD ?= --inplace
 PYTEST = $(PYTHON) -m pytest -n 2 --dist loadfile
 QUICK = api engine ops mini cli files server
 ASAN = engine ops api safetensors
+ARM_PRODUCTS = tests/test_int8.py::test_products_have_the_oracles_bits tests/test_int8.py::test_extreme_activations \
+	tests/test_int8.py::test_what_is_not_finite_stays_in_its_row tests/test_gguf.py::test_products_have_the_oracles_bits
 C_FILES = git ls-files '*.c' '*.h' '*.cu' '*.cuh'
 ARCHS ?= release
 files = $(foreach name,$(1),tests/test_$(name).py)
@@ -11,7 +13,7 @@ wheel_for = QWEN3_EMBED_TARGET=$(1)-linux-gnu.2.28 $(PYTHON) -m pip wheel -q --n
 		-w build/release dist/*.tar.gz && \
 	$(PYTHON) -m auditwheel repair -w dist --exclude libcublasLt.so.13 build/release/*_$(1).whl
 
-.PHONY: build quick test test-all clients lint docs docs-pages asan fuzz bench gpu wheel release
+.PHONY: build quick test test-all clients lint docs docs-pages asan arm fuzz bench gpu wheel release
 
 build:
 	$(PYTHON) setup.py -q build_ext $(BUILD)
@@ -52,6 +54,10 @@ asan:
 		$(PYTEST) -p no:cacheprovider $(call files,$(ASAN))
 	rm -f qwen3_embed/_core*.so
 	$(MAKE) build
+
+arm: build
+	QE_TEST_ARM=max $(PYTEST) $(call files,arm gemm) $(ARM_PRODUCTS)
+	QE_TEST_ARM=neoverse-n1 $(PYTEST) $(call files,arm gemm c_mutants) $(ARM_PRODUCTS)
 
 fuzz:
 	$(PYTHON) -m tests.fuzz_loader --seconds 60

@@ -10,7 +10,8 @@ FLAGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psa
 FLAGS += ["-ffp-contract=off", "-fno-math-errno"]  # the same bits from every compiler; plain sqrt
 
 # Instruction set -> its own kernels, its compiler flags. A panel of int8 has values of 1 byte,
-# to which 128 may be added, or of 2.
+# to which 128 may be added, or of 2. Columns of a row that lie together in a panel: those that
+# an instruction multiplies at once.
 BYTES = ["-DQE_INT8_BYTES=1", "-DQE_INT8_ZERO=128"]
 SIGNED_BYTES = ["-DQE_INT8_BYTES=1", "-DQE_INT8_ZERO=0"]
 WORDS = ["-DQE_INT8_BYTES=2", "-DQE_INT8_ZERO=0"]
@@ -37,10 +38,20 @@ SETS = {
         [*BF16, "-mamx-tile", "-mamx-bf16", "-mamx-int8", *SIGNED_BYTES],
     ),
 }
-IS_X86 = MACHINE in ("x86_64", "AMD64")
-KERNEL_SETS = SETS if IS_X86 else {"portable": SETS["portable"]}
+NEON_INT8 = ["int8_neon.c", "q8_0_neon.c"]
+MATRIX_COLUMNS = ["-DQE_PANEL_COLUMNS=4", "-DQE_INT8_COLUMNS=8"]
+ARM_SETS = {
+    "portable": SETS["portable"],
+    "neon_i8": (["gemm_neon.c", *NEON_INT8, *PLAIN], ["-march=armv8.2-a+dotprod", *SIGNED_BYTES]),
+    "neon_bf16": (
+        ["gemm_neon_bf16.c", *NEON_INT8, *PLAIN],
+        ["-march=armv8.2-a+bf16+i8mm", *SIGNED_BYTES, *MATRIX_COLUMNS],
+    ),
+}
+MACHINE_SETS = {"x86_64": SETS, "AMD64": SETS, "aarch64": ARM_SETS}
 COMMON_KERNELS = ["ops.c", "attention.c", "isa_table.c"]  # in every set
-PER_SET = {file for own, _ in SETS.values() for file in own} | set(COMMON_KERNELS)
+PER_SET = {file for sets in (SETS, ARM_SETS) for own, _ in sets.values() for file in own}
+PER_SET |= set(COMMON_KERNELS)
 
 
 def engine_sources() -> list[str]:
@@ -52,11 +63,15 @@ def engine_sources() -> list[str]:
     )
 
 
-def kernel_sources() -> list[tuple[str, str, list[str]]]:
-    """(instruction set, file, flags) of every file that is compiled once per set."""
+def kernel_sources(machine: str = "") -> list[tuple[str, str, list[str]]]:
+    """(instruction set, file, flags) of every file that is compiled once per set.
+
+    machine: as platform.machine() names it; "" is the build's target.
+    """
+    sets = MACHINE_SETS.get(machine or MACHINE, {"portable": SETS["portable"]})
     return [
         (name, f"csrc/cpu/{file}", [*flags, f"-DQE_ISA={name}"])
-        for name, (own, flags) in KERNEL_SETS.items()
+        for name, (own, flags) in sets.items()
         for file in [*own, *COMMON_KERNELS]
     ]
 

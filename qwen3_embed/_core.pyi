@@ -99,7 +99,7 @@ class Engine:
 
 def instruction_sets() -> list[str]:
     """CPU kernels this machine can run, best first: of amx_bf16, avx512_bf16, avx512_vnni,
-    avx512, avx_vnni, avx2, portable."""
+    avx512, avx_vnni, avx2, portable; on aarch64 of neon_bf16, neon_i8, portable."""
 
 def tensor_places(path: str, /) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
     """(dtype, shape, first byte in the file, bytes) of every tensor of a safetensors file.

@@ -16,7 +16,7 @@ from qwen3_embed.loading.gguf import Gguf, read_gguf
 from qwen3_embed.loading.gguf_model import tokenizer_json
 from qwen3_embed.loading.tensors import TensorFiles
 from tests.conftest import TEXTS, ModelMaker
-from tests.support.engines import cpu_only, embed, random_texts, relative_errors, rms
+from tests.support.engines import CORE, cpu_only, embed, random_texts, relative_errors, rms
 from tests.support.make_adapter import make_adapter
 from tests.support.make_model import qwen3_tokenizer
 from tests.support.multiply_in_c import ELSEWHERE, multiply_in_c
@@ -26,7 +26,7 @@ from tests.support.uneven import cosine_loss
 
 pytestmark = cpu_only
 
-ISAS = _core.instruction_sets()
+ISAS = CORE.instruction_sets()
 HAS_VNNI = "avx512_vnni" in ISAS
 LENGTHS = [1, 2, 15, 16, 17, 33, 64, 65, 129]
 

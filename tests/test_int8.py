@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qwen3_embed import DeviceError, Embedder, NonFiniteError, _core
+from qwen3_embed import DeviceError, Embedder, NonFiniteError
 from tests.conftest import TEXTS, ModelMaker
-from tests.support.c_build import ENGINE, build
+from tests.support.c_build import EMULATOR, ENGINE, build
 from tests.support.engines import (
+    CORE,
     TOLERANCE,
     cpu_only,
     embed,
@@ -43,7 +44,7 @@ from tests.support.uneven import cosine_loss, make_uneven
 
 pytestmark = cpu_only
 
-ISAS = _core.instruction_sets()
+ISAS = CORE.instruction_sets()
 SHAPES = ["tiny64", "tiny128", "odd64", "odd128"]
 LENGTHS = [1, 2, 15, 16, 17, 33, 64, 65, 129]
 SHORT_LENGTHS = [*range(2, 18)]
@@ -129,7 +130,9 @@ def rounded_in_c(folder: Path, config: dict[str, Any]) -> list[Any]:
     names = ["hidden_size", "intermediate_size", "n_layers", "n_heads", "n_kv_heads", "head_dim"]
     sizes = [str(config[name]) for name in [*names, "vocab_size"]]
     paths = [str(path) for path in sorted(folder.glob("*.safetensors"))]
-    done = subprocess.run([str(program), *sizes, *paths], capture_output=True, check=True)
+    done = subprocess.run(
+        [*EMULATOR, str(program), *sizes, *paths], capture_output=True, check=True
+    )
     hidden, inter, layers, heads, kv_heads, dim = (config[name] for name in names)
     shapes = [(heads * dim, hidden), *[(kv_heads * dim, hidden)] * 2, (hidden, heads * dim)]
     shapes += [(inter, hidden), (inter, hidden), (hidden, inter)]

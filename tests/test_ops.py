@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from qwen3_embed import _core
 from tests.conftest import ModelMaker
 from tests.support.engines import (
+    CORE,
     TOLERANCE,
     embed,
     open_engine,
@@ -37,7 +37,7 @@ from tests.support.engines import (
 from tests.support.make_model import YARN
 from tests.support.reference import Floats, Reference
 
-ISAS = _core.instruction_sets()
+ISAS = CORE.instruction_sets()
 SHAPES = ["tiny64", "tiny128", "odd64", "odd128"]
 LENGTHS = [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 300]
 SHORT_LENGTHS = [*range(2, 18)] * 2

@@ -368,7 +368,8 @@ forward(struct qe_backend *backend, const struct qe_batch *batch, struct qe_erro
                        "batch: %d tokens in %d sequences, expected at most %d in %d",
                        batch->n_tokens, batch->n_seqs, ws->max_tokens, ws->max_seqs);
     }
-    set_rows(p, qe_layout_fill(ws, batch, (size_t)c->n_kv_heads * c->head_dim));
+    set_rows(p, qe_layout_fill(ws, batch, (size_t)c->n_kv_heads * c->head_dim,
+                               cpu->isa->panel_columns));
     p->has_copies = has_copies(p);
     p->int8 = qe_int8_weights_find(&cpu->int8, batch->weights);
     qe_workspace_rope(ws, c, batch->max_seqlen);

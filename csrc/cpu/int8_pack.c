@@ -5,10 +5,10 @@
 #include "int8_scales.h"
 #include "vec.h"
 
-#define QUAD_VALUES (4 / QE_INT8_BYTES) /* in 32 bits, the element of a panel */
-
-#if QE_INT8_BYTES == 1
+#if QE_INT8_ZERO > 0
 typedef uint8_t panel_value;
+#elif QE_INT8_BYTES == 1
+typedef int8_t panel_value;
 #else
 typedef int16_t panel_value;
 #endif
@@ -58,9 +58,9 @@ ISA(qe_pack_int8)(void *panel, float *scales, const void *x, size_t row_bytes,
                 scales[r] = 0.0f;
                 memset(values, 0, sizeof values);
             }
-            for (int i = 0; i < QE_GROUP; i += QUAD_VALUES) {
-                memcpy(group + (size_t)i * QE_PANEL_ROWS + r * QUAD_VALUES, values + i,
-                       4);
+            for (int i = 0; i < QE_GROUP; i += QE_INT8_COLUMNS) {
+                memcpy(group + (size_t)i * QE_PANEL_ROWS + r * QE_INT8_COLUMNS,
+                       values + i, QE_INT8_COLUMNS * sizeof *values);
             }
         }
         scales += QE_PANEL_ROWS;

@@ -9,6 +9,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 #if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -122,6 +126,27 @@ has_amx_bf16(void)
            may_use_tiles();
 }
 
+#elif defined(__aarch64__)
+
+extern const struct qe_isa qe_isa_neon_bf16, qe_isa_neon_i8;
+
+/* The dot products of bytes: Neoverse N1, Cortex-A76, Apple M1, and what came later. */
+static bool
+has_neon_i8(void)
+{
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+}
+
+/* The matrix products of bf16 and of bytes, which one processor has both of or neither:
+ * Neoverse V1, N2, V2, Apple M2, and what came later. */
+static bool
+has_neon_bf16(void)
+{
+    const unsigned long both = HWCAP2_BF16 | HWCAP2_I8MM;
+
+    return has_neon_i8() && (getauxval(AT_HWCAP2) & both) == both;
+}
+
 #endif
 
 /* Fills sets, best first; returns how many. */
@@ -148,6 +173,13 @@ list_sets(const struct qe_isa *sets[QE_MAX_SETS])
     }
     if (has_avx2()) {
         sets[n++] = &qe_isa_avx2;
+    }
+#elif defined(__aarch64__)
+    if (has_neon_bf16()) {
+        sets[n++] = &qe_isa_neon_bf16;
+    }
+    if (has_neon_i8()) {
+        sets[n++] = &qe_isa_neon_i8;
     }
 #endif
     sets[n++] = &qe_isa_portable;

@@ -2,12 +2,13 @@
  *
  * Every matrix product here has one form, Y = X W^T, in two steps. pack() regroups
  * some rows of one operand into a panel; multiply() runs rows of the other, as they
- * lie, against it. The layout of a panel is the same for every instruction set and is
- * what AMX calls VNNI:
+ * lie, against it. A few columns of a row lie together, the P that the instruction
+ * multiplies at once, panel_columns:
  *
- *     panel  (rows / 16, k / 2, 16, 2) bf16
+ *     panel  (rows / 16, k / P, 16, P) bf16
  *
- * so element (row r, column c) lies at [r / 16][c / 2][r % 16][c % 2].
+ * so element (row r, column c) lies at [r / 16][c / P][r % 16][c % P]. With P = 2 this
+ * is what AMX calls VNNI.
  *
  * The canonical sum: each element of a product is one chain over k, in order, from 0
  * (or from what the output holds), whatever the number of rows, blocks and threads, and
@@ -56,19 +57,20 @@ struct qe_int8_panel {
 };
 
 struct qe_isa {
-    const char *name; /* as in QWEN3_EMBED_ISA                                    */
-    int max_task_m;   /* rows of X whose panel stays in the L2 cache: 256 or 512 */
-    int int8_bytes;   /* of a value in an int8 panel                              */
-    int int8_zero;    /* added to each value there: 128 where they are unsigned   */
+    const char *name;  /* as in QWEN3_EMBED_ISA                                    */
+    int max_task_m;    /* rows of X whose panel stays in the L2 cache: 256 or 512 */
+    int panel_columns; /* of a row that lie together in a panel of bf16: 2 or 4   */
+    int int8_bytes;    /* of a value in an int8 panel                             */
+    int int8_zero;     /* added to each value there: 128 where they are unsigned   */
 
-    /* panel (ceil(n_rows/16), k_padded/2, 16, 2) <- w (n_rows, n_k), rows row_bytes
+    /* panel (ceil(n_rows/16), k_padded/P, 16, P) <- w (n_rows, n_k), rows row_bytes
      * apart at any alignment. Rows past n_rows and columns past n_k become zero;
      * k_padded is a multiple of QE_K_STEP. */
     void (*pack)(qe_bf16 *panel, const void *w, size_t row_bytes, int n_rows, int n_k,
                  int k_padded);
 
     /* y (m, n), rows ldy floats apart, = (or +=, if accumulate) x (m, k) bf16 at any
-     * alignment, rows ldx elements apart, times panel (ceil(n/16), k/2, 16, 2), blocks
+     * alignment, rows ldx elements apart, times panel (ceil(n/16), k/P, 16, P), blocks
      * block_stride elements apart; k a multiple of QE_K_STEP. Columns of y from n to
      * the next multiple of 16 may be overwritten. */
     void (*multiply)(float *y, size_t ldy, const void *x, size_t ldx, int m,
@@ -79,7 +81,7 @@ struct qe_isa {
      * QE_GROUP columns. With s the group's largest magnitude over 127, and its values
      * divided by s and rounded to nearest, ties to even:
      *   scales (k_padded / QE_GROUP, 16)  s; 0 where it is below 2^-100 / 127
-     *   values (k_padded / 4, 16, 4) bytes, or (k_padded / 2, 16, 2) int16
+     *   values (k_padded / C, 16, C), C being 4 or 8 for bytes and 2 for int16
      * k_padded is a multiple of QE_GROUP. NaN and infinity make NaN of the group. */
     void (*pack_int8)(void *values, float *scales, const void *x, size_t row_bytes,
                       int n_rows, int n_k, int k_padded);

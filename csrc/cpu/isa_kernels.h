@@ -5,6 +5,14 @@
 
 #include "isa.h"
 
+/* Columns of a row that lie together in a panel of bf16, and of int8. */
+#ifndef QE_PANEL_COLUMNS
+#define QE_PANEL_COLUMNS 2
+#endif
+#ifndef QE_INT8_COLUMNS
+#define QE_INT8_COLUMNS (4 / QE_INT8_BYTES)
+#endif
+
 void ISA(qe_pack)(qe_bf16 *panel, const void *w, size_t row_bytes, int n_rows, int n_k,
                   int k_padded);
 

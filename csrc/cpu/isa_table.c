@@ -11,6 +11,7 @@ const struct qe_isa ISA(qe_isa) = {
     .pack = ISA(qe_pack),
     .multiply = ISA(qe_multiply),
     .max_task_m = 256,
+    .panel_columns = QE_PANEL_COLUMNS,
     .int8_bytes = QE_INT8_BYTES,
     .int8_zero = QE_INT8_ZERO,
     .pack_int8 = ISA(qe_pack_int8),

@@ -6,7 +6,8 @@
 #include "ops.h"
 
 int
-qe_layout_fill(struct qe_workspace *ws, const struct qe_batch *batch, size_t kv_width)
+qe_layout_fill(struct qe_workspace *ws, const struct qe_batch *batch, size_t kv_width,
+               int panel_columns)
 {
     size_t offset = 0;
     int row = 0;
@@ -14,7 +15,7 @@ qe_layout_fill(struct qe_workspace *ws, const struct qe_batch *batch, size_t kv_
     for (int s = 0; s < batch->n_seqs; s++) {
         const struct qe_seq *seq = &batch->seqs[s];
         int n_prefix = seq->prefix < 0 ? 0 : batch->seqs[seq->prefix].n_tokens;
-        ws->spans[s] = qe_kv_span(n_prefix, seq->n_tokens);
+        ws->spans[s] = qe_kv_span(n_prefix, seq->n_tokens, panel_columns);
         ws->spans[s].offset = offset;
         offset += (size_t)ws->spans[s].n_stored * kv_width;
         for (int i = 0; i < seq->n_tokens; i++, row++) {

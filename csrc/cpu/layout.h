@@ -6,10 +6,11 @@
 #include "../backend.h"
 #include "workspace.h"
 
-/* Fills row_seq, row_position and spans. kv_width is NKV * HS. Returns the number of
+/* Fills row_seq, row_position and spans. kv_width is NKV * HS;
+ * panel_columns is the instruction set's. Returns the number of
  * rows. */
 int qe_layout_fill(struct qe_workspace *ws, const struct qe_batch *batch,
-                   size_t kv_width);
+                   size_t kv_width, int panel_columns);
 
 /* Moves the last token of each sequence that has an output to the front of h and x:
  * after the last layer's keys are stored, no other rows are needed. Returns their

@@ -14,8 +14,9 @@ pack_block(qe_bf16 *panel, const unsigned char *w, size_t row_bytes, int n_rows,
     for (int i = 0; i < n_rows; i++) {
         qe_bf16 row[32] = {0};
         memcpy(row, w + (size_t)i * row_bytes, (size_t)n_columns * sizeof *row);
-        for (int p = 0; p < 16; p++) {
-            memcpy(panel + 32 * p + 2 * i, row + 2 * p, 2 * sizeof *row);
+        for (int c = 0; c < 32; c += QE_PANEL_COLUMNS) {
+            memcpy(panel + QE_PANEL_ROWS * c + QE_PANEL_COLUMNS * i, row + c,
+                   QE_PANEL_COLUMNS * sizeof *row);
         }
     }
 }

@@ -33,6 +33,7 @@ struct loop {
  * cycle; on some processors the bf16 products have a longer latency. */
 #define N_SUMS 12
 #define N_BF16_SUMS 24
+#define N_NEON_SUMS 24 /* of 128 bits: four pipes, six cycles */
 
 typedef float quad __attribute__((vector_size(16)));
 
@@ -235,6 +236,68 @@ run_amx_int8(void)
     _tile_release();
 }
 
+#elif defined(__aarch64__)
+
+/* The instructions are in assembly, because not every clang knows their intrinsics
+ * where only a function has the target. */
+#if defined(__clang__)
+#define TARGET(extension) target(extension)
+#else
+#define TARGET(extension) target("arch=armv8.2-a+" extension)
+#endif
+
+static void
+run_neon(void)
+{
+    quad sum[N_NEON_SUMS] = {{0}}, a = {0};
+
+    for (int i = 0; i < N_STEPS; i++) {
+#pragma GCC unroll 24
+        for (int j = 0; j < N_NEON_SUMS; j++) {
+            __asm__ volatile("fmla %0.4s, %1.4s, %1.4s" : "+w"(sum[j]) : "w"(a));
+        }
+    }
+}
+
+__attribute__((TARGET("bf16"))) static void
+run_bfmmla(void)
+{
+    quad sum[N_NEON_SUMS] = {{0}}, a = {0};
+
+    for (int i = 0; i < N_STEPS; i++) {
+#pragma GCC unroll 24
+        for (int j = 0; j < N_NEON_SUMS; j++) {
+            __asm__ volatile("bfmmla %0.4s, %1.8h, %1.8h" : "+w"(sum[j]) : "w"(a));
+        }
+    }
+}
+
+__attribute__((TARGET("dotprod"))) static void
+run_sdot(void)
+{
+    quad sum[N_NEON_SUMS] = {{0}}, a = {0};
+
+    for (int i = 0; i < N_STEPS; i++) {
+#pragma GCC unroll 24
+        for (int j = 0; j < N_NEON_SUMS; j++) {
+            __asm__ volatile("sdot %0.4s, %1.16b, %1.16b" : "+w"(sum[j]) : "w"(a));
+        }
+    }
+}
+
+__attribute__((TARGET("i8mm"))) static void
+run_smmla(void)
+{
+    quad sum[N_NEON_SUMS] = {{0}}, a = {0};
+
+    for (int i = 0; i < N_STEPS; i++) {
+#pragma GCC unroll 24
+        for (int j = 0; j < N_NEON_SUMS; j++) {
+            __asm__ volatile("smmla %0.4s, %1.16b, %1.16b" : "+w"(sum[j]) : "w"(a));
+        }
+    }
+}
+
 #endif
 
 static const struct loop loops[] = {
@@ -245,6 +308,9 @@ static const struct loop loops[] = {
     {"avx512", N_STEPS * 32.0 * N_SUMS, run_avx512},
     {"avx_vnni", N_STEPS * 16.0 * N_SUMS, run_avx2},
     {"avx2", N_STEPS * 16.0 * N_SUMS, run_avx2},
+#elif defined(__aarch64__)
+    {"neon_bf16", N_STEPS * 32.0 * N_NEON_SUMS, run_bfmmla},
+    {"neon_i8", N_STEPS * 8.0 * N_NEON_SUMS, run_neon},
 #endif
     {"portable", N_STEPS * 8.0 * N_SUMS, run_portable},
 };
@@ -258,6 +324,9 @@ static const struct loop int8_loops[] = {
     {"avx512", N_STEPS * 32.0 * N_SUMS, run_words_avx2},
     {"avx_vnni", N_STEPS * 64.0 * N_SUMS, run_avx_vnni},
     {"avx2", N_STEPS * 32.0 * N_SUMS, run_words_avx2},
+#elif defined(__aarch64__)
+    {"neon_bf16", N_STEPS * 64.0 * N_NEON_SUMS, run_smmla},
+    {"neon_i8", N_STEPS * 32.0 * N_NEON_SUMS, run_sdot},
 #endif
     {"portable", N_STEPS * 8.0 * N_SUMS, run_portable},
 };

@@ -191,7 +191,9 @@ run(const struct data *d, const struct qe_isa *isa, int n_threads, int first, in
 
 /* A chain of k fused additions in fp32 errs by at most 2^-24 of each partial sum, and
  * each of those is at most the sum of |x w|. The factor 1.1 covers second order and the
- * additions of AMX, two more for every 32. */
+ * additions of AMX, two more for every 32. BFMMLA rounds to odd, which errs twice as
+ * much, but adds to the sum half as often; its sums of two products are the two more.
+ */
 static double
 chain_error(const struct data *d, int matrix, size_t at)
 {

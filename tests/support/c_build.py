@@ -3,7 +3,8 @@
 program = build("parse_safetensors", ["tests/c/parse_safetensors.c", *LOADER], sanitize=ASAN)
 
 All tests use the objects that `PLAIN` flags give, so that the engine is compiled once, and what a
-sanitizer watches once more.
+sanitizer watches once more. With QE_TEST_ARM=max, or another of qemu's processors, programs are
+compiled for aarch64, and EMULATOR runs them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from csrc.sources import engine_sources, kernel_sources
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "tests"
+
+ARM = os.environ.get("QE_TEST_ARM", "")
+COMPILER = "aarch64-linux-gnu-gcc" if ARM else "gcc"
+EMULATOR = ("qemu-aarch64-static", "-cpu", ARM) if ARM else ()  # before a program's path
 
 # A source, relative to the repository, or one with flags of its own.
 Source = str | tuple[str, tuple[str, ...]]
@@ -40,7 +45,10 @@ LOADER: tuple[Source, ...] = (
 # The whole engine, without Python.
 ENGINE: tuple[Source, ...] = (
     *((source, ("-Wno-psabi",)) for source in engine_sources()),
-    *((source, (*flags, "-Wno-psabi")) for _, source, flags in kernel_sources()),
+    *(
+        (source, (*flags, "-Wno-psabi"))
+        for _, source, flags in kernel_sources("aarch64" if ARM else "")
+    ),
 )
 
 # What a test of faults links beside its own file, and with which options.
@@ -62,8 +70,8 @@ TSAN = "thread"
 
 WARNINGS = ("-std=c11", "-Wall", "-Wextra", "-Werror")
 
-# Objects with these serve programs and the extension modules of test_c_mutants.py.
-PLAIN = ("-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno")
+# Little to compile; where programs are emulated, little to run.
+PLAIN = ("-O2" if ARM else "-O1", "-g1", "-ffp-contract=off", "-fno-math-errno")
 
 
 def _run(command: Sequence[str]) -> str:
@@ -110,7 +118,7 @@ def _runs_here(source: Source) -> bool:
     return own in ([], [f"-DQE_ISA={chosen}"])
 
 
-def compile_object(source: Source, flags: Sequence[str] = PLAIN, compiler: str = "gcc") -> str:
+def compile_object(source: Source, flags: Sequence[str] = PLAIN, compiler: str = COMPILER) -> str:
     """The object of one source; the same arguments and content give the same file."""
     path, own = (source, ()) if isinstance(source, str) else source
     parts = [_surroundings(compiler), (ROOT / path).read_text()]
@@ -123,7 +131,7 @@ def compile_objects(
     flags: Sequence[str] = PLAIN,
     *,
     sanitize: str = "",
-    compiler: str = "gcc",
+    compiler: str = COMPILER,
 ) -> list[str]:
     """The objects of sources, in order; `sanitize` watches those that run on this machine."""
 
@@ -137,7 +145,8 @@ def compile_objects(
 
 def link_objects(name: str, objects: Sequence[str], flags: Sequence[str], compiler: str) -> Path:
     """The program or library of these objects."""
-    return _made(name, [], [compiler, *objects, *flags, "-lm", "-pthread"])
+    static = ["-static"] if ARM else []
+    return _made(name, [], [compiler, *objects, *flags, *static, "-lm", "-pthread"])
 
 
 def build(
@@ -145,7 +154,7 @@ def build(
     sources: Sequence[Source],
     *,
     sanitize: str = "",
-    compiler: str = "gcc",
+    compiler: str = COMPILER,
     flags: Sequence[str] = PLAIN,
     link: Sequence[str] = (),
 ) -> Path:
@@ -160,7 +169,7 @@ def build(
     sanitize
         A value of ``-fsanitize=``: `ASAN`, `TSAN`, or none.
     compiler
-        ``"gcc"`` or ``"clang"``.
+        ``"gcc"``, ``"clang"`` or a cross compiler.
     flags
         For every source, and for linking.
     link

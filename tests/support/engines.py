@@ -14,6 +14,8 @@ import pytest
 
 from qwen3_embed import _core
 from qwen3_embed.loading.device import CUDA_PATHS
+from tests.support.c_build import ARM
+from tests.support.engine_in_c import CoreInC, build_engine
 from tests.support.reference import CudaReference, Floats, Reference, rope_frequencies
 
 # Where the tests' engines compute: QE_TEST_DEVICE=cuda runs the same files on a GPU.
@@ -21,6 +23,9 @@ DEVICE = os.environ.get("QE_TEST_DEVICE", "cpu")
 OPENED_ON = "cpu" if DEVICE == "cpu" else "cuda:0"  # by device="auto"
 Rounding = Reference if DEVICE == "cpu" else CudaReference  # with round_to="bf16": as DEVICE does
 cpu_only = pytest.mark.skipif(DEVICE != "cpu", reason="of the CPU engine")
+
+# The engine under test: on another processor, a program that is emulated.
+CORE: Any = CoreInC(build_engine()) if ARM else _core
 
 TOLERANCE = 1.5  # of D: test_ops.py derives it
 
@@ -47,7 +52,7 @@ def engine_config(folder: Path) -> dict[str, Any]:
 
 
 def open_engine(
-    folder: Path, isa: str | None = None, core: Any = _core, **options: Any
+    folder: Path, isa: str | None = None, core: Any = CORE, **options: Any
 ) -> _core.Engine:
     """An engine on DEVICE; `isa` forces an instruction set of the CPU's, `core` is another
     build's."""

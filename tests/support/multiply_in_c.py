@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from csrc.sources import AVX512, BYTES, SETS
-from tests.support.c_build import ENGINE, Source, build
+from tests.support.c_build import EMULATOR, ENGINE, Source, build
 from tests.support.reference import Floats
 
 # Sets of other processors, whose kernels for int8 or Q8_0 also run on one with AVX-512-VNNI:
@@ -39,6 +39,6 @@ def multiply_in_c(
     given = np.array([m, n, k], "<i4").tobytes() + (x.view(np.uint32) >> 16).astype("<u2").tobytes()
     given += w.tobytes() + (b"" if scales is None else scales.astype("<f4").tobytes())
     kind = "q8_0" if scales is None else "int8"
-    command = [str(program(isa if forced else None)), isa, str(n_threads), kind]
+    command = [*EMULATOR, str(program(isa if forced else None)), isa, str(n_threads), kind]
     done = subprocess.run(command, input=given, capture_output=True, check=True)
     return np.frombuffer(done.stdout, "<f4").reshape(m, n)
