@@ -70,8 +70,8 @@ class EngineInC:
 
     @property
     def info(self) -> dict[str, str]:
-        one = np.array([0, 1], np.int32)
-        return {"kernels": self._run(one[:1], one, 1, True)[0]}
+        two = np.array([0, 2], np.int32)  # one text of two tokens
+        return {"kernels": self._run(two * 0, two, 1, True)[0]}
 
     def rows(self, n: int, dim: int) -> Floats:
         return np.full((n, dim), np.nan, np.float32)
