@@ -5,7 +5,7 @@ python -m benchmarks.instructions [--csv]
 They are counted one by one in qemu's log: of the matrix products alone, that is of the files
 gemm_*, int8_* and q8_0_* of the set, without packing and epilogues, and of the whole pass. Both are
 the difference between a text of 17 tokens and one of a single token, opening included in each. No
-time is measured: only a processor can tell how long an instruction takes.
+time is measured: only a processor can tell how long an instruction takes. The logs take 20 minutes.
 """
 
 from __future__ import annotations
