@@ -44,9 +44,9 @@ class Stored:
 
 def effect(domain: DomainMap, power: float, queries: Any, documents: Any) -> Any:
     """nDCG@10 of each query with the map, kept or not."""
-    from qwen3_embed.retrieval.whitening import apply_matrix, fit_matrix
+    from qwen3_embed.retrieval.whitening import FixedMatrix, apply_matrix, fit_matrix
 
-    matrix = fit_matrix(domain.moments, power).astype(np.float32)
+    matrix = FixedMatrix.of(fit_matrix(domain.moments, power))
     mapped = [
         apply_matrix(rows, matrix, rows.shape[1], normalize=True) for rows in (queries, documents)
     ]

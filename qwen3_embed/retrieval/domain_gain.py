@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..evaluation.bootstrap import Bootstrap
-from .whitening import N_COMPONENTS, Matrix, Moments, Rows, apply_matrix, fit_components, fit_matrix
+from .whitening import (
+    N_COMPONENTS,
+    FixedMatrix,
+    Matrix,
+    Moments,
+    Rows,
+    apply_matrix,
+    fit_components,
+    fit_matrix,
+)
 
 __all__ = ["Found", "measure"]
 
@@ -157,7 +166,7 @@ class _Pairs(NamedTuple):
         self, fold: npt.NDArray[np.bool_], matrix: Matrix | None, dim: int
     ) -> npt.NDArray[np.float64]:
         """Of the fold's queries among all documents; ties count against the right one."""
-        narrow = None if matrix is None else matrix.astype(np.float32)
+        narrow = None if matrix is None else FixedMatrix.of(matrix)
         queries = apply_matrix(self.queries[fold], narrow, dim, normalize=True)
         documents = apply_matrix(self.documents, narrow, dim, normalize=True)
         scores = queries @ documents.T

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ..errors import ModelFileError
 from ..loading.tensors import TensorFiles, write_tensors
 from .domain_gain import measure
-from .whitening import N_COMPONENTS, Moments, Rows, apply_matrix
+from .whitening import N_COMPONENTS, FixedMatrix, Moments, Rows, apply_matrix
 
 __all__ = ["DomainMap", "fit_domain", "open_projection"]
 
@@ -157,8 +157,7 @@ class DomainMap:
         self.queries = queries
         self.documents = documents
         self.held_out = held_out
-        self.matrix = _read_only(matrix)
-        self.components = _read_only(components)
+        self._keep(matrix, components)
         self.report = report
 
     @property
@@ -210,7 +209,7 @@ class DomainMap:
         found = measure(
             self.moments, self.queries, self.documents, self.power, held_out=self.held_out
         )
-        self.matrix, self.components = _read_only(found.matrix), _read_only(found.components)
+        self._keep(found.matrix, found.components)
         self.report = found.report
 
     def _add_pairs(self, queries: Rows, documents: Rows) -> None:
@@ -274,16 +273,24 @@ class DomainMap:
         mapped = apply_matrix(wide, self.matrix_for(kept), kept, normalize=normalize)
         return mapped if given.ndim == 2 else mapped[0]
 
-    def matrix_for(self, dim: int) -> Rows | None:
+    def matrix_for(self, dim: int) -> FixedMatrix | None:
         """The matrix that makes vectors of `dim`, (self.dim, at least dim); None: identity."""
         if dim <= N_COMPONENTS and self.components is not None:
-            return self.components
-        return self.matrix
+            return self._fixed_components
+        return self._fixed_matrix
+
+    def _keep(self, matrix: npt.ArrayLike | None, components: npt.ArrayLike | None) -> None:
+        self.matrix = _read_only(matrix)
+        self.components = _read_only(components)
+        self._fixed_matrix = None if self.matrix is None else FixedMatrix.of(self.matrix)
+        self._fixed_components = (
+            None if self.components is None else FixedMatrix.of(self.components)
+        )
 
     @property
     def sha256(self) -> str:
         """SHA-256 in hex of what changes vectors; equal for equal maps."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(b"fixed point")  # how it is applied
         for matrix in (self.matrix, self.components):
             digest.update(b"none" if matrix is None else matrix.tobytes())
         return digest.hexdigest()
