@@ -127,6 +127,7 @@ def test_rerank_on_the_same_terms(notes: str, capsys: Capture, monkeypatch: Any)
     assert main(["search", notes, "eggs", "--rerank", "r", *terms]) == 1
     assert given == {
         "device": "cpu",
+        "split": None,
         "dtype": "bfloat16",
         "embedding": "auto",
         "num_threads": 1,
