@@ -107,7 +107,8 @@ class ModelScopeSnapshot:
         self.folder = folder
 
     def _download(self, **options: Any) -> Path:
-        cache = self._options.cache_dir
+        named = self._options.cache_dir
+        cache = None if named is None else Path(named)
         return Path(self._api.download_repo(self._name, "model", cache_dir=cache, **options))
 
     def _checked(self, file: FileInfo) -> FileInfo:
