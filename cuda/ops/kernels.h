@@ -174,7 +174,7 @@ cudaError_t launch_gemm_rows(void *y, const bf16 *x, const bf16 *w, int m, int n
 cudaError_t gemm_stream_init(void);
 
 /* The same sums for at most GEMM_STREAM_MAX_ROWS rows; k a multiple of
- * GEMM_STREAM_BLOCK_K, n of 16. */
+ * GEMM_STREAM_K, n of 16. */
 cudaError_t launch_gemm_stream(void *y, const bf16 *x, const bf16 *w, int m, int n,
                                int k, size_t ldx, size_t ldy,
                                enum product_output output, struct stream stream);
@@ -185,7 +185,7 @@ cudaError_t launch_gemm_stream(void *y, const bf16 *x, const bf16 *w, int m, int
 cudaError_t gemm_stream_int8_init(void);
 
 /* The sums of launch_expand_int8()'s bf16, for any m; k a multiple of
- * GEMM_STREAM_BLOCK_K, n of 16. */
+ * GEMM_STREAM_K, n of 16. */
 cudaError_t launch_gemm_stream_int8(void *y, const bf16 *x, struct operand w, int m,
                                     int n, int k, size_t ldx, size_t ldy,
                                     enum product_output output, struct stream stream);
