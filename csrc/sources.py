@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from csrc.target import MACHINE
+from csrc.target import MACHINE, TARGET
 
 HERE = Path(__file__).parent
 
@@ -38,14 +38,15 @@ SETS = {
         [*BF16, "-mamx-tile", "-mamx-bf16", "-mamx-int8", *SIGNED_BYTES],
     ),
 }
+ARMV8_2 = "-mcpu=generic+v8_2a" if TARGET else "-march=armv8.2-a"  # zig has its own names
 NEON_INT8 = ["int8_neon.c", "q8_0_neon.c"]
 MATRIX_COLUMNS = ["-DQE_PANEL_COLUMNS=4", "-DQE_INT8_COLUMNS=8"]
 ARM_SETS = {
     "portable": SETS["portable"],
-    "neon_i8": (["gemm_neon.c", *NEON_INT8, *PLAIN], ["-march=armv8.2-a+dotprod", *SIGNED_BYTES]),
+    "neon_i8": (["gemm_neon.c", *NEON_INT8, *PLAIN], [f"{ARMV8_2}+dotprod", *SIGNED_BYTES]),
     "neon_bf16": (
         ["gemm_neon_bf16.c", *NEON_INT8, *PLAIN],
-        ["-march=armv8.2-a+bf16+i8mm", *SIGNED_BYTES, *MATRIX_COLUMNS],
+        [f"{ARMV8_2}+bf16+i8mm", *SIGNED_BYTES, *MATRIX_COLUMNS],
     ),
 }
 MACHINE_SETS = {"x86_64": SETS, "AMD64": SETS, "aarch64": ARM_SETS}
