@@ -80,7 +80,7 @@ def best_seconds(ranker: Reranker, documents: list[str], n_rounds: int) -> dict[
         tokens = change(batch.tokens, batch.cu_seqlens)
         rows, job = ranker.submit_tokens(tokens, batch.cu_seqlens, normalize=False, waits=True)
         job.wait()
-        ranker.scores_of(rows)
+        ranker.logits_of(rows)
 
     best = dict.fromkeys(ways, np.inf)
     for _ in range(n_rounds):

@@ -155,8 +155,9 @@ class Reranker(Model):
             single, items = True, [cast("tuple[str, str]", pairs)]
         else:
             single, items = False, _list_pairs(pairs)
-        instruction, tensors = _resolve(instruction, others)
-        scores = self._score(items, instruction, activation, show_progress_bar, on_long)
+        instruction, tensors = _resolve(instruction, activation, others)
+        logits = self._score(items, instruction, show_progress_bar, on_long)
+        scores = logits if activation is None else sigmoid(logits)
         if tensors:
             found = to_tensor(scores)
             return found[0] if single else found if tensors == "one" else list(found)
@@ -193,7 +194,8 @@ class Reranker(Model):
         -------
         list of dict
             {"corpus_id": number of the document, "score": float(, "text": str)}, as in
-            sentence-transformers; equal scores in the documents' order.
+            sentence-transformers. Ordered by logits, which still differ where the sigmoid is 1 in
+            float32; equal logits in the documents' order.
 
         Raises
         ------
@@ -211,35 +213,31 @@ class Reranker(Model):
             raise ValueError(f"top_k={top_k!r}, expected a positive int or None")
         texts = list_texts(documents, "documents")
         pairs = [(query, text) for text in texts]
-        instruction, _ = _resolve(instruction, others)
-        scores = self._score(pairs, instruction, activation, show_progress_bar, on_long)
-        order = np.argsort(-scores, kind="stable")[:top_k]
+        instruction, _ = _resolve(instruction, activation, others)
+        logits = self._score(pairs, instruction, show_progress_bar, on_long)
+        scores = logits if activation is None else sigmoid(logits)
         ranked: list[dict[str, Any]] = []
-        for i in order.tolist():
+        for i in best_first(logits)[:top_k]:
             entry: dict[str, Any] = {"corpus_id": i, "score": float(scores[i])}
             ranked.append(entry | {"text": texts[i]} if return_documents else entry)
         return ranked
 
-    def scores_of(
-        self, rows: npt.NDArray[np.float32], *, activation: Activation = "sigmoid"
-    ) -> npt.NDArray[np.float32]:
-        """Scores of the rows of `submit_tokens(..., normalize=False)`, for servers.
+    def logits_of(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits of the rows of `submit_tokens(..., normalize=False)`, for servers.
 
         Parameters
         ----------
         rows : ndarray
             (n, dim) float32: of pairs that were tokenised as `body_of` gives them.
-        activation : {"sigmoid", None}
 
         Returns
         -------
         ndarray
-            (n,) float32, as `predict`.
+            (n,) float32, as `predict` with activation=None.
         """
         head = self._weights.head
         assert head is not None
-        logits = logits_of(rows, head)
-        return logits if activation is None else _sigmoid(logits)
+        return logits_of(rows, head)
 
     def body_of(self, query: str, document: str, *, instruction: str | None = None) -> str:
         """The text of a pair between the tokens that the tokenizer puts around every one.
@@ -293,15 +291,12 @@ class Reranker(Model):
         self,
         pairs: list[tuple[str, str]],
         instruction: str | None,
-        activation: Activation,
         show_progress_bar: bool | None,
         on_long: str,
     ) -> npt.NDArray[np.float32]:
-        """(n,) scores; to be called by a public method, whose caller gets the warning."""
+        """(n,) logits; to be called by a public method, whose caller gets the warning."""
         if instruction is not None and not isinstance(instruction, str):
             raise TypeError(f"instruction is {type(instruction).__name__}, expected str")
-        if activation not in ("sigmoid", None):
-            raise ValueError(f"activation={activation!r}, expected 'sigmoid' or None")
         weights = self._weights
         assert weights.head is not None
         request = Request.of({"normalize": False}, self.dim, stacklevel=3, adapter=weights.number)
@@ -320,18 +315,29 @@ class Reranker(Model):
             finally:
                 pipeline.cancel()
         report.warn(stacklevel=3)
-        return logits if activation is None else _sigmoid(logits)
+        return logits
 
 
-def _sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def best_first(logits: npt.NDArray[np.float32]) -> list[int]:
+    """Numbers of the documents, the best first; equal logits in the documents' order."""
+    order: list[int] = np.argsort(-logits, kind="stable").tolist()
+    return order
+
+
+def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(n,) float32: the probabilities of yes."""
     # Beyond 80 the sigmoid is 0 or 1 in float32, and exp stays finite.
     bounded = np.clip(logits.astype(np.float64), -80, 80)
     result: npt.NDArray[np.float32] = (1.0 / (1.0 + np.exp(-bounded))).astype(np.float32)
     return result
 
 
-def _resolve(instruction: str | None, others: CrossEncoderOptions) -> tuple[str | None, Tensors]:
+def _resolve(
+    instruction: str | None, activation: Activation, others: CrossEncoderOptions
+) -> tuple[str | None, Tensors]:
     """The instruction of a call, and the kind of tensors that it returns."""
+    if activation not in ("sigmoid", None):
+        raise ValueError(f"activation={activation!r}, expected 'sigmoid' or None")
     for name in others:
         if name not in CrossEncoderOptions.__annotations__:
             raise TypeError(f"unexpected keyword argument {name!r}")

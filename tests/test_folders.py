@@ -91,6 +91,7 @@ def adapted(base: Path, folder: Path, **changes: Any) -> Path:
     """The folder of a PEFT adapter of `base` whose change is about as large as the weights."""
     from transformers import AutoModel
 
+    torch.manual_seed(4)  # of lora_A
     model = peft.get_peft_model(
         AutoModel.from_pretrained(base, dtype=torch.float32), peft.LoraConfig(**LORA | changes)
     )
@@ -286,6 +287,7 @@ def adapter_alone_of_sentence_transformers(folder: Path, base: Path) -> tuple[Pa
         prompts={"query": "q: ", "document": ""},
         default_prompt_name="query",
     )
+    torch.manual_seed(4)  # of lora_A
     model[0].model = peft.get_peft_model(model[0].model, peft.LoraConfig(**LORA))
     spread_adapter(model)
     model.save_pretrained(str(folder), create_model_card=False)

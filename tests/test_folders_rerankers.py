@@ -331,6 +331,7 @@ def write_adapter(base: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    torch.manual_seed(4)  # of lora_A
     adapted = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **LORA))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():

@@ -211,6 +211,23 @@ class TestScores:
         logits = ranker.predict(PAIRS, activation=None).astype(np.float64)
         assert np.allclose(ranker.predict(PAIRS), 1 / (1 + np.exp(-logits)), rtol=1e-6, atol=0)
 
+    def test_order_where_the_sigmoid_is_1(
+        self, ranker: Reranker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        logits = np.array([20, 30, -2, 25, 25, 1], np.float32)
+        monkeypatch.setattr(Reranker, "_score", lambda *_: logits)
+        ranked = ranker.rank(CHINA, ["text"] * 6)
+        assert [entry["corpus_id"] for entry in ranked] == [1, 3, 4, 0, 5, 2]
+        assert [entry["score"] for entry in ranked][:5] == [
+            1,
+            1,
+            1,
+            1,
+            np.float32(1 / (1 + np.exp(-1))),
+        ]
+        best = ranker.rank(CHINA, ["text"] * 6, top_k=2, activation=None)
+        assert best == [{"corpus_id": 1, "score": 30}, {"corpus_id": 3, "score": 25}]
+
     def test_instruction_changes_the_score(self, ranker: Reranker) -> None:
         assert ranker.predict(PAIRS[0]) != ranker.predict(PAIRS[0], instruction="Find a synonym")
 

@@ -35,7 +35,7 @@ async def rerank_v2(exchange: Exchange) -> Answer:
 async def rerank_documents(
     exchange: Exchange, content: bytes, version: str, *, returns_documents: bool
 ) -> Answer:
-    """Results best first; equal scores in the order of the documents.
+    """Results best first; equal logits in the order of the documents.
 
     Parameters
     ----------
@@ -75,11 +75,9 @@ async def rerank_documents(
     exchange.count(name, found.usage)
     if body.return_documents is not None:
         returns_documents = body.return_documents
-    scores: list[float] = found.rows.tolist()
-    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: body.top_n or None]
     results: list[dict[str, Any]] = []
-    for i in order:
-        entry: dict[str, Any] = {"index": i, "relevance_score": scores[i]}
+    for i in found.best_first[: body.top_n or None]:
+        entry: dict[str, Any] = {"index": i, "relevance_score": found.values[i]}
         results.append(entry | {"document": {"text": documents[i]}} if returns_documents else entry)
     n_tokens = found.usage.n_tokens
     answer = {

@@ -159,11 +159,9 @@ async def rerank(exchange: Exchange) -> Answer:
     logits = body.raw_scores is True
     found = await score(exchange, model, pairs, None, logits, limit.is_allowed)
     exchange.count(name, found.usage)
-    scores: list[float] = found.rows.tolist()
-    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: body.top_n or None]
     ranked: list[dict[str, Any]] = []
-    for i in order:
-        entry: dict[str, Any] = {"index": i, "score": scores[i]}
+    for i in found.best_first[: body.top_n or None]:
+        entry: dict[str, Any] = {"index": i, "score": found.values[i]}
         ranked.append(entry | {"text": body.texts[i]} if body.return_text else entry)
     read = [body.query, *body.texts]
     return _timed(exchange, model, msgspec.json.encode(ranked), read, found.usage)

@@ -59,8 +59,7 @@ async def _score_pairs(exchange: Exchange) -> Answer:
         "created": exchange.started_at,
         "model": body.model or name,
         "data": [
-            {"index": i, "object": "score", "score": value}
-            for i, value in enumerate(found.rows.tolist())
+            {"index": i, "object": "score", "score": value} for i, value in enumerate(found.values)
         ],
         "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens, "completion_tokens": 0},
     }

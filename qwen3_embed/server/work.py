@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..embedder import Embedder
 from ..encoding.cached_pipeline import CachedRows
 from ..loading.tokenizer import TokenBatch, tokens_in_words
-from ..reranker import Reranker
+from ..reranker import Reranker, best_first, sigmoid
 from .bodies import Texts
 from .exchange import Exchange, Usage
 from .problems import Problem
@@ -38,11 +38,28 @@ class Vectors(NamedTuple):
     Attributes
     ----------
     rows : ndarray
-        (n, dim) float32 vectors of texts, or (n,) float32 scores of pairs.
+        (n, dim) float32 vectors of texts.
     usage : Usage
     """
 
     rows: npt.NDArray[np.float32]
+    usage: Usage
+
+
+class Scores(NamedTuple):
+    """The result of a request for scores of documents.
+
+    Attributes
+    ----------
+    values : list of float
+        Probabilities, or logits.
+    best_first : list of int
+        Numbers of the documents; by logits, which differ where probabilities are 1 in float32.
+    usage : Usage
+    """
+
+    values: list[float]
+    best_first: list[int]
     usage: Usage
 
 
@@ -120,8 +137,8 @@ async def score(
     instruction: str | None,
     logits: bool,
     truncate: bool,
-) -> Vectors:
-    """A score for each query and document: the probability of yes, or the logit; `rows` is (n,).
+) -> Scores:
+    """A score for each query and document: the probability of yes, or the logit.
 
     Raises
     ------
@@ -139,8 +156,9 @@ async def score(
         await exchange.load(model)
         rows, job = model.submit_tokens(batch.tokens, batch.cu_seqlens, normalize=False)
         await exchange.finish(job)
-    scores = model.scores_of(rows, activation=None if logits else "sigmoid")
-    return _vectors(scores, batch.lengths, model.max_length)
+    found = model.logits_of(rows)
+    scores: list[float] = (found if logits else sigmoid(found)).tolist()
+    return Scores(scores, best_first(found), _usage(batch.lengths, model.max_length))
 
 
 def _vectors(
@@ -149,10 +167,14 @@ def _vectors(
     max_length: int,
     n_cached: int = 0,
 ) -> Vectors:
+    return Vectors(rows, _usage(lengths, max_length, n_cached))
+
+
+def _usage(lengths: npt.NDArray[np.int64], max_length: int, n_cached: int = 0) -> Usage:
     counts: list[int] = lengths.tolist()
     n_cut = sum(count > max_length for count in counts)
     n_tokens = sum(min(count, max_length) for count in counts)
-    return Vectors(rows, Usage(n_tokens, n_cut, n_cached))
+    return Usage(n_tokens, n_cut, n_cached)
 
 
 async def _tokenised(
