@@ -108,7 +108,7 @@ def runs(page: str) -> list[Block]:
 
 
 def matches(expected: str, printed: str) -> bool:
-    """Whether it is what the page shows; "..." stands for anything.
+    """True if it is what the page shows, where "..." stands for anything.
 
     Instruction sets round sums in bf16 differently: similarities may differ by 0.002, which is
     more than was seen among the sets, and a thirtieth of what separates the pages' documents.
