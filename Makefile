@@ -13,7 +13,7 @@ wheel_for = QWEN3_EMBED_TARGET=$(1)-linux-gnu.2.28 $(PYTHON) -m pip wheel -q --n
 		-w build/release dist/*.tar.gz && \
 	$(PYTHON) -m auditwheel repair -w dist --exclude libcublasLt.so.13 build/release/*_$(1).whl
 
-.PHONY: build quick test test-all clients lint docs docs-pages asan arm fuzz bench gpu wheel release
+.PHONY: build quick test test-all test-rest clients lint docs docs-pages asan arm fuzz bench gpu wheel release
 
 build:
 	$(PYTHON) setup.py -q build_ext $(BUILD)
@@ -24,9 +24,9 @@ quick: build
 test: build
 	$(PYTEST)
 
-test-all: build clients
+test-all test-rest: build clients
 	$(PYTHON) -m pip install -q --group test-all
-	$(PYTEST) -rs
+	$(PYTEST) -rs $(if $(filter test-rest,$@),--skipped)
 
 clients:
 	for name in clients clients-cohere5; do \

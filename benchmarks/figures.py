@@ -135,8 +135,8 @@ TABLES = {
     "gpu_sustained": Table(
         lambda: [
             row
-            for row in latest("gpu_sustained", ("what", "model"))
-            if row["rival_name"] == "torch.compile"
+            for row in latest("gpu_sustained", ("what", "model", "rival_name"))
+            if row["rival_name"] in ("torch.compile", "vLLM 0.26")
         ],
         {**_BESIDE, "watts": number("watts"), "MHz": number("mhz")},
     ),

@@ -39,7 +39,6 @@ PAIRS = (
     (("int8", "avx512_vnni"), ("openvino", "AVX512_CORE_VNNI")),
     (("int8", "avx_vnni"), ("openvino", "AVX2_VNNI")),
     (("int8", "avx2"), ("bfloat16", "avx2")),
-    (("int8", "avx2"), ("openvino", "AVX2")),
     (("bfloat16", "avx512"), ("bfloat16", "avx2")),
     (("q8_0", "avx512_bf16"), ("bfloat16", "avx512_bf16")),
     (("q8_0", "avx2"), ("bfloat16", "avx2")),

@@ -83,7 +83,12 @@ def _throughput() -> list[Group]:
     return [
         Group(
             "H200, texts of 512 tokens, sustained",
-            _gpu("512 tokens", "0.6B", {"torch.compile": "torch.compile"}, "gpu_sustained"),
+            _gpu(
+                "512 tokens",
+                "0.6B",
+                {"torch.compile": "torch.compile", "vLLM 0.26": "vLLM"},
+                "gpu_sustained",
+            ),
         ),
         Group(
             "H200, a corpus of texts, str to vectors",
@@ -96,7 +101,7 @@ def _throughput() -> list[Group]:
         Group("16 cores with AMX, texts of 512 tokens", _pair(amx, *theirs)),
         Group("2 cores with AVX-512, texts of 512 tokens", _pair(avx, *theirs)),
         Group(
-            "1 core, int8, texts of 128 tokens",
+            "2 cores, int8, texts of 128 tokens",
             _pair(_int8("8", "128"), "ours_ms", "rival_ms", "OpenVINO int8", 8 * 128),
         ),
     ]
@@ -104,7 +109,7 @@ def _throughput() -> list[Group]:
 
 def _queries() -> list[Group]:
     ((amx,), (avx,)) = (latest("query", machine=f"*{cores}*") for cores in ("16 cores", "2 cores"))
-    rival = {"sentence-transformers": "sentence-transformers"}
+    rival = {"sentence-transformers": "sentence-transformers", "vLLM 0.26": "vLLM"}
     query = "query of 15 tokens, str to vector"
     theirs = ("ours_ms", "transformers_ms", "Transformers")
     return [
@@ -112,7 +117,7 @@ def _queries() -> list[Group]:
         Group("H200, 4B", _gpu(query, "4B", rival)),
         Group("16 cores with AMX", _pair(amx, *theirs)),
         Group("2 cores with AVX-512", _pair(avx, *theirs)),
-        Group("1 core, int8", _pair(_int8("1", "16"), "ours_ms", "rival_ms", "OpenVINO int8")),
+        Group("2 cores, int8", _pair(_int8("1", "16"), "ours_ms", "rival_ms", "OpenVINO int8")),
     ]
 
 

@@ -37,12 +37,45 @@ TEXTS = ["The capital of China is Beijing.", "", "重力", "x = [i**2 for i in r
 HIDDEN = 128
 
 
+class Skipped:
+    """Remembers what a run of all tests skipped, for --skipped with more packages."""
+
+    KEY = "qwen3_embed/skipped"
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()  # of tests, and of files whose import was skipped
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped:
+            self.names.add(report.nodeid)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self.names.add(report.nodeid)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        assert session.config.cache is not None
+        session.config.cache.set(self.KEY, sorted(self.names))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--skipped", action="store_true", help="what the last whole run skipped")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist, which would sort by count
         config.option.loadscopereorder = False
+    is_worker = hasattr(config, "workerinput")
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if is_whole and not is_worker and not config.option.skipped:
+        config.pluginmanager.register(Skipped())
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.skipped:
+        assert config.cache is not None
+        names = set(config.cache.get(Skipped.KEY, []))
+        items[:] = [i for i in items if names & {i.nodeid, i.nodeid.partition("::")[0]}]
     places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
