@@ -137,7 +137,7 @@ FIGURES: dict[str, tuple[str, dict[str, str], str]] = {
         {"model": "0.6B", "what": "query of 15*", "rival_name": "sentence*"},
         "rival",
     ),
-    "1.72x": (
+    "1.57x": (
         "int8_cpu",
         {
             "texts": "8",
