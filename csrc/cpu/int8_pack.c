@@ -20,9 +20,11 @@ quantise_group(panel_value values[QE_GROUP], const unsigned char *row, int n_col
 {
     const vec magic =
         vec_all(12582912.0f); /* 1.5 * 2^23: adding it rounds to integer */
-    int16_t halves[QE_GROUP] = {0};
+    int16_t halves[QE_GROUP];
+    int32_t wide[QE_GROUP];
     int16_t largest = 0;
 
+    memset(halves, 0, n_columns < QE_GROUP ? sizeof halves : 0);
     memcpy(halves, row, (size_t)n_columns * sizeof *halves);
     for (int i = 0; i < QE_GROUP; i++) {
         int16_t magnitude = halves[i] & 0x7fff;
@@ -32,11 +34,10 @@ quantise_group(panel_value values[QE_GROUP], const unsigned char *row, int n_col
     for (int i = 0; i < QE_GROUP; i += QE_LANES) {
         vec shifted = vec_load_bf16(halves + i) * scale.inverse + magic;
         ivec rounded = (ivec)shifted - (ivec)magic + QE_INT8_ZERO;
-        int32_t wide[QE_LANES];
-        memcpy(wide, &rounded, sizeof wide);
-        for (int j = 0; j < QE_LANES; j++) {
-            values[i + j] = (panel_value)wide[j];
-        }
+        memcpy(wide + i, &rounded, sizeof rounded);
+    }
+    for (int i = 0; i < QE_GROUP; i++) {
+        values[i] = (panel_value)wide[i];
     }
     return scale.scale;
 }

@@ -6,15 +6,22 @@
 
 #include "vec.h"
 
+typedef float half_vec __attribute__((vector_size(32)));
+
 static float
 inverse_rms(const float *x, int n, int n_padded, float eps)
 {
-    vec squares = {0};
+    half_vec low = {0}, high = {0}; /* GCC keeps a vec that loops update in memory */
+    vec squares;
 
     for (int i = 0; i < n_padded; i += QE_LANES) {
-        vec v = vec_load(x + i);
-        squares += v * v;
+        half_vec v[2];
+        memcpy(v, x + i, sizeof v);
+        low += v[0] * v[0];
+        high += v[1] * v[1];
     }
+    memcpy(&squares, &low, sizeof low);
+    memcpy((char *)&squares + sizeof low, &high, sizeof high);
     return 1.0f / sqrtf(vec_sum(squares) / (float)n + eps);
 }
 

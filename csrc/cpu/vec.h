@@ -56,14 +56,16 @@ vec_select(ivec mask, vec yes, vec no)
 }
 
 /* To nearest, ties to even; NaN stays NaN. The result is a float whose lower half is 0.
- */
+ * The test for NaN is a subtraction, because GCC compares vectors wider than a register
+ * lane by lane. */
 static inline vec
 vec_round_bf16(vec v)
 {
     uvec bits = (uvec)v;
     uvec rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    ivec is_nan = (0x7f800000 - ((ivec)v & 0x7fffffff)) >> 31;
 
-    return vec_select(v == v, (vec)(rounded & 0xffff0000u), (vec)(bits | 0x400000));
+    return vec_select(is_nan, (vec)(bits | 0x400000), (vec)(rounded & 0xffff0000u));
 }
 
 /* Stores a result of vec_round_bf16() as bf16. */
@@ -93,6 +95,7 @@ vec_sum(vec v)
     float lane[QE_LANES];
 
     vec_store(lane, v);
+#pragma GCC unroll 4
     for (int width = QE_LANES / 2; width > 0; width /= 2) {
         for (int i = 0; i < width; i++) {
             lane[i] += lane[i + width];
@@ -107,6 +110,7 @@ vec_max_lane(vec v)
     float lane[QE_LANES];
 
     vec_store(lane, v);
+#pragma GCC unroll 4
     for (int width = QE_LANES / 2; width > 0; width /= 2) {
         for (int i = 0; i < width; i++) {
             lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
