@@ -20,14 +20,15 @@ AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16
 VNNI = [*AVX512, "-mavx512vnni"]
 BF16 = [*VNNI, "-mavx512bf16"]
 PLAIN = ["pack.c", "epilogue.c", "softmax.c", "int8_pack.c"]
+AVX2_PLAIN = ["pack.c", "epilogue_avx2.c", "softmax_avx2.c", "int8_pack.c"]
 WIDE = ["pack_avx512.c", "epilogue_avx512.c", "softmax_avx512.c"]
 WIDENED = ["int8_avx2.c", "q8_0_avx2.c"]
 WIDE_INT8 = ["int8_avx512.c", "int8_pack_avx512.c", "q8_0_avx512.c"]
 SETS = {
     "portable": (["gemm_portable.c", "int8_portable.c", "q8_0_portable.c", *PLAIN], WORDS),
-    "avx2": (["gemm_avx2.c", *WIDENED, *PLAIN], [*AVX2, *WORDS]),
+    "avx2": (["gemm_avx2.c", *WIDENED, *AVX2_PLAIN], [*AVX2, *WORDS]),
     "avx_vnni": (
-        ["gemm_avx2.c", "int8_avx_vnni.c", "q8_0_avx_vnni.c", *PLAIN],
+        ["gemm_avx2.c", "int8_avx_vnni.c", "q8_0_avx_vnni.c", *AVX2_PLAIN],
         [*AVX2, "-mavxvnni", *BYTES],
     ),
     "avx512": (["gemm_avx512.c", *WIDENED, "int8_pack.c", *WIDE], [*AVX512, *WORDS]),
