@@ -1,7 +1,7 @@
-/* equalise.c: mean squares of columns and rows, and the scales that follow. Everything
- * is summed in one fixed order, whatever the threads and the instruction set: the same
- * weights give the same int8 on every machine. Squares of bf16 are exact in fp32, and
- * fp32 sums are enough, since only the exponents of their quotients count. */
+/* equalise.c: computes mean squares of columns and rows, and scales from them. The
+ * order of summation does not depend on threads or instruction set, so the same weights
+ * give the same int8 on every machine. Sums in fp32 are precise enough, because only
+ * the exponents of their quotients are used; squares of bf16 are exact in fp32. */
 #include "equalise.h"
 
 #include <math.h>
@@ -11,12 +11,12 @@
 
 #include "vec.h"
 
-#define TASK_COLUMNS 64 /* of a matrix, summed over all its rows by one task */
+#define TASK_COLUMNS 64 /* columns that one task sums over all rows */
 #define TASK_ROWS 32
-#define MAX_EMBEDDINGS 4096 /* whose mean square stands for the table's */
+#define MAX_EMBEDDINGS 4096 /* sampled for the mean square of the table */
 
-/* Where a mean square of attention's output or of silu(gate) comes from: an average
- * over about four values, and the mean square of silu of a unit normal. */
+/* Mean squares of outputs relative to inputs. Attention: an average of about four
+ * independent values. SiLU: of a standard normal variable. */
 #define ATTENTION_SHARE 0.25
 #define SILU_SHARE 0.36
 
@@ -67,7 +67,7 @@ qe_moments_at(const struct qe_config *c, double *memory)
     };
 }
 
-/* Sixteen bf16, of which n are there and the rest are zero. */
+/* Loads n bf16, at most sixteen, then zeros. */
 static vec
 load_some(const unsigned char *bf16, int n)
 {
@@ -85,8 +85,8 @@ load_some(const unsigned char *bf16, int n)
 struct summing {
     const unsigned char *matrix; /* (n, k) bf16                                    */
     int n, k;
-    const double *input; /* (k) mean squares that the rows read, or NULL           */
-    double *sums;        /* (k) of columns, or (n) of rows weighted by input       */
+    const double *input; /* (k) mean squares of what the rows multiply, or NULL    */
+    double *sums;        /* (k) over columns, or (n) over rows, weighted by input  */
 };
 
 static void
@@ -149,7 +149,8 @@ sum_columns(const void *matrix, int n, int k, double *sums, struct qe_threads *t
                    NULL);
 }
 
-/* sums (n): the mean squares of the product, if input's channels are independent. */
+/* sums (n) <- the mean squares of the matrix times its input, if the input's channels
+ * are independent. */
 static void
 sum_rows(const void *matrix, int n, int k, const double *input, double *sums,
          struct qe_threads *threads)
@@ -169,9 +170,10 @@ compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* scales (n) from mean squares of activations and columns, of which the latter are left
- * with their quotient: its fourth root over the median's, to the nearest power of two.
- * Only exponents decide, so that no library's logarithm does. */
+/* scales (n) <- the fourth root of activations / columns, both mean squares, relative
+ * to the median of that quotient, rounded to the nearest power of two. Rounding uses
+ * the exponent alone, because logarithms differ between C libraries. Overwrites columns
+ * with the quotients. */
 static void
 choose_scales(float *scales, const double *activations, double *columns, double *sorted,
               int n)
@@ -200,7 +202,7 @@ choose_scales(float *scales, const double *activations, double *columns, double 
     }
 }
 
-/* input (C) = the mean squares of the norm's output. */
+/* m->input (C) <- the mean squares of the norm's output. */
 static void
 norm_input(const struct qe_config *c, const float *norm, struct qe_moments *m)
 {
@@ -215,7 +217,7 @@ norm_input(const struct qe_config *c, const float *norm, struct qe_moments *m)
     }
 }
 
-/* total (k) += the squares of the matrix's columns. */
+/* m->total (k) += the sums of squares of the matrix's columns. */
 static void
 add_columns(const void *matrix, int n, int k, struct qe_moments *m,
             struct qe_threads *threads)
@@ -242,7 +244,7 @@ equalise_attention(const struct qe_config *c, const struct qe_layer *layer,
     add_columns(layer->v_proj, n_values, C, m, threads);
     choose_scales(e->attention_input, m->input, m->total, m->sorted, C);
 
-    /* One scale for a channel of a kv head, which its group's heads read. */
+    /* All heads of a group read the same kv head, so they share its scales. */
     sum_rows(layer->v_proj, n_values, C, m->input, m->other, threads);
     sum_columns(layer->o_proj, C, width, m->columns, threads);
     for (int i = 0; i < n_values; i++) {

@@ -1,9 +1,10 @@
-/* int8_amx.c: int8 rows times panel with AMX: TDPBSSD adds to a tile of 16 x 16 integer
- * sums the products of 16 rows and 64 columns with 64 columns and 16 rows of the panel.
+/* int8_amx.c: int8 rows times panel with TDPBSSD, which multiplies a tile of 16 rows
+ * and 64 columns by a tile of the panel and adds the products to 16 x 16 integer sums.
  *
- * One group of 32 rows, copied into tiles, of which rows of any alignment make slow
- * ones, runs against the panel two blocks at a time. The sums of a group go through
- * memory to be scaled and added to floats. */
+ * One group of 32 rows is copied to an aligned buffer, because tiles load slowly from
+ * unaligned rows, and is multiplied by all blocks of the panel, two at a time. AMX
+ * cannot convert to float, so the sums of a group are stored to memory, then scaled and
+ * accumulated with AVX-512. */
 #include "isa_kernels.h"
 
 #include <immintrin.h>
@@ -12,10 +13,10 @@
 #include "tiles.h"
 
 #define STRIP_ROWS (2 * TILE_ROWS)
-#define N_STEPS (QE_GROUP / TILE_ROW_BYTES) /* of TDPBSSD in a group */
+#define N_STEPS (QE_GROUP / TILE_ROW_BYTES) /* tiles per group of a row */
 
 /* tiles (2 halves, N_STEPS, 16, 64 bytes) <- one group of w's n_rows rows, row_bytes
- * apart. Asks for the same group of the rows after these. */
+ * apart. Prefetches the same group of the next strip. */
 static void
 copy_rows(unsigned char tiles[2][N_STEPS][TILE_ROWS][TILE_ROW_BYTES], const int8_t *w,
           size_t row_bytes, int n_rows)
@@ -31,7 +32,8 @@ copy_rows(unsigned char tiles[2][N_STEPS][TILE_ROWS][TILE_ROW_BYTES], const int8
     }
 }
 
-/* sums (half, block) <- one group of the copied rows times two blocks of the panel. */
+/* sums (half, block) <- one group of the copied rows times two blocks of the panel. If
+ * not tall, only the first half has rows. */
 static inline __attribute__((always_inline)) void
 multiply_group(int32_t sums[2][2][TILE_ROWS][TILE_ROWS],
                unsigned char tiles[2][N_STEPS][TILE_ROWS][TILE_ROW_BYTES],
@@ -62,8 +64,8 @@ multiply_group(int32_t sums[2][2][TILE_ROWS][TILE_ROWS],
     }
 }
 
-/* y (n_rows, 16), rows ldy apart, = or += sums times scales (16), and by the rows'
- * scales after the last group. */
+/* y (n_rows, 16), rows ldy apart, = sums times scales (16) for the first group, += for
+ * the others. After the last group y is multiplied by the rows' scales. */
 static void
 store_sums(float *y, size_t ldy, int32_t sums[TILE_ROWS][TILE_ROWS], int n_rows,
            const float *scales, const float *row_scales, bool first, bool last)
@@ -82,7 +84,7 @@ store_sums(float *y, size_t ldy, int32_t sums[TILE_ROWS][TILE_ROWS], int n_rows,
     }
 }
 
-/* One group of a strip of rows times all blocks. */
+/* One group of a strip of rows times all blocks of the panel. */
 static void
 multiply_strip(float *y, size_t ldy, const struct qe_int8_rows *w, int n_rows,
                const struct qe_int8_panel *panel, int n_blocks, int g, bool first,

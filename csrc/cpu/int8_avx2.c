@@ -1,8 +1,10 @@
-/* int8_avx2.c: int8 rows times panel with VPMADDWD, which adds two products of 16-bit
- * values to each of 8 integer sums. (VPMADDUBSW, of bytes, saturates.)
+/* int8_avx2.c: int8 rows times panel with VPMADDWD, which multiplies 16-bit values and
+ * adds pairs of products to 8 integer sums. VPMADDUBSW, which multiplies bytes, would
+ * saturate.
  *
- * One group of six rows is widened to 16 bits once and runs against all blocks from the
- * L1 cache, with its sums in registers. Two columns of a row are one broadcast. */
+ * One group of six rows is widened to 16 bits once and then multiplied by all blocks of
+ * the panel. It stays in the L1 cache, the sums of one block stay in registers. Two
+ * columns of a row are one broadcast. */
 #include "isa_kernels.h"
 
 #include <immintrin.h>
@@ -13,7 +15,7 @@
 #define STRIP_ROWS 6
 
 /* strip (6, QE_GROUP) <- one group of w's n_rows rows, row_bytes apart. Missing rows
- * repeat the last. Asks for the same group of the rows after these. */
+ * are copies of the last. Prefetches the same group of the next strip. */
 static void
 widen_strip(int16_t *strip, const int8_t *w, size_t row_bytes, int n_rows)
 {
@@ -34,7 +36,7 @@ widen_strip(int16_t *strip, const int8_t *w, size_t row_bytes, int n_rows)
 static inline __attribute__((always_inline)) void
 multiply_group(__m256i to[STRIP_ROWS][2], const int16_t *strip, const int16_t *panel)
 {
-    /* Not *to: clang keeps an array in memory that its caller indexes. */
+    /* A local array: clang would keep the caller's in memory. */
     __m256i sum[STRIP_ROWS][2];
 
     for (int r = 0; r < STRIP_ROWS; r++) {
@@ -54,7 +56,7 @@ multiply_group(__m256i to[STRIP_ROWS][2], const int16_t *strip, const int16_t *p
                 __m256i a = _mm256_set1_epi32(pair);
                 sum[r][0] = _mm256_add_epi32(sum[r][0], _mm256_madd_epi16(a, low));
                 sum[r][1] = _mm256_add_epi32(sum[r][1], _mm256_madd_epi16(a, high));
-                /* Compilers regroup sums of integers, and run out of registers. */
+                /* Compilers would reorder the additions and run out of registers. */
                 __asm__("" : "+x"(sum[r][0]), "+x"(sum[r][1]));
             }
         }

@@ -1,19 +1,20 @@
-/* int8_avx2.h: what the 256-bit kernels of int8 and Q8_0 share. */
+/* int8_avx2.h: helpers of the 256-bit kernels for int8 and Q8_0. */
 #ifndef QE_INT8_AVX2_H
 #define QE_INT8_AVX2_H
 
 #include <immintrin.h>
 #include <stdbool.h>
 
-/* The tests run VPDPBUSD's files on processors that have the instruction in its AVX-512
- * encoding alone. */
+/* VPDPBUSD has two encodings. The kernels are also tested on processors that have only
+ * the AVX-512 one. */
 #ifdef __AVXVNNI__
 #define DOT _mm256_dpbusd_avx_epi32
 #else
 #define DOT _mm256_dpbusd_epi32
 #endif
 
-/* y (8) = or += sum times scale, and by the row's scale after the last group. */
+/* y (8) = sum times scale for the first group, += for the others. After the last group
+ * y is multiplied by the row's scale. */
 static inline __attribute__((always_inline)) void
 store_sum(float *y, __m256i sum, const float *scale, bool first, bool last,
           float row_scale)

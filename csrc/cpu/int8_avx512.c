@@ -1,9 +1,9 @@
-/* int8_avx512.c: int8 rows times panel with VPDPBUSD, which adds four products of a
- * signed and an unsigned byte to each of 16 integer sums.
+/* int8_avx512.c: int8 rows times panel with VPDPBUSD, which multiplies
+ * signed by unsigned bytes and adds four products to each of 16 integer sums.
  *
- * A strip of a few rows times up to three blocks of the panel keeps the integer sums of
- * one group in registers. Four columns of a row are one broadcast. After each group the
- * sums are scaled and added to floats, which wait in the L1 cache. */
+ * A few rows are multiplied by up to three blocks of the panel together; the integer
+ * sums of one group stay in registers. Four columns of a row are one broadcast. After
+ * each group the sums are scaled and accumulated as floats, in the L1 cache. */
 #include "isa_kernels.h"
 
 #include <immintrin.h>
@@ -23,7 +23,7 @@ struct strip {
     size_t scale_stride;
     int n_groups;
     bool accumulate, finish;
-    size_t ahead_bytes; /* from a row to what is needed after this strip */
+    size_t ahead_bytes; /* from a row to the same row of the next strip */
 };
 
 static inline __attribute__((always_inline)) __m512i
@@ -63,8 +63,8 @@ add_group(__m512i sum[MAX_ROWS][MAX_BLOCKS], const int8_t *const w[MAX_ROWS],
     }
 }
 
-/* rows and blocks are constants where this is inlined. A strip of fewer rows repeats
- * its last one, and stores the same sums again. */
+/* rows and blocks are constants after inlining. A strip that has fewer rows than that
+ * reads its last row again for each missing one and stores the same sums again. */
 static inline __attribute__((always_inline)) void
 multiply_strip(const struct strip *s, const int rows, const int blocks)
 {
@@ -112,13 +112,13 @@ multiply_strip(const struct strip *s, const int rows, const int blocks)
     }
 }
 
-/* All rows times one group of blocks. */
+/* All rows times up to three blocks. */
 static void
 multiply_blocks(struct strip s, int n, int blocks)
 {
     const int max_rows = blocks == 1   ? 8
                          : blocks == 2 ? 6
-                                       : 4; /* 12 sums hide latency */
+                                       : 4; /* 8 to 12 sums hide latency */
 
     s.ahead_bytes = (size_t)max_rows * s.w.row_bytes;
     for (int row = 0; row < n; row += max_rows) {

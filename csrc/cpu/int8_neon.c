@@ -1,12 +1,13 @@
 /* int8_neon.c: int8 rows times panel with SMMLA or SDOT, see int8_neon.h.
  *
- * A strip of six rows times one block of the panel keeps the integer sums of one group
- * in registers. After each group they are scaled and added to floats, which wait in the
- * L1 cache. */
+ * Four rows are multiplied by one block of the panel together; the integer sums of one
+ * group stay in registers. After each group they are scaled and accumulated as floats,
+ * in the L1 cache. */
 #include "int8_neon.h"
 
 /* y (n_rows, 16), rows ldy apart, = or += the rows times one block of the panel. A
- * strip of fewer rows repeats its last one, and does not store it again. */
+ * strip that has fewer rows than STRIP_ROWS reads its last row again for each missing
+ * one and does not store the result. */
 static void
 multiply_strip(float *y, size_t ldy, const struct qe_int8_rows *rows, int n_rows,
                const int8_t *panel, const float *scales, int n_groups, bool accumulate,

@@ -1,7 +1,7 @@
-/* int8_neon.h: integer sums of six rows of weights times one block of the panel, with
- * SMMLA where the set has it, which adds the products of 2 x 8 by 8 x 2 bytes to 2 x 2
- * sums, else with SDOT, which adds four products to each of 4 sums. The sums are the
- * same. */
+/* int8_neon.h: integer sums of four rows of weights times one block of the panel. The
+ * sets that have SMMLA use it: it adds the product of 2 x 8 and 8 x 2 bytes to 2 x 2
+ * sums. The others use SDOT, which adds four products to each of 4 sums. Both give the
+ * same sums. */
 #ifndef QE_INT8_NEON_H
 #define QE_INT8_NEON_H
 
@@ -11,7 +11,7 @@
 
 #define STRIP_ROWS 4
 #define QUADS (QE_PANEL_ROWS / 4)
-#define HALF_COLUMNS 16 /* of a row in one register */
+#define HALF_COLUMNS 16 /* columns of a row in one register */
 
 struct sums {
     int32x4_t of[STRIP_ROWS * QUADS];
@@ -19,7 +19,8 @@ struct sums {
 
 #if QE_INT8_COLUMNS == 8
 
-/* Sums of rows 2r and 2r + 1 and of columns 2p and 2p + 1 are of[8r + p]. */
+/* Adds 16 columns. of[8r + p] has the sums of rows 2r and 2r + 1 times rows 2p and
+ * 2p + 1 of the panel. */
 static inline __attribute__((always_inline)) void
 add_columns(struct sums *sums, const int8_t *const w[STRIP_ROWS], int column,
             const int8_t *panel)
@@ -62,7 +63,7 @@ sum_of(const struct sums *sums, int r, int q)
 
 #else
 
-/* Of four columns, those of the lane. */
+/* Adds four columns, those in the given lane of each row. */
 static inline __attribute__((always_inline)) void
 add_quad(struct sums *sums, const int8x16_t rows[STRIP_ROWS], const int lane,
          const int8_t *panel)
@@ -97,7 +98,8 @@ add_quad(struct sums *sums, const int8x16_t rows[STRIP_ROWS], const int lane,
     }
 }
 
-/* Sums of row r and of columns 4q to 4q + 3 are of[4r + q]. */
+/* Adds 16 columns. of[4r + q] has the sums of row r times rows 4q to 4q + 3 of the
+ * panel. */
 static inline __attribute__((always_inline)) void
 add_columns(struct sums *sums, const int8_t *const w[STRIP_ROWS], int column,
             const int8_t *panel)
@@ -122,7 +124,8 @@ sum_of(const struct sums *sums, int r, int q)
 
 #endif
 
-/* Of columns (a multiple of 16) of six rows times one block of the panel. */
+/* The sums of n_columns (a multiple of 16) of four rows times one block of the panel.
+ */
 static inline __attribute__((always_inline)) struct sums
 sum_columns(const int8_t *const w[STRIP_ROWS], const int8_t *panel, int n_columns)
 {

@@ -1,4 +1,4 @@
-/* int8_pack.c: rows of bf16 quantised by groups and regrouped into a panel; compiled
+/* int8_pack.c: quantises rows of bf16 by groups and packs them into a panel; compiled
  * for the sets that have no file of their own. */
 #include "isa_kernels.h"
 
@@ -13,8 +13,8 @@ typedef int8_t panel_value;
 typedef int16_t panel_value;
 #endif
 
-/* values (QE_GROUP) <- one group of one row, of which n_columns are there. Returns the
- * scale. Magnitudes are compared as integers, where NaN is the largest. */
+/* values (QE_GROUP) <- one group of one row, n_columns and then zeros. Returns the
+ * scale. Magnitudes are compared as integers, which makes NaN the largest. */
 static float
 quantise_group(panel_value values[QE_GROUP], const unsigned char *row, int n_columns)
 {

@@ -1,6 +1,6 @@
-/* int8_pack_avx512.c: rows of bf16 quantised by groups and regrouped into a panel. Four
- * columns are one 32-bit element, so a block of 16 rows and 64 columns is a transpose
- * of 16 x 16 of them. */
+/* int8_pack_avx512.c: quantises rows of bf16 by groups and packs them into a panel.
+ * Four columns are one 32-bit element, so packing 16 rows and 64 columns is a transpose
+ * of 16 x 16 elements. */
 #include "isa_kernels.h"
 
 #include <immintrin.h>
@@ -26,8 +26,8 @@ quantise(__m256i halves, __m512 inverse)
         _mm512_add_epi32(rounded, _mm512_set1_epi32(QE_INT8_ZERO)));
 }
 
-/* bytes (QE_GROUP) <- one group of one row, of which n_columns are there. Returns the
- * scale. Magnitudes are compared as integers, where NaN is the largest. */
+/* bytes (QE_GROUP) <- one group of one row, n_columns and then zeros. Returns the
+ * scale. Magnitudes are compared as integers, which makes NaN the largest. */
 static inline __attribute__((always_inline)) float
 quantise_group(__m512i bytes[2], const unsigned char *row, int n_columns)
 {
@@ -44,8 +44,8 @@ quantise_group(__m512i bytes[2], const unsigned char *row, int n_columns)
                                     _mm512_extracti64x4_epi64(top, 1));
     __m128i quarter =
         _mm_max_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-    /* The least unsigned word is found in one instruction: of complements, the largest.
-     */
+    /* One instruction finds the minimum of words; that of the complements gives the
+     * maximum. */
     unsigned least = (unsigned)_mm_cvtsi128_si32(
         _mm_minpos_epu16(_mm_xor_si128(quarter, _mm_set1_epi16(-1))));
     struct qe_int8_scale scale = qe_int8_scale(0xffff - (least & 0xffff));

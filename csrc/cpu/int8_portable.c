@@ -1,5 +1,5 @@
-/* int8_portable.c: int8 rows times panel for any machine: 16-bit values, multiplied to
- * 32 bits. */
+/* int8_portable.c: int8 rows times panel in plain C. Panels hold 16-bit values, which
+ * compilers multiply and add in pairs. */
 #include "isa_kernels.h"
 
 #include <math.h>

@@ -1,4 +1,5 @@
-/* int8_rounding.c: each row by its largest magnitude, the same on every machine. */
+/* int8_rounding.c: scales each row by its largest magnitude and rounds it. The result
+ * is the same on every machine. */
 #include "int8_rounding.h"
 
 #include <string.h>
@@ -10,10 +11,11 @@
 typedef int8_t bytes __attribute__((vector_size(QE_LANES)));
 
 #define TASK_ROWS 8
-#define PART_K 256 /* columns of a row that are scaled at a time */
+#define PART_K 256 /* columns processed at a time */
 
-/* part (PART_K) fp32 <- n columns of row i from k0 on, scaled, then zeros. Raises top
- * to the bits of the largest magnitude in each lane, NaN being the largest of all. */
+/* part (PART_K) fp32 <- n columns of row i from k0 on, times r->columns, then zeros.
+ * Updates each lane of top, the bits of the largest magnitude so far; NaN counts as the
+ * largest. */
 static void
 load_part(const struct qe_rounding *r, int i, int k0, int n, float part[PART_K],
           ivec *top)
@@ -42,8 +44,8 @@ load_part(const struct qe_rounding *r, int i, int k0, int n, float part[PART_K],
     *top = largest;
 }
 
-/* values (n) <- x (PART_K) times inverse, to nearest, ties to even, for results below
- * 2^22: adding 1.5 * 2^23 leaves no fraction. */
+/* values (n) <- x (PART_K) times inverse, rounded to nearest, ties to even: adding
+ * 1.5 * 2^23 to a value below 2^22 leaves no fraction bits. */
 static void
 round_part(int8_t *values, const float *x, float inverse, int n)
 {

@@ -1,4 +1,4 @@
-/* int8_rounding.h: one matrix from bf16 to int8 with a scale per row. */
+/* int8_rounding.h: rounds one matrix from bf16 to int8 with a scale per row. */
 #ifndef QE_INT8_ROUNDING_H
 #define QE_INT8_ROUNDING_H
 
@@ -9,26 +9,26 @@
 
 #define QE_N_MATRICES 7 /* of a layer */
 
-/* A matrix on its way to int8. */
+/* One matrix to round. */
 struct qe_rounding {
-    const void *from;     /* (n, k) bf16; NULL: values and scales are there        */
-    const float *columns; /* (k) what columns are multiplied by, or NULL           */
-    const float *rows;    /* (n) what rows are divided by, or NULL                 */
+    const void *from;     /* (n, k) bf16; NULL: values and scales are input        */
+    const float *columns; /* (k) columns are multiplied by it first; may be NULL   */
+    const float *rows;    /* (n) rows are divided by it; may be NULL               */
     int n, k;
     int int8_zero;
     int8_t *values;   /* (n, k)                                                    */
     float *scales;    /* (n)                                                       */
     int32_t *offsets; /* (n, groups) as in struct qe_int8_rows, or NULL            */
-    bool in_blocks;   /* values are Q8_0, without scales and offsets               */
+    bool in_blocks;   /* values is Q8_0; scales and offsets are not used           */
 };
 
-/* A layer's q, k, v, o, gate, up and down, with what they are scaled by: `from` is set,
- * or, of matrices in int8, values and scales, which are the layer's. */
+/* Lists a layer's q, k, v, o, gate, up and down with their equaliser. Sets `from`, or,
+ * for matrices that are int8 already, values and scales, which point to the layer's. */
 void qe_int8_list(const struct qe_config *config, const struct qe_layer *layer,
                   const struct qe_equaliser *equaliser,
                   struct qe_rounding list[QE_N_MATRICES]);
 
-/* Fills values, scales and offsets. */
+/* Fills values and scales, unless they are input, and offsets, unless NULL. */
 void qe_int8_round(const struct qe_rounding *rounding, struct qe_threads *threads);
 
 #endif

@@ -1,4 +1,4 @@
-/* int8_scales.h: from the largest magnitude of a group or a row to its scale. */
+/* int8_scales.h: computes the scale of a group or a row from its largest magnitude. */
 #ifndef QE_INT8_SCALES_H
 #define QE_INT8_SCALES_H
 
@@ -8,14 +8,14 @@
 
 #define QE_INT8_MAX 127.0f
 #define QE_INT8_SMALLEST                                        \
-    0x1p-100f /* below it 127 over the magnitude nears infinity \
-               */
+    0x1p-100f /* smaller magnitudes give scale 0: their inverse \
+                 could overflow */
 
 struct qe_int8_scale {
     float scale, inverse;
 };
 
-/* largest: NaN makes NaN of all that is multiplied by the scale; so does infinity. */
+/* If largest is NaN or infinity, the scale is NaN, and so are all results. */
 static inline struct qe_int8_scale
 qe_int8_scale_of(float largest)
 {
@@ -28,7 +28,7 @@ qe_int8_scale_of(float largest)
     return (struct qe_int8_scale){largest / QE_INT8_MAX, QE_INT8_MAX / largest};
 }
 
-/* Of a magnitude in bf16. */
+/* The same for the bits of a magnitude in bf16. */
 static inline struct qe_int8_scale
 qe_int8_scale(unsigned bf16)
 {

@@ -1,5 +1,6 @@
-/* int8_weights.c: one reservation of memory per table; layer by layer, equalise, round,
- * let go. Of a model in int8 only the sums of groups are computed. */
+/* int8_weights.c: allocates each table as one block of memory, then equalises, rounds
+ * and releases one layer after another, so that only one layer of bf16 is in memory.
+ * For a model in int8 only the sums of groups are computed. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS, madvise */
 #include "int8_weights.h"
 
@@ -17,7 +18,7 @@
 
 /* ---- one table ---- */
 
-/* In the order of qe_int8_list(). */
+/* Matrix i of a layer, in the order of qe_int8_list(). */
 static struct qe_matrix *
 matrix_of(struct qe_cpu_layer *layer, int i)
 {
@@ -29,7 +30,7 @@ matrix_of(struct qe_cpu_layer *layer, int i)
     return matrices[i];
 }
 
-/* Hands out the next n_bytes; with base NULL only counts. */
+/* Returns the next n_bytes; if base is NULL, only counts them. */
 static void *
 carve(unsigned char *base, size_t *used, size_t n_bytes)
 {
@@ -45,8 +46,8 @@ padded_floats(int n)
     return ((size_t)n + QE_K_STEP - 1) / QE_K_STEP * QE_K_STEP;
 }
 
-/* Where the matrices and norms of a table go that are not those of `own`, the model's
- * table, whose members the others have; NULL: it is the model's. */
+/* A table that is being built. `own` is the model's table, whose matrices an adapter's
+ * table shares unless it changes them; NULL while the model's table itself is built. */
 struct building {
     const struct qe_config *config;
     const struct qe_int8_weights *weights;
@@ -56,8 +57,8 @@ struct building {
     int int8_zero;
 };
 
-/* The roundings of layer l, without where they go. is_own: whether the i'th matrix
- * differs from the model's, or the table is the model's. */
+/* Lists the roundings of layer l, without destinations. is_own[i]: the table needs its
+ * own copy of matrix i, because it is the model's table or changes the matrix. */
 static void
 list_layer(const struct building *b, int l, struct qe_rounding parts[QE_N_MATRICES],
            bool is_own[QE_N_MATRICES])
@@ -103,18 +104,18 @@ lay_out_layer(const struct building *b, int l, unsigned char *base, size_t *used
         matrix->offsets =
             b->int8_zero == 0 ? NULL : carve(base, used, n_offsets * sizeof(int32_t));
     }
-    if (!b->weights->model->is_int8) { /* else they are equalised already */
+    if (!b->weights->model->is_int8) { /* else the norms are divided already */
         to->input_layernorm = carve(base, used, norm_bytes);
         to->post_attention_layernorm = carve(base, used, norm_bytes);
     }
 }
 
-/* Returns the bytes. */
+/* Returns the number of bytes. */
 static size_t
 lay_out(const struct building *b, unsigned char *base)
 {
     const struct qe_config *c = b->config;
-    size_t used = ALIGN_BYTES; /* never nothing */
+    size_t used = ALIGN_BYTES; /* mmap() fails for 0 bytes */
 
     for (int l = 0; l < c->n_layers; l++) {
         lay_out_layer(b, l, base, &used);
@@ -131,7 +132,7 @@ lay_out(const struct building *b, unsigned char *base)
 static void
 divide_norm(const float *to, const float *from, const float *scales, int n)
 {
-    float *norm = (float *)to; /* of this table's memory, so far not const */
+    float *norm = (float *)to; /* points into the table's memory, which is writable */
 
     for (int i = 0; i < n; i++) {
         norm[i] = from[i] / scales[i];
@@ -169,8 +170,8 @@ round_layer(const struct building *b, int l, struct qe_threads *threads)
     }
 }
 
-/* The pages that lie in a matrix whole need not stay in memory: a file's are read again
- * where they are needed, others are not needed again. */
+/* Releases the pages that lie entirely in the matrix. Those of a file are read again if
+ * needed; others are not needed again. */
 static void
 release_pages(const void *matrix, size_t n_bytes)
 {
@@ -205,7 +206,7 @@ close_table(struct qe_int8_table *table)
     free(table);
 }
 
-/* Allocates the table and lays it out; it is the caller's until it is in the list. */
+/* Allocates b->table and lays it out. The caller owns it until it is in the list. */
 static int
 open_table(struct building *b, struct qe_error *err)
 {
@@ -257,7 +258,7 @@ alloc_equalisers(struct qe_int8_weights *weights, struct qe_error *err)
     return 0;
 }
 
-/* Equalises the model's channels, and rounds layer by layer. */
+/* Equalises and rounds the model layer by layer. */
 static int
 round_model(const struct building *b, struct qe_int8_weights *weights,
             struct qe_threads *threads, struct qe_error *err)
@@ -271,7 +272,7 @@ round_model(const struct building *b, struct qe_int8_weights *weights,
     }
     struct qe_moments moments = qe_moments_at(c, doubles);
     qe_equalise_begin(c, model->weights.embed_tokens, &moments);
-    if (model->rounded == NULL) { /* the table is a file's, and read there again */
+    if (model->rounded == NULL) { /* embed_tokens is in a file, and is read again */
         release_pages(model->weights.embed_tokens,
                       (size_t)c->vocab_size * c->hidden_size * 2);
     }

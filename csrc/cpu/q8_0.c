@@ -1,4 +1,4 @@
-/* q8_0.c: what is done with blocks beside multiplying by them. */
+/* q8_0.c: converts rows of Q8_0 to fp32 and sums their blocks. */
 #include "q8_0.h"
 
 #include "../arithmetic.h"

@@ -1,6 +1,6 @@
-/* q8_0_avx2.c: Q8_0 rows times panel with VPMADDWD, as int8_avx2.c: one group of six
- * rows is widened once and runs against all blocks of the panel. The sums of 32 columns
- * are scaled and added to floats in the L1 cache. */
+/* q8_0_avx2.c: Q8_0 rows times panel with VPMADDWD, as in int8_avx2.c: one group of six
+ * rows is widened once and multiplied by all blocks of the panel. The sums of each 32
+ * columns are scaled and accumulated as floats, in the L1 cache. */
 #include "isa_kernels.h"
 
 #include <immintrin.h>
@@ -9,13 +9,13 @@
 
 #define STRIP_ROWS 6
 
-/* One group of a strip of rows. */
+/* One group of a strip of rows, widened. */
 struct strip {
     int16_t values[STRIP_ROWS][QE_GROUP];
     float scales[STRIP_ROWS][QE_Q8_0_BLOCKS];
 };
 
-/* Missing rows repeat the last. */
+/* Missing rows are copies of the last. Prefetches the same group of the next strip. */
 static void
 widen_strip(struct strip *strip, const unsigned char *w, size_t row_bytes, int n_rows)
 {
@@ -38,8 +38,8 @@ widen_strip(struct strip *strip, const unsigned char *w, size_t row_bytes, int n
     }
 }
 
-/* part (6, 16) = or += 32 columns of the strip times those of one block of the panel.
- */
+/* part (6, 16) = or += Q8_0 block b of each row times 32 columns of one block of the
+ * panel. */
 static inline __attribute__((always_inline)) void
 add_block(float part[STRIP_ROWS][QE_PANEL_ROWS], const struct strip *strip, int b,
           const int16_t *panel)
@@ -61,7 +61,7 @@ add_block(float part[STRIP_ROWS][QE_PANEL_ROWS], const struct strip *strip, int 
             __m256i a = _mm256_set1_epi32(pair);
             sum[r][0] = _mm256_add_epi32(sum[r][0], _mm256_madd_epi16(a, low));
             sum[r][1] = _mm256_add_epi32(sum[r][1], _mm256_madd_epi16(a, high));
-            /* Compilers regroup sums of integers, and run out of registers. */
+            /* Compilers would reorder the additions and run out of registers. */
             __asm__("" : "+x"(sum[r][0]), "+x"(sum[r][1]));
         }
     }

@@ -1,9 +1,9 @@
-/* q8_0_avx512.c: Q8_0 rows times panel with VPDPBUSD, as int8_avx512.c.
+/* q8_0_avx512.c: Q8_0 rows times panel with VPDPBUSD, as in int8_avx512.c.
  *
- * A strip of a few rows times up to three blocks of the panel keeps in registers the
- * integer sums of 32 columns and the floats of a group. Where AMX multiplies int8, the
- * panel's bytes are signed: their upper bit is turned as they are loaded. (A tile of
- * AMX would be half empty: it sums 64 columns.) */
+ * A few rows are multiplied by up to three blocks of the panel together. The integer
+ * sums of 32 columns and the float sums of a group stay in registers. The AMX set uses
+ * this kernel too, because its tiles sum 64 columns and would be half empty. Its panels
+ * hold signed bytes, which are made unsigned as they are loaded. */
 #include "isa_kernels.h"
 
 #include <immintrin.h>
@@ -12,7 +12,7 @@
 
 #define MAX_ROWS 8
 #define MAX_BLOCKS 3
-#define UNSIGNED_ZERO 128 /* added to each value by then */
+#define UNSIGNED_ZERO 128 /* offset of unsigned values */
 
 struct strip {
     float *y; /* (n_rows, 16 * blocks), rows ldy apart */
@@ -25,7 +25,7 @@ struct strip {
     size_t scale_stride;
     int n_groups;
     bool accumulate;
-    size_t ahead_bytes; /* from a row to what is needed after this strip */
+    size_t ahead_bytes; /* from a row to the same row of the next strip */
 };
 
 static inline __attribute__((always_inline)) __m512i
@@ -47,8 +47,8 @@ load_unsigned(const uint8_t *panel)
                : _mm512_xor_si512(x, _mm512_set1_epi8((char)UNSIGNED_ZERO));
 }
 
-/* What the blocks of one group of each row begin and end with, ready to be broadcast.
- */
+/* One group of each row: the scales of its blocks, and the values at which their
+ * integer sums start, which cancel the offset of the panel. */
 struct group {
     _Alignas(16) float scales[MAX_ROWS][QE_Q8_0_BLOCKS];
     _Alignas(16) int32_t starts[MAX_ROWS][QE_Q8_0_BLOCKS];
@@ -69,8 +69,8 @@ load_group(struct group *group, int r, const unsigned char *w, const int16_t *su
                     _mm_sub_epi32(_mm_setzero_si128(), _mm_slli_epi32(wide, 7)));
 }
 
-/* part (rows, blocks) += block number `block` of each row's group times 32 columns of
- * the panel. */
+/* part (rows, blocks) += Q8_0 block `block` of each row's group times 32 columns of the
+ * panel. */
 static inline __attribute__((always_inline)) void
 add_block(__m512 part[MAX_ROWS][MAX_BLOCKS], const unsigned char *const w[MAX_ROWS],
           const struct group *group, const int block, const uint8_t *panel,
@@ -106,8 +106,8 @@ add_block(__m512 part[MAX_ROWS][MAX_BLOCKS], const unsigned char *const w[MAX_RO
     }
 }
 
-/* rows and blocks are constants where this is inlined. A strip of fewer rows repeats
- * its last one, and stores the same sums again. */
+/* rows and blocks are constants after inlining. A strip that has fewer rows than that
+ * reads its last row again for each missing one and stores the same sums again. */
 static inline __attribute__((always_inline)) void
 multiply_strip(const struct strip *s, const int rows, const int blocks)
 {
@@ -167,13 +167,13 @@ multiply_strip(const struct strip *s, const int rows, const int blocks)
     }
 }
 
-/* All rows times one group of blocks. */
+/* All rows times up to three blocks of the panel. */
 static void
 multiply_blocks(struct strip s, int n, int blocks)
 {
     const int max_rows = blocks == 1   ? 8
                          : blocks == 2 ? 6
-                                       : 4; /* 12 sums hide latency */
+                                       : 4; /* 8 to 12 sums hide latency */
 
     s.ahead_bytes = (size_t)max_rows * s.w.row_bytes;
     for (int row = 0; row < n; row += max_rows) {

@@ -1,5 +1,6 @@
-/* q8_0_avx_vnni.c: Q8_0 rows times panel with VPDPBUSD on 256 bits, as int8_avx_vnni.c.
- * The sums of 32 columns are scaled and added to floats in the L1 cache. */
+/* q8_0_avx_vnni.c: Q8_0 rows times panel with VPDPBUSD on 256 bits, as in
+ * int8_avx_vnni.c. The sums of each 32 columns are scaled and accumulated as floats, in
+ * the L1 cache. */
 #include "isa_kernels.h"
 
 #include <immintrin.h>
@@ -9,8 +10,9 @@
 
 #define STRIP_ROWS 6
 
-/* part (6, 16) = or += one block of each row times 32 columns of one block of the
- * panel, whose values are QE_INT8_ZERO too large. */
+/* part (6, 16) = or += Q8_0 block b of each row times 32 columns of one block of the
+ * panel. The panel's values have an offset of QE_INT8_ZERO, which the sums of the
+ * weights cancel. */
 static inline __attribute__((always_inline)) void
 add_block(float part[STRIP_ROWS][QE_PANEL_ROWS],
           const unsigned char *const w[STRIP_ROWS],
@@ -47,7 +49,8 @@ add_block(float part[STRIP_ROWS][QE_PANEL_ROWS],
 }
 
 /* y (n_rows, 16), rows ldy apart, = or += the rows times one block of the panel. A
- * strip of fewer rows repeats its last one, and does not store it again. */
+ * strip that has fewer rows than STRIP_ROWS reads its last row again for each missing
+ * one and does not store the result. */
 static void
 multiply_strip(float *y, size_t ldy, const struct qe_q8_0_rows *rows, int n_rows,
                const uint8_t *panel, const float *scales, int n_groups, bool accumulate)

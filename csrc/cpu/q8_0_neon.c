@@ -1,5 +1,5 @@
-/* q8_0_neon.c: Q8_0 rows times panel with SMMLA or SDOT, as int8_neon.c. The sums of 32
- * columns are scaled and added to floats in the L1 cache. */
+/* q8_0_neon.c: Q8_0 rows times panel with SMMLA or SDOT, as in int8_neon.c. The sums of
+ * each 32 columns are scaled and accumulated as floats, in the L1 cache. */
 #include "int8_neon.h"
 #include "q8_0.h"
 
@@ -13,7 +13,7 @@ scale_of(const unsigned char *block)
     return scale;
 }
 
-/* part (6, 16) = or += one block of each row times 32 columns of one block of the
+/* part (4, 16) = or += one Q8_0 block of each row times 32 columns of one block of the
  * panel. */
 static inline __attribute__((always_inline)) void
 add_block(float part[STRIP_ROWS][QE_PANEL_ROWS],
@@ -38,7 +38,8 @@ add_block(float part[STRIP_ROWS][QE_PANEL_ROWS],
 }
 
 /* y (n_rows, 16), rows ldy apart, = or += the rows times one block of the panel. A
- * strip of fewer rows repeats its last one, and does not store it again. */
+ * strip that has fewer rows than STRIP_ROWS reads its last row again for each missing
+ * one and does not store the result. */
 static void
 multiply_strip(float *y, size_t ldy, const struct qe_q8_0_rows *rows, int n_rows,
                const int8_t *panel, const float *scales, int n_groups, bool accumulate)

@@ -1,4 +1,4 @@
-/* q8_0_portable.c: Q8_0 rows times panel for any machine, as int8_portable.c. */
+/* q8_0_portable.c: Q8_0 rows times panel in plain C, as in int8_portable.c. */
 #include "isa_kernels.h"
 
 #include <math.h>
@@ -6,7 +6,7 @@
 #include "../floats.h"
 #include "q8_0.h"
 
-/* part (16) = or += one block of a row times 32 columns of one block of the panel. */
+/* part (16) += one Q8_0 block of a row times 32 columns of one block of the panel. */
 static void
 add_block(float part[QE_PANEL_ROWS], const unsigned char *w, const int16_t *panel)
 {
