@@ -76,7 +76,6 @@ class TestRunning:
             name: make_adapter(tmp_path / name, folder, seed=i) for i, name in enumerate(names)
         }
         given = [f"--adapter={name}={path}" for name, path in adapters.items()]
-        served = Served("--model", str(folder), *given, "--idle-unload", "0.4")
         expected = {}
         for name in (None, *names):
             adapter = None if name is None else adapters[name]
@@ -84,6 +83,7 @@ class TestRunning:
                 full = folder.name if name is None else f"{folder.name}:{name}"
                 expected[full] = model.encode("a clause")
                 expected[f"{full}-query"] = model.encode_query("a clause")
+        served = Served("--model", str(folder), *given, "--idle-unload", "1")
         failures = []
 
         def ask(name: str) -> None:
