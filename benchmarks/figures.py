@@ -97,7 +97,7 @@ TABLES = {
                 row
                 for row in latest("int8_cpu", ("texts", "tokens", "ours", "rival"))
                 if row["ours"] in ("int8 avx512_bf16", "q8_0 avx512_bf16")
-                and row["rival"].startswith(("bfloat16 avx512_bf16", "openvino"))
+                and row["rival"].startswith(("bfloat16 avx512_bf16", "openvino", "llama.cpp"))
             ),
             key=lambda row: (row["ours"], row["rival"], int(row["texts"]) * int(row["tokens"])),
         ),

@@ -5,7 +5,7 @@
 Everybody takes turns within one run and counts by the median. `ratio` is the rival's time over
 ours: above 1 we are faster. On a busy machine, --threads 1 --clock cpu compares the seconds that
 each process computed. Rivals run in benchmarks/openvino_rival.py, since ONEDNN_MAX_CPU_ISA is read
-once per process.
+once per process, and benchmarks/llama_rival.py.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SHAPES = ("4x512", "8x128", "16x32", "1x2048", "1x16")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 REST_S = 0.05  # before each turn: others' threads look for work for some milliseconds
 
-# Ours, then the rival: (dtype, or q8_0 for the GGUF file, and instruction set), or OpenVINO and
-# its bound.
+# Ours, then the rival: (dtype, or q8_0 for the GGUF file, and instruction set), OpenVINO and its
+# bound, or llama.cpp with the GGUF file.
 PAIRS = (
     (("int8", "amx_bf16"), ("bfloat16", "amx_bf16")),
     (("int8", "avx512_bf16"), ("bfloat16", "avx512_bf16")),
@@ -42,6 +42,8 @@ PAIRS = (
     (("bfloat16", "avx512"), ("bfloat16", "avx2")),
     (("q8_0", "avx512_bf16"), ("bfloat16", "avx512_bf16")),
     (("q8_0", "avx2"), ("bfloat16", "avx2")),
+    (("q8_0", "avx512_bf16"), ("llama.cpp", "native")),
+    (("int8", "avx512_bf16"), ("llama.cpp", "native")),
 )
 
 Contender = tuple[str, str]
@@ -62,7 +64,13 @@ class Contenders:
             if kind == "openvino":
                 if self.arguments.openvino is None:
                     return None
-                self.runs[contender] = self._openvino(isa)
+                command = [self.arguments.openvino, "openvino_rival.py", str(self.folder), "int8"]
+                self.runs[contender] = self._rival(command, isa)
+            elif kind == "llama.cpp":
+                if self.arguments.llama is None or self.arguments.gguf is None:
+                    return None
+                command = [self.arguments.llama, "llama_rival.py", str(self.arguments.gguf)]
+                self.runs[contender] = self._rival(command)
             elif isa in _core.instruction_sets() and (kind != "q8_0" or self.arguments.gguf):
                 self.runs[contender] = self._ours(kind, isa)
             else:
@@ -87,14 +95,15 @@ class Contenders:
 
         return run
 
-    def _openvino(self, isa: str) -> Run:
-        program = str(ROOT / "benchmarks" / "openvino_rival.py")
+    def _rival(self, command: list[str], isa: str = "") -> Run:
+        python, program, *rest = command
         rival = subprocess.Popen(
-            [self.arguments.openvino, program, str(self.folder), "int8",
-             str(self.arguments.threads)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"ONEDNN_MAX_CPU_ISA": isa},
-        )  # fmt: skip
+            [python, str(ROOT / "benchmarks" / program), *rest, str(self.arguments.threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {}),
+        )
         assert rival.stdin is not None
         assert rival.stdout is not None
         ask, answers = rival.stdin, rival.stdout
@@ -146,6 +155,7 @@ def compare(contenders: Contenders, pairs: list[tuple[Contender, Contender]]) ->
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--openvino", type=str, help="Python that has OpenVINO; none: left out")
+    parser.add_argument("--llama", type=str, help="Python that has llama.cpp; needs --gguf")
     parser.add_argument("--gguf", type=Path, help="the same model in Q8_0; none: left out")
     parser.add_argument("--threads", type=int, default=n_cores())
     parser.add_argument("--clock", choices=CLOCKS, default="wall")

@@ -199,7 +199,10 @@ def run(namespace: argparse.Namespace) -> int:
         cors_origins=tuple(namespace.cors_origin),
     )
     foreign_ids = None if namespace.token_ids == "model" else ForeignIds(namespace.token_ids)
-    keys = Keys(namespace.api_key_file) if namespace.api_key_file else None
+    try:
+        keys = Keys(namespace.api_key_file) if namespace.api_key_file else None
+    except OSError as error:
+        raise OSError(f"--api-key-file {namespace.api_key_file}: {error.strerror}") from None
     as_json = namespace.log_format == "json"
     if namespace.log_format == "auto":
         as_json = not sys.stderr.isatty()

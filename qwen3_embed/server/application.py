@@ -119,7 +119,8 @@ class Application:
         is_open = route is not None and route.is_open
         key = exchange.headers.get(b"authorization", b"")
         if self._keys is not None and not is_open and not self._keys.allow(key):
-            raise Problem(401, "a key is needed: Authorization: Bearer KEY", code="invalid_api_key")
+            found = "the key is not one of this server's" if key else "a key is needed"
+            raise Problem(401, f"{found}: Authorization: Bearer KEY", code="invalid_api_key")
         if exchange.path not in self._routes:
             raise no_route(exchange.path, self._routes, self.registry)
         if route is None:

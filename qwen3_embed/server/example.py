@@ -8,10 +8,10 @@ from pathlib import Path
 
 from .registry import Registry
 
-__all__ = ["example_command"]
+__all__ = ["example_command", "first_key"]
 
 
-def example_command(registry: Registry, url: str, key_file: Path | None) -> str:
+def example_command(registry: Registry, url: str, key: str | None) -> str:
     """A curl command for the first model.
 
     Parameters
@@ -19,13 +19,18 @@ def example_command(registry: Registry, url: str, key_file: Path | None) -> str:
     registry : Registry
     url : str
         "http://127.0.0.1:8000".
-    key_file : Path or None
-        The command reads the first key from there, so that no key is printed.
+    key : str or None
+        What a shell makes the key of.
     """
     body = json.dumps({"model": next(iter(registry.embedders)), "input": "hello"})
     json_type = "content-type: application/json"
     command = shlex.join(["curl", f"{url}/v1/embeddings", "-H", json_type, "-d", body])
-    if key_file is not None:
-        first = f"grep -m1 -v '^ *\\(#\\|$\\)' {shlex.quote(str(key_file.resolve()))}"
-        command += f" -H \"authorization: Bearer $({first} | tr -d ' \\t')\""
+    if key is not None:
+        command += f' -H "authorization: Bearer {key}"'
     return command
+
+
+def first_key(key_file: Path) -> str:
+    """A shell's words that read the file's first key, so that no key is printed."""
+    first = f"grep -m1 -v '^ *\\(#\\|$\\)' {shlex.quote(str(key_file.resolve()))}"
+    return f"$({first} | tr -d ' \\t')"

@@ -14,7 +14,7 @@ import uvloop
 
 from .application import Application
 from .connection import Connection, Connections
-from .example import example_command
+from .example import example_command, first_key
 
 __all__ = ["listen"]
 
@@ -47,15 +47,22 @@ def listen(application: Application, host: str, port: int, key_file: Path | None
     _allow_files(application.settings.max_connections)
     sys.setswitchinterval(_SWITCH_S)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family, backlog=_BACKLOG) as sock:
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise OSError(
+            f"--host {host} --port {port}: {error.strerror}; choose a free port of this machine"
+        ) from None
+    with listening as sock:
         sock.setblocking(False)
         found_host, found_port = sock.getsockname()[:2]
         address = f"[{found_host}]" if ":" in found_host else found_host
         names = ", ".join(application.registry.names())
         url = f"http://{address}:{found_port}"
+        key = None if key_file is None else first_key(key_file)
         lines = [
             f"serving {names} at {url}",
-            f"try: {example_command(application.registry, url, key_file)}",
+            f"try: {example_command(application.registry, url, key)}",
         ]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_Server(application, sock).run(lines))

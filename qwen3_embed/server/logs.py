@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from typing import Any
 
 import msgspec
@@ -50,6 +51,11 @@ def log_to_stderr(level: str, as_json: bool) -> None:
     logger.handlers = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
+
+    def log_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+        logger.warning("%s", message)
+
+    warnings.showwarning = log_warning  # in the log's own form, such as of a small `dimensions`
 
 
 class RequestLog:

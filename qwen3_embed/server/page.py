@@ -45,7 +45,8 @@ async def page(exchange: Exchange) -> Answer:
     table = "\n".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    command = escape(example_command(registry, exchange.url, None))
+    key = "KEY" if b"authorization" in exchange.headers else None
+    command = escape(example_command(registry, exchange.url, key))
     content = f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
