@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ import pytest
 
 pytest.importorskip("uvloop")
 pytest.importorskip("msgspec")
+from qwen3_embed.cli import main
 from tests.support.served import Served
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
@@ -102,6 +104,9 @@ def test_as_json() -> None:
         page = served.ask("/")[1].decode()
         assert html.escape(command) in page
         assert "it&#x27;s &lt;b&gt;" in page
+        body = {"input": "a", "dimensions": 4}
+        assert served.ask("/v1/embeddings", body)[0] == 200
+        assert any(line["event"].startswith("dim=4 is below 32") for line in served.log)
     finally:
         served.stop()
 
@@ -115,3 +120,26 @@ def test_the_format_can_be_chosen() -> None:
         assert json.loads(on_terminal.wait_for(r"^\{.*serving.*\}$")[0])["level"] == "warning"
     finally:
         on_terminal.stop()
+
+
+def test_the_page_has_a_place_for_the_key(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("a-secret-of-enough-length\n")
+    served = Served("--model", "mini", "--api-key-file", str(keys))
+    try:
+        status, page, _ = served.ask("/", authorization="Bearer a-secret-of-enough-length")
+        assert status == 200
+        assert b"authorization: Bearer KEY&quot;" in page
+        assert b"secret" not in page
+    finally:
+        served.stop()
+
+
+def test_mistakes_name_their_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = str(tmp_path / "keys")
+    assert main(["serve", "--model", "mini", "--api-key-file", missing]) == 1
+    assert f"--api-key-file {missing}: No such file" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "--model", "mini", "--port", port]) == 1
+    assert f"--port {port}: Address already in use" in capsys.readouterr().err

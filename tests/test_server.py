@@ -473,6 +473,7 @@ class TestKeys:
                 assert status == 401
                 assert headers["www-authenticate"] == "Bearer"
                 assert KEY not in json.dumps(answer)
+                assert ("not one of this server's" in json.dumps(answer)) == bool(value)
         for key in (KEY, "another-key-of-length"):
             assert locked.ask("/v1/models", authorization=f"Bearer {key}")[0] == 200
             assert locked.ask("/v1/models", authorization=f"bearer {key}")[0] == 200
