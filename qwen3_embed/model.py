@@ -416,9 +416,10 @@ class Model(SentenceTransformersNames):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hex; equal for Embedders that give equal vectors on the same device.
+        """SHA-256 in hex: Embedders with equal ones give equal vectors on the same device.
 
-        It covers the active adapter. The first use reads the weight files once, unless the hub's
+        Others can give equal vectors, too, such as an adapter and what it was merged into. It
+        covers the active adapter. The first use reads the weight files once, unless the hub's
         cache names their hashes.
         """
         return self._fingerprint_with(self._weights)

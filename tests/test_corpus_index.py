@@ -159,7 +159,7 @@ def test_a_file_changed_a_moment_ago_is_read_again(
 def test_a_file_that_changes_during_the_search(mini: Embedder, corpus: Path) -> None:
     index = index_of(mini, corpus, None)
     (corpus / "food/eggs.txt").write_text("Something else\n")
-    with pytest.warns(UserWarning, match=r"eggs\.txt changed during the search"):
+    with pytest.warns(UserWarning, match=r"eggs\.txt changed since it was read"):
         texts = [text for _, *text in found(mini, index)]
     assert len(texts) == N_TEXTS - 2
     assert ["Something else"] not in texts

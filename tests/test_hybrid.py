@@ -106,6 +106,8 @@ def test_empty_and_tiny(model: Embedder) -> None:
     assert HybridIndex(model, ["?!", ""]).search("x", top_k=9)[1].text in ("?!", "")
     with pytest.raises(ValueError, match="top_k=-1, expected a positive int"):
         index.search("x", top_k=-1)
+    with pytest.raises(TypeError, match="reranker is str, expected a Reranker or None"):
+        index.search("x", reranker="Qwen3-Reranker-0.6B")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="str"):
         HybridIndex(model, "one text")
 

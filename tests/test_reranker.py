@@ -420,7 +420,10 @@ class TestErrors:
             Reranker(models("tiny64"))
         with pytest.raises(ModelFileError, match="is an embedding model, expected a reranker"):
             Reranker("Qwen3-Embedding-0.6B")
-        with pytest.raises(ModelNotFoundError, match="no built-in reranker 'mini'"):
+        with pytest.raises(
+            ModelNotFoundError,
+            match="'mini' is an embedding model, and there is no built-in reranker",
+        ):
             Reranker("mini")
 
     def test_an_embedder_refuses_a_reranker(self, folder: Path, tmp_path: Path) -> None:

@@ -343,10 +343,10 @@ def _locate(model: str | os.PathLike[str], options: HubOptions, kind: Kind) -> _
         folder = _EMBEDDED if kind == "embedder" else f"{_EMBEDDED}-{kind}"
         embedded = Path(__file__).parents[1] / "models" / folder
         if not embedded.is_dir():
-            raise ModelNotFoundError(
-                f"this installation holds no built-in {kind} {_EMBEDDED!r}; "
-                f"expected a folder, or a name such as {official[0]}"
-            )
+            found = f"this installation holds no built-in {kind} {_EMBEDDED!r}"
+            if kind != "embedder":
+                found = f"{_EMBEDDED!r} is an embedding model, and there is no built-in {kind}"
+            raise ModelNotFoundError(f"{found}; expected a folder, or a name such as {official[0]}")
         return _in_folder(_EMBEDDED, embedded, options)
     if model and path.is_dir():
         return _in_folder(model, path, options)

@@ -252,7 +252,8 @@ class CorpusIndex:
         keys = self._keys.of(self._prefix, [passage.in_context for passage in passages])
         if b"".join(keys) != self._entries[number].keys:
             warnings.warn(
-                f"{file.path} changed during the search and is left out: search again",
+                f"{file.path} changed since it was read and is left out: search again, in Python "
+                f"with a new CorpusIndex",
                 stacklevel=3,
             )
             return []

@@ -10,7 +10,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import bm25s
+try:
+    import bm25s
+except ModuleNotFoundError:
+    raise ImportError(
+        "hybrid search needs bm25s: pip install 'qwen3-embed-native[hybrid]'"
+    ) from None
 import numpy as np
 import numpy.typing as npt
 
@@ -197,9 +202,13 @@ class HybridIndex:
         ------
         ValueError
             `top_k` below 1.
+        TypeError
+            A reranker that is not a Reranker, such as a name.
         """
         if type(top_k) is not int or top_k < 1:
             raise ValueError(f"top_k={top_k!r}, expected a positive int")
+        if not (reranker is None or isinstance(reranker, Reranker)):
+            raise TypeError(f"reranker is {type(reranker).__name__}, expected a Reranker or None")
         row = self._model.encode_query(query, dim=self._dim, instruction=instruction)
         if not self._texts:
             return []
