@@ -44,26 +44,6 @@ store_square(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,
     }
 }
 
-void
-ISA(qe_store)(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,
-              bool accumulate)
-{
-    for (int i = 0; i < m; i += SIDE) {
-        int n_rows = smaller(m - i, SIDE);
-        for (int j = 0; j < n; j += SIDE) {
-            int n_columns = smaller(n - j, SIDE);
-            float *square = y + i * ldy + j;
-            if (n_rows == SIDE && n_columns == SIDE) { /* straight code */
-                store_square(square, ldy, tile + j * ldt + i, ldt, SIDE, SIDE,
-                             accumulate);
-            } else {
-                store_square(square, ldy, tile + j * ldt + i, ldt, n_rows, n_columns,
-                             accumulate);
-            }
-        }
-    }
-}
-
 /* x / (1 + e^-x) * up, with a relative error below 5e-7 + 1e-7 |x|, while bf16 keeps
  * 4e-3; NaN stays NaN. 2^f is a polynomial fitted to a relative error of 1.1e-7. The
  * bounds keep e^-x finite and its exponent in range: past them 1 + e^-x is 1, or the
@@ -119,15 +99,4 @@ store_gated(qe_bf16 *y, size_t ldy, const float *gate, const float *up, size_t l
     }
 }
 
-void
-ISA(qe_swiglu)(qe_bf16 *y, size_t ldy, const float *gate, const float *up, size_t ldt,
-               int m, int n)
-{
-    for (int i = 0; i < m; i += SIDE) {
-        for (int j = 0; j < n; j += 2 * SIDE) {
-            size_t at = (size_t)j * ldt + i;
-            store_gated(y + i * ldy + j, ldy, gate + at, up + at, ldt,
-                        smaller(m - i, SIDE), smaller(n - j, 2 * SIDE));
-        }
-    }
-}
+#include "epilogue_squares.h" /* store_square and store_gated, applied to a tile */

@@ -30,34 +30,11 @@ store_square(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,
     }
 }
 
-void
-ISA(qe_store)(float *y, size_t ldy, const float *tile, size_t ldt, int m, int n,
-              bool accumulate)
-{
-    for (int i = 0; i < m; i += SIDE) {
-        int n_rows = smaller(m - i, SIDE);
-        for (int j = 0; j < n; j += SIDE) {
-            int n_columns = smaller(n - j, SIDE);
-            float *square = y + i * ldy + j;
-            if (n_rows == SIDE && n_columns == SIDE) { /* straight code */
-                store_square(square, ldy, tile + j * ldt + i, ldt, SIDE, SIDE,
-                             accumulate);
-            } else {
-                store_square(square, ldy, tile + j * ldt + i, ldt, n_rows, n_columns,
-                             accumulate);
-            }
-        }
-    }
-}
-
 /* x / (1 + e^-x) * up. 2^f on [-1/2, 1/2] is a polynomial fitted to a relative error of
  * 1e-7. The reciprocal instruction is accurate to 2^-14, and to 2^-23 after one Newton
- * step. The total relative error is below 5e-7 + 1e-7
- *
- * x
- *
- * , while bf16 keeps 4e-3. NaN stays NaN. The bound on the exponent keeps e^-x finite:
- * past it the factor is below 1e-36. */
+ * step. The total relative error is below 5e-7 + 1e-7 |x|, while bf16 keeps 4e-3. NaN
+ * stays NaN. The bound on the exponent keeps e^-x finite: past it the factor is below
+ * 1e-36. */
 static inline __attribute__((always_inline)) __m512
 gated(__m512 x, __m512 up)
 {
@@ -113,15 +90,4 @@ store_gated(qe_bf16 *y, size_t ldy, const float *gate, const float *up, size_t l
     }
 }
 
-void
-ISA(qe_swiglu)(qe_bf16 *y, size_t ldy, const float *gate, const float *up, size_t ldt,
-               int m, int n)
-{
-    for (int i = 0; i < m; i += SIDE) {
-        for (int j = 0; j < n; j += 2 * SIDE) {
-            size_t at = (size_t)j * ldt + i;
-            store_gated(y + i * ldy + j, ldy, gate + at, up + at, ldt,
-                        smaller(m - i, SIDE), smaller(n - j, 2 * SIDE));
-        }
-    }
-}
+#include "epilogue_squares.h" /* store_square and store_gated, applied to a tile */
